@@ -1,0 +1,30 @@
+"""Who is charged when a worker is lost, and in what company a suspect is tried again. Pure functions."""
+
+from __future__ import annotations
+
+import math
+
+
+def suspect_group_size(lost_with: int, charged: int, max_attempts: int) -> int:
+    """How many suspects may run together next, after ``lost_with`` rows ended a worker together.
+
+    The group shrinks by an even ratio with every death, so that the last permitted attempt is made alone: with 3
+    attempts, 256 rows are tried again in sixteens and then one by one (group testing; Dorfman 1943).
+    """
+    remaining = max_attempts - charged
+    if remaining <= 1:
+        return 1
+    return max(1, math.ceil(lost_with ** (1 - 1 / remaining)))
+
+
+def is_guilty(lost_with: int, charged: int, max_attempts: int) -> bool:
+    """Whether a row fails for ending workers: only when it did so alone, and for the last permitted time."""
+    return lost_with == 1 and charged >= max_attempts
+
+
+def was_silent(silence_s: float, heartbeat_timeout_s: float) -> bool:
+    """Whether a worker was lost by silence (a cut network, a frozen host) rather than by its process's end.
+
+    An ended process closes its connection at once; a silent one is dropped only after the heartbeat timeout.
+    """
+    return silence_s >= 0.8 * heartbeat_timeout_s

@@ -1,0 +1,69 @@
+"""``genpool broker``: parses, then runs the shell."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from ..protocol.address import check
+from ..protocol.errors import ConfigurationError
+from .machine import BrokerSettings
+from .shell import ShellSettings, is_open_to_others, run
+
+log = logging.getLogger("genpool.broker")
+
+
+@click.command()
+@click.option(
+    "--bind",
+    default="tcp://127.0.0.1:5555",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where clients and workers connect: tcp://HOST:PORT (port * takes a free one) or ipc://PATH.",
+)
+@click.option(
+    "--connection-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the address to this file, for GENPOOL_BROKER and --broker; it is removed at the end.",
+)
+@click.option("--insecure", is_flag=True, help="Allow an address that other machines reach. Anyone there can then use it.")
+@click.option("--settle", default=2.0, show_default=True, metavar="SECONDS", help="How long, after the start, workers may say what they hold before rows are sent again.")
+@click.option("--client-grace", default=10.0, show_default=True, metavar="SECONDS", help="How long a client may be away before its rows are dropped.")
+@click.option("--worker-grace", default=0.5, show_default=True, metavar="SECONDS", help="How long a worker whose connection broke may be away before its rows go elsewhere.")
+@click.option("--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long a peer may be silent on the network.")
+@click.option("--max-attempts", default=3, show_default=True, type=click.IntRange(1), help="How often a row may end a worker or make an engine raise.")
+@click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
+def broker(
+    bind: str,
+    connection_file: Path | None,
+    insecure: bool,
+    settle: float,
+    client_grace: float,
+    worker_grace: float,
+    heartbeat_timeout: float,
+    max_attempts: int,
+    lifeline: int | None,
+) -> int:
+    """Run the broker that clients and workers connect to.
+
+    It keeps what waits for each LLM and gives it to the workers that ask for rows. It may be restarted at any time:
+    clients and workers find it again and go on. Stop it with SIGTERM or Ctrl-C.
+    """
+    address = check(bind, bind=True)
+    if is_open_to_others(address):
+        if not insecure:
+            raise ConfigurationError(
+                f"{address} can be reached from other machines, and anyone there could use the models: bind "
+                "tcp://127.0.0.1:PORT, or say --insecure on a network that you trust"
+            )
+        log.warning("--insecure: anyone who reaches %s can use this broker", address)
+    settings = BrokerSettings(
+        settle_s=settle,
+        client_grace_s=client_grace,
+        worker_grace_s=worker_grace,
+        heartbeat_timeout_s=heartbeat_timeout,
+        max_attempts=max_attempts,
+    )
+    return run(ShellSettings(address, connection_file, lifeline), settings)

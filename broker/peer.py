@@ -1,0 +1,107 @@
+"""The broker's view of clients, workers and LLMs: their state, and the small questions one asks of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..protocol.messages import Hello, LLMInfo, Message, WorkerState
+from .queue import FairQueue
+from .row import Execution, Row
+
+# A client that does not read: beyond this many bytes of waiting answers its rows are no longer handed out.
+MAX_OUTBOX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One connection. ``outbox`` holds what ZeroMQ would not take, in order."""
+
+    id: bytes
+    hello: Hello
+    heard: float
+    outbox: deque[tuple[Message, int]] = field(default_factory=deque[tuple[Message, int]])
+    outbox_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Client(Peer):
+    """A client process; it outlives its connection by the grace. ``lost`` is when the connection went, if it did."""
+
+    lost: float | None = None
+    rows: dict[bytes, Row] = field(default_factory=dict[bytes, Row])
+    awaited: set[bytes] = field(default_factory=set[bytes])
+    answered: int = 0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether it does not read its answers."""
+        return self.outbox_bytes > MAX_OUTBOX_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class Worker(Peer):
+    """A worker process's connection.
+
+    ``executions`` is the ledger that the worker mirrors; ``running`` counts those that are not finished. ``used`` and
+    ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds.
+    """
+
+    executions: dict[int, Execution] = field(default_factory=dict[int, Execution])
+    running: int = 0
+    used: int = 0
+    reconciled: bool = False
+    claimed: set[int] = field(default_factory=set[int])
+    since: float = 0.0
+    done: int = 0
+    failed: int = 0
+    tokens: int = 0
+
+    @property
+    def free_calls(self) -> int:
+        """How many engine calls it has granted and not been given."""
+        return max(0, self.hello.credit - self.used) if self.reconciled else 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.hello.state == WorkerState.READY
+
+
+@dataclass(slots=True, eq=False)
+class LLM:
+    """All workers of one name, and what waits for them.
+
+    ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
+    tries the suspects, if there are any.
+    """
+
+    name: str
+    announced: bool = False
+    queue: FairQueue = field(default_factory=FairQueue)
+    suspects: deque[Row] = field(default_factory=deque[Row])
+    quarantine: Worker | None = None
+    workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
+    free: dict[Worker, None] = field(default_factory=dict[Worker, None])
+    unserved_since: float = 0.0
+    last_hello: Hello = field(default_factory=Hello)
+
+    def info(self) -> LLMInfo:
+        """What clients are told of it."""
+        states = [worker.hello.state for worker in self.workers]
+        ready = [worker.hello for worker in self.workers if worker.is_ready]
+        reasons = [worker.hello.reason for worker in self.workers if worker.hello.state == WorkerState.UNWELL]
+        return LLMInfo(
+            self.name,
+            sorted({hello.model_name for hello in ready if hello.model_name}) or [self.last_hello.model_name],
+            self._task(),
+            sorted(self.last_hello.options),
+            len(ready),
+            states.count(WorkerState.LOADING),
+            states.count(WorkerState.UNWELL),
+            sum(hello.batch_size * hello.concurrency for hello in ready),
+            reasons[0] if reasons else "",
+        )
+
+    def _task(self) -> dict[str, Any]:
+        return self.last_hello.task

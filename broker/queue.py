@@ -1,0 +1,102 @@
+"""The rows that wait for one LLM, turn by turn between its clients."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from .row import Row, RowState
+
+if TYPE_CHECKING:
+    from .peer import Client
+
+
+class FairQueue:
+    """First come, first served within a client; one turn each between clients.
+
+    A withdrawn row stays as a dead entry until it is met or until dead entries outnumber the living, so that
+    withdrawing costs O(1) and memory stays in proportion to what waits. Rows whose deadline has passed when their
+    turn comes are put into ``expired`` instead of being taken.
+    """
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[Client, deque[Row]] = OrderedDict()
+        self._living = 0
+        self._entries = 0
+        self.expired: list[Row] = []
+
+    def __len__(self) -> int:
+        return self._living
+
+    def push(self, row: Row, *, front: bool = False) -> None:
+        """Queue ``row`` behind its client's other rows, or before them."""
+        assert row.client is not None
+        line = self._turns.setdefault(row.client, deque())
+        row.state = RowState.QUEUED
+        line.appendleft(row) if front else line.append(row)
+        self._living += 1
+        self._entries += 1
+
+    def withdraw(self, row: Row, state: RowState) -> None:
+        """Take a waiting row out; it goes on to ``state``."""
+        row.state = state
+        self._living -= 1
+        if self._entries > 2 * self._living + 64:
+            self._compact()
+
+    def take(self, count: int, now: float) -> list[Row]:
+        """Up to ``count`` rows, one from each client in turn."""
+        taken: list[Row] = []
+        while len(taken) < count and (client := self._next_client()) is not None:
+            alone = len(self._turns) == 1
+            taken += self._take_from(client, count - len(taken) if alone else 1, now)
+        return taken
+
+    def take_run(self, count: int, now: float) -> list[Row]:
+        """Up to ``count`` rows of the client whose turn it is that may share an engine call."""
+        client = self._next_client()
+        return [] if client is None else self._take_from(client, count, now, together=True)
+
+    def _next_client(self) -> Client | None:
+        """The first client in turn that has a living row and reads its answers."""
+        for _ in range(len(self._turns)):
+            client, line = next(iter(self._turns.items()))
+            while line and line[0].state is not RowState.QUEUED:
+                line.popleft()
+                self._entries -= 1
+            if not line:
+                del self._turns[client]
+            elif client.is_stalled:
+                self._turns.move_to_end(client)
+            else:
+                return client
+        return None
+
+    def _take_from(self, client: Client, count: int, now: float, *, together: bool = False) -> list[Row]:
+        line = self._turns[client]
+        taken: list[Row] = []
+        while line and len(taken) < count:
+            row = line[0]
+            if row.state is RowState.QUEUED:
+                if together and taken and not row.spec.fits_with(taken[0].spec):
+                    break
+                deadline = row.spec.deadline
+                (taken if deadline is None or now < deadline else self.expired).append(row)
+                row.state = RowState.RUNNING
+                self._living -= 1
+            line.popleft()
+            self._entries -= 1
+        if line:
+            self._turns.move_to_end(client)
+        else:
+            del self._turns[client]
+        return taken
+
+    def _compact(self) -> None:
+        for client, line in list(self._turns.items()):
+            living = deque(row for row in line if row.state is RowState.QUEUED)
+            if living:
+                self._turns[client] = living
+            else:
+                del self._turns[client]
+        self._entries = self._living

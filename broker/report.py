@@ -1,0 +1,66 @@
+"""What ``genpool status`` shows: the broker's state as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .peer import LLM, Client, Worker
+
+if TYPE_CHECKING:
+    from .machine import Broker
+
+
+def report(broker: Broker, now: float) -> dict[str, Any]:
+    """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected."""
+    clients = list(broker.clients.values())
+    return {
+        "uptime_s": round(now - broker.started, 3),
+        "rows": len(broker.rows),
+        "llms": [_llm(llm, broker) for llm in sorted(broker.llms.values(), key=lambda one: one.name)],
+        "clients": [_client(client, now) for client in clients],
+    }
+
+
+def _llm(llm: LLM, broker: Broker) -> dict[str, Any]:
+    info = llm.info()
+    return {
+        "name": llm.name,
+        "announced": llm.announced,
+        "model_names": [name for name in info.model_names if name],
+        "task": info.task,
+        "queued": len(llm.queue) + len(llm.suspects),
+        "running": sum(worker.running for worker in llm.workers),
+        "capacity": info.capacity,
+        "workers": [_worker(worker) for worker in llm.workers],
+    }
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    hello = worker.hello
+    return {
+        "host": hello.host,
+        "pid": hello.pid,
+        "state": hello.state,
+        "reason": hello.reason,
+        "model_name": hello.model_name,
+        "release": hello.release,
+        "batch_size": hello.batch_size,
+        "concurrency": hello.concurrency,
+        "credit": worker.free_calls,
+        "running": worker.running,
+        "unsettled": len(worker.executions) - worker.running,
+        "done": worker.done,
+        "failed": worker.failed,
+        "tokens": worker.tokens,
+    }
+
+
+def _client(client: Client, now: float) -> dict[str, Any]:
+    hello = client.hello
+    return {
+        "host": hello.host,
+        "pid": hello.pid,
+        "rows": len(client.rows),
+        "answered": client.answered,
+        "away_s": None if client.lost is None else round(now - client.lost, 3),
+    }

@@ -1,0 +1,66 @@
+"""Rows, what they have in common, and their executions: the broker's records, plain state without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .peer import Client, Worker
+
+
+class RowState(Enum):
+    """Where a row is."""
+
+    QUEUED = auto()
+    RUNNING = auto()  # at least one execution is under way
+    ANSWERED = auto()  # sent to its client, which has not released it yet
+    MISSING = auto()  # awaited by its client, held by nobody: it was asked for
+    GONE = auto()  # released, expired or failed: nothing refers to it but perhaps a queue's dead entry
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpec:
+    """What the rows of one submitted run share. ``deadline`` is on the broker's clock."""
+
+    llm: str
+    kind: str
+    num_generations: int
+    options: bytes
+    deadline: float | None
+
+    def fits_with(self, other: RowSpec) -> bool:
+        """Whether rows of both may share an engine call."""
+        return self is other or (
+            self.kind == other.kind and self.num_generations == other.num_generations and self.options == other.options
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row. ``payload`` is None for a row known only from the worker that holds it, after a broker's restart.
+
+    ``charged`` counts the executions it was blamed for; ``suspect_group`` is how many suspects it may be tried with
+    next, or 0 when it is not suspected. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
+    """
+
+    id: bytes
+    spec: RowSpec
+    client: Client | None
+    payload: bytes | None
+    state: RowState = RowState.QUEUED
+    charged: int = 0
+    suspect_group: int = 0
+    executions: list[Execution] = field(default_factory=list["Execution"])
+    verdict: tuple[int, bytes] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One hand-out of a row to a worker, from Assign until Settle."""
+
+    id: int
+    row: Row
+    worker: Worker
+    finished: bool = False

@@ -1,0 +1,229 @@
+"""The broker's socket shell: one ROUTER, one thread, one loop that drains, decides and sends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from ..protocol.address import Connection, is_loopback, write_connection_file
+from ..protocol.codec import decode, encode
+from ..protocol.dealer import heartbeat
+from ..protocol.errors import ConfigurationError, DecodeError
+from .machine import Broker, BrokerSettings, Effect, Log, Send
+
+log = logging.getLogger("genpool.broker")
+
+# How many messages are read before rows are handed out: larger batches more, smaller answers sooner.
+_BURST = 512
+
+# Messages (not bytes) that ZeroMQ keeps for one peer; what is over waits in the peer's outbox in the machine.
+_SEND_MARK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ShellSettings:
+    """Where the broker listens, and what it tells of that.
+
+    ``lifeline`` is the read end of a pipe: when its other end closes, the broker's owner is gone and it ends.
+    """
+
+    bind: str
+    connection_file: Path | None = None
+    lifeline: int | None = None
+    tick_s: float = 0.05
+
+
+def run(shell: ShellSettings, settings: BrokerSettings) -> int:
+    """Serve until a signal says stop. Returns the exit code.
+
+    Raises:
+        ConfigurationError: when the address cannot be bound.
+    """
+    context = zmq.Context[zmq.Socket[bytes]]()
+    context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
+    router = context.socket(zmq.ROUTER)
+    try:
+        loop = _Loop(router, shell, settings)
+        address = _bind(router, shell.bind, settings)
+        if shell.connection_file is not None:
+            write_connection_file(shell.connection_file, Connection(_reachable(address), os.getpid()))
+        log.info("listening on %s", address)
+        loop.run()
+    finally:
+        router.close(linger=500)
+        context.term()
+        _clean_up(shell)
+    return 0
+
+
+def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> str:
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.SNDHWM, _SEND_MARK)
+    router.setsockopt(zmq.IPV6, "[" in address)
+    # A frame larger than this drops its sender's connection, so it leaves room for a head beside the body's frames.
+    router.setsockopt(zmq.MAXMSGSIZE, max(8 * 1024 * 1024, settings.limits.max_frame_bytes))
+    heartbeat(router, settings.heartbeat_timeout_s)
+    if address.startswith("ipc://"):
+        _refuse_live_ipc(Path(address.removeprefix("ipc://")), address)
+    try:
+        router.bind(address)
+    except zmq.ZMQError as error:
+        what = "another process listens there" if error.errno == errno.EADDRINUSE else str(error)
+        raise ConfigurationError(
+            f"the broker cannot listen on {address}: {what}; choose another port with --bind, or stop that process"
+        ) from None
+    return router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _reachable(address: str) -> str:
+    """``address`` as another machine may use it: a wildcard becomes this host's name."""
+    for wildcard in ("0.0.0.0", "[::]"):
+        address = address.replace(f"tcp://{wildcard}:", f"tcp://{socket.gethostname()}:")
+    return address
+
+
+def _refuse_live_ipc(path: Path, address: str) -> None:
+    """A second bind to a live ipc address succeeds silently and steals it: look first whether somebody listens."""
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise ConfigurationError(f"the broker cannot listen on {address}: a file that is no socket stands there")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return  # left over from a broker that was killed
+        except OSError as error:
+            raise ConfigurationError(f"the broker cannot listen on {address}: {error}") from None
+    raise ConfigurationError(f"the broker cannot listen on {address}: another process listens there")
+
+
+def _clean_up(shell: ShellSettings) -> None:
+    """Remove what this broker alone made. The socket of a private broker has a folder to itself."""
+    if shell.connection_file is not None:
+        shell.connection_file.unlink(missing_ok=True)
+    if shell.bind.startswith("ipc://"):
+        path = Path(shell.bind.removeprefix("ipc://"))
+        path.unlink(missing_ok=True)
+        if shell.lifeline is not None:
+            try:
+                path.parent.rmdir()
+            except OSError:
+                pass  # not empty, or gone already: whoever put something there removes it
+
+
+def is_open_to_others(address: str) -> bool:
+    """Whether a broker bound here would be reachable from other machines."""
+    return not is_loopback(address)
+
+
+class _Loop:
+    """Receive a burst, flush the machine, perform its effects; tick in between."""
+
+    def __init__(self, router: zmq.Socket[bytes], shell: ShellSettings, settings: BrokerSettings) -> None:
+        self._router = router
+        self._shell = shell
+        self._frame_bytes = settings.limits.max_frame_bytes
+        self._machine = Broker(settings, os.urandom(16), time.monotonic())
+        self._stopping = False
+        # A signal's byte in this pipe wakes the poll; the handlers themselves only note that it came.
+        self._ear, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+
+    def run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._ear, zmq.POLLIN)
+        if self._shell.lifeline is not None:
+            poller.register(self._shell.lifeline, zmq.POLLIN | zmq.POLLERR)
+        restore = self._catch_signals()
+        next_tick = time.monotonic()
+        try:
+            while not self._stopping:
+                now = time.monotonic()
+                if now >= next_tick:
+                    next_tick = now + self._shell.tick_s
+                    self._perform(self._machine.tick(now))
+                ready = dict(poller.poll(int(max(0.0, next_tick - now) * 1000) + 1))
+                self._stopping |= self._shell.lifeline in ready and self._owner_is_gone()
+                if self._router in ready:
+                    self._receive()
+            self._perform(self._machine.stop("it was stopped"))
+        finally:
+            restore()
+            os.close(self._ear)
+            os.close(self._bell)
+
+    def _owner_is_gone(self) -> bool:
+        assert self._shell.lifeline is not None
+        readable, _, _ = select.select([self._shell.lifeline], [], [], 0)
+        return bool(readable) and os.read(self._shell.lifeline, 1) == b""
+
+    def _receive(self) -> None:
+        while True:
+            for _ in range(_BURST):
+                try:
+                    peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    self._perform(self._machine.flush(time.monotonic()))
+                    return
+                try:
+                    message = decode(frames)
+                except DecodeError as error:
+                    self._machine.malformed(peer, str(error))
+                else:
+                    self._machine.received(peer, message, time.monotonic())
+            self._perform(self._machine.flush(time.monotonic()))
+
+    def _perform(self, effects: list[Effect]) -> None:
+        blocked: dict[bytes, bool] = {}
+        for effect in effects:
+            if isinstance(effect, Log):
+                log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
+            elif effect.peer in blocked:
+                # In order: nothing overtakes a message that could not be sent.
+                self._failed(effect, 0, gone=blocked[effect.peer])
+            else:
+                self._send(effect, blocked)
+
+    def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
+        frames = encode(effect.message, self._frame_bytes)
+        try:
+            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
+                raise
+            gone = error.errno == errno.EHOSTUNREACH
+            blocked[effect.peer] = gone
+            self._failed(effect, sum(map(len, frames)), gone=gone)
+
+    def _failed(self, effect: Send, size: int, *, gone: bool) -> None:
+        self._machine.send_failed(effect.peer, effect.message, size, gone=gone, now=time.monotonic())
+
+    def _catch_signals(self) -> Callable[[], None]:
+        """SIGTERM and SIGINT end the loop; a second one ends the process at once."""
+
+        def stop(number: int, _: object) -> None:
+            if self._stopping:
+                os._exit(128 + number)
+            self._stopping = True
+            os.write(self._bell, b"!")
+
+        former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def restore() -> None:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+        return restore

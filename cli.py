@@ -1,0 +1,74 @@
+"""The ``genpool`` command: gathers each folder's subcommands and imports them only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from . import __version__
+
+# Subcommand -> where it is, and its line in `genpool --help` (so that help imports none of them).
+_COMMANDS = {
+    "broker": (".broker.command:broker", "Run the broker that clients and workers connect to."),
+    "worker": (".worker.command:worker", "Run a worker that serves one LLM."),
+    "generate": (".client.generate:generate", "Generate over a file of rows with the LLMs of a fleet."),
+    "status": (".client.status:status", "Show the fleet: LLMs, workers, what waits."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place[0].partition(":")
+        return getattr(importlib.import_module(module, __package__), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"auto_envvar_prefix": "GENPOOL", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="genpool")
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]))
+def genpool(log_level: str) -> None:
+    """Split the generations of every prompt over several LLMs, on one machine or many.
+
+    Start a broker, start workers that connect to it, then call the pool from Python or with `genpool generate`.
+    Every option can be given as an environment variable: GENPOOL_<COMMAND>_<OPTION>. GENPOOL_BROKER is the broker's
+    address for all commands.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> Any:
+    """Run the command line. Errors that a user can mend are one sentence on stderr, never a traceback."""
+    from .protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
+
+    codes = {ConfigurationError: 2, NoBroker: 3, Refused: 4}
+    try:
+        sys.exit(genpool(standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except GenpoolError as error:
+        click.echo(f"genpool: {error}", err=True)
+        sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), 1))
+
+
+if __name__ == "__main__":
+    main()

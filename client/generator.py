@@ -1,0 +1,228 @@
+"""The generating calls that a ``ProcessLLM`` and an ``LLMPool`` have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack
+
+from ..protocol.content import pack
+from ..protocol.errors import ConfigurationError, generation_error
+from ..tasks.output import LLMOutput
+from .call import Call, CallSettings, Record, Voice, deadline_of
+from .future import CallFuture
+from .share import check_weights
+from .stream import Row, astream, stream
+
+Outputs = list[list[LLMOutput]]
+Progress = Callable[..., Any]
+
+# A stream begins at most this many inputs that it has not yielded, or this many times what the LLMs run at once.
+_LEAST_WINDOW = 64
+_WINDOW_PER_CAPACITY = 4
+
+
+class CallOptions(TypedDict, total=False):
+    """What every generating call takes beside its inputs.
+
+    Attributes:
+        on_error: what becomes of rows that fail: "raise" one GenerationError at the end, or "fill" their places with
+            outputs of None that say why in ``error``.
+        seed: repeats the draw of shares, and seeds the sampling of engines that can.
+        draw: which LLMs make one generation more is drawn once a "call", or anew for each "row".
+        weights: unequal shares: a number for each LLM.
+        timeout: seconds after which rows without an answer fail as Expired.
+        generation_kwargs: sampling options for this call, by the names that the engines know.
+    """
+
+    on_error: Literal["raise", "fill"]
+    seed: int | None
+    draw: Literal["call", "row"]
+    weights: Sequence[float] | None
+    timeout: float | None
+    generation_kwargs: Mapping[str, Any] | None
+
+
+class Generator(ABC):
+    """Generates with the LLMs of ``_voices``."""
+
+    @abstractmethod
+    def _voices(self) -> Sequence[Voice]:
+        """The LLMs, in order. Raises Closed after ``teardown``."""
+
+    def submit(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        **options: Unpack[CallOptions],
+    ) -> CallFuture[Outputs]:
+        """Start generating and return at once.
+
+        Args:
+            inputs: a dict of the task's arguments for each.
+            num_generations: outputs for each input.
+            progress_callback_func: called as ``f(advance=k)`` when ``k`` more outputs are there (or will never be),
+                on a thread of its own; the ``k`` add up to ``num_generations * len(inputs)``.
+            options: see CallOptions.
+
+        Returns:
+            A future of one list for each input, in their order, ``num_generations`` long, the LLMs' shares in the
+            LLMs' order. Its ``cancel()`` reaches the engines. Failed rows make it raise one GenerationError that
+            carries every failure and every finished output.
+
+        Raises:
+            ConfigurationError: for arguments that cannot be used (it is a ValueError).
+            Closed: after ``teardown()``.
+        """
+        given = _as_list(inputs)
+        return _Gathering(self, given, num_generations, progress_callback_func, options).start()
+
+    async def agenerate(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Outputs:
+        """``submit`` for asyncio. Cancelling the task cancels the call."""
+        return await asyncio.wrap_future(self.submit(inputs, num_generations, progress_callback_func, **options))
+
+    def stream(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        *,
+        ordered: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[Row]:
+        """Yield a Row for each input as it finishes, or in the inputs' order.
+
+        ``inputs`` may be endless: it is read no further ahead than a window that follows what the LLMs run at once.
+        A failed row is yielded with its ``error``; nothing is raised for it. Leaving the iteration cancels the rest.
+        Arguments and errors as for ``submit``.
+        """
+        make_call = self._call_maker(num_generations, progress_callback_func, options)
+        return stream(make_call, _as_iterable(inputs), self._window, ordered=ordered)
+
+    def astream(
+        self,
+        inputs: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        *,
+        ordered: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[Row]:
+        """``stream`` for asyncio; ``inputs`` may be an async iterable."""
+        make_call = self._call_maker(num_generations, progress_callback_func, options)
+        return astream(make_call, inputs, self._window, ordered=ordered)
+
+    def _call_maker(
+        self, num_generations: int, progress: Progress | None, options: CallOptions
+    ) -> Callable[[Callable[[Record], None]], Call]:
+        """Check the arguments now, and make the Call when the iteration starts (and its timeout with it)."""
+        voices = self._voices()
+        _settings(voices, num_generations, options)
+        return lambda finished: Call(voices, _settings(voices, num_generations, options), finished, progress)
+
+    def _window(self) -> int:
+        capacity = 0
+        for voice in self._voices():
+            info = (voice.link().fleet or {}).get(voice.llm_name)
+            capacity += info.capacity if info else 0
+        return max(_LEAST_WINDOW, _WINDOW_PER_CAPACITY * capacity)
+
+
+class _Gathering:
+    """A call whose outputs are gathered into one list, for ``submit``."""
+
+    def __init__(
+        self, owner: Generator, inputs: list[Any], num_generations: int, progress: Progress | None, options: CallOptions
+    ) -> None:
+        voices = owner._voices()
+        self._inputs = inputs
+        self._records: list[Record | None] = [None] * len(inputs)
+        self._left = len(inputs)
+        self._lock = threading.Lock()
+        self._call = Call(voices, _settings(voices, num_generations, options), self._finished, progress)
+        self._future: CallFuture[Outputs] = CallFuture(self._call.cancel)
+
+    def start(self) -> CallFuture[Outputs]:
+        if not self._inputs:
+            self._future.resolve([])
+        self._call.begin(enumerate(self._inputs))
+        return self._future
+
+    def _finished(self, record: Record) -> None:
+        self._records[record.index] = record
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        records = [record for record in self._records if record is not None]
+        outputs = [record.outputs for record in records]
+        failures = {record.index: record.failure for record in records if record.failure is not None}
+        if failures and not self._call.fills_errors:
+            self._future.reject(generation_error(failures, outputs))
+        else:
+            self._future.resolve(outputs)
+
+
+def _settings(voices: Sequence[Voice], num_generations: int, options: CallOptions) -> CallSettings:
+    """The settings of one call, checked. Raises ConfigurationError."""
+    unknown = set(options) - set(CallOptions.__annotations__)
+    if unknown:
+        raise ConfigurationError(
+            f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(sorted(CallOptions.__annotations__))}"
+        )
+    if isinstance(num_generations, bool) or not isinstance(num_generations, int) or num_generations < 1:
+        raise ConfigurationError(f"`num_generations` must be a whole number of at least 1, and is {num_generations!r}")
+    on_error, draw = options.get("on_error", "raise"), options.get("draw", "call")
+    if on_error not in ("raise", "fill"):
+        raise ConfigurationError(f"`on_error` must be 'raise' or 'fill', and is {on_error!r}")
+    if draw not in ("call", "row"):
+        raise ConfigurationError(f"`draw` must be 'call' or 'row', and is {draw!r}")
+    timeout = options.get("timeout")
+    if timeout is not None and timeout <= 0:
+        raise ConfigurationError(f"`timeout` must be a positive number of seconds, and is {timeout!r}")
+    return CallSettings(
+        num_generations=num_generations,
+        weights=check_weights(options.get("weights"), len(voices)),
+        draw_each_row=draw == "row",
+        seed=options.get("seed"),
+        options=_packed(voices, options.get("generation_kwargs")),
+        deadline=deadline_of(timeout),
+        fill_errors=on_error == "fill",
+    )
+
+
+def _packed(voices: Sequence[Voice], generation_kwargs: Mapping[str, Any] | None) -> bytes:
+    """The options as bytes, after a look whether the LLMs that are known by now understand them."""
+    if not generation_kwargs:
+        return b""
+    for voice in voices:
+        info = (voice.link().fleet or {}).get(voice.llm_name)
+        unknown = sorted(set(generation_kwargs) - set(info.options)) if info and info.ready else []
+        if info and unknown:
+            raise ConfigurationError(
+                f"{voice.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
+                f"it knows {', '.join(info.options) or 'none'}"
+            )
+    return pack(dict(sorted(generation_kwargs.items())))
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    return list(_as_iterable(inputs))
+
+
+def _as_iterable(inputs: Any) -> Iterable[Any]:
+    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise ConfigurationError(
+            f"`inputs` must be a list of dicts, one for each row, and is a {type(inputs).__name__}: "
+            "write [{'input': …}] for a single one"
+        )
+    return inputs

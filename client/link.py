@@ -1,0 +1,193 @@
+"""This process's connection to one broker, shared by every LLM and pool that uses it.
+
+Two threads each: ``genpool-io`` owns the socket and runs no user code; ``genpool-callbacks`` tells rows' owners of
+their end, and so resolves futures and calls progress callbacks. Both are made anew in a forked child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from ..protocol.dealer import Dealer
+from ..protocol.errors import Closed, GenpoolError, NoBroker, Refused
+from ..protocol.messages import Hello, LLMInfo, Role
+from ..protocol.session import SessionSettings, SessionState
+from .machine import Client, Ended, FleetSeen, Reported
+from .row import Ending, Row
+
+log = logging.getLogger("genpool.client")
+
+T = TypeVar("T")
+
+_links: dict[str, Link] = {}
+_lock = threading.Lock()
+
+
+def link_to(address: str) -> Link:
+    """The link of this process to the broker at ``address``, opened for its first user. Give it back with ``leave``."""
+    with _lock:
+        link = _links.get(address)
+        if link is None or not link.is_open:
+            link = _links[address] = Link(address)
+        link.users += 1
+        return link
+
+
+def leave(link: Link) -> None:
+    """One user of ``link`` is done with it; the last one closes it."""
+    with _lock:
+        link.users -= 1
+        is_last = link.users <= 0
+        if is_last and _links.get(link.address) is link:
+            del _links[link.address]
+    if is_last:
+        link.close()
+
+
+class Link:
+    """See the module. Every method may be called from any thread."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.users = 0
+        identity = Hello(role=Role.CLIENT, instance=os.urandom(16), host=socket.gethostname(), pid=os.getpid())
+        self._machine = Client(address, identity, SessionSettings(), random.random, time.monotonic())
+        self._dealer = Dealer(address, self._machine, self._perform, log=log)
+        self._fleet: dict[str, LLMInfo] | None = None
+        self._report: dict[str, Any] | None = None
+        self._news = threading.Condition()
+        self._closing = False
+        self._endings: queue.SimpleQueue[list[tuple[Row, Ending | GenpoolError]] | None] = queue.SimpleQueue()
+        self._io = threading.Thread(target=self._run, name="genpool-io", daemon=True)
+        self._callbacks = threading.Thread(target=self._tell_owners, name="genpool-callbacks", daemon=True)
+        self._io.start()
+        self._callbacks.start()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows may be submitted."""
+        return not self._closing and self._io.is_alive()
+
+    def submit(self, rows: list[Row]) -> None:
+        """Send rows; their owners hear of their end. Raises Closed."""
+        if self._closing:
+            raise Closed(f"the connection to the broker at {self.address} was closed")
+        self._dealer.post(lambda now: self._machine.submit(rows, now))
+
+    def withdraw(self, rows: Iterable[Row]) -> None:
+        """Nobody wants these rows any more; their owners hear nothing."""
+        self._dealer.post(lambda now: self._machine.withdraw(rows, now))
+
+    def fail(self, llm: str, error: GenpoolError) -> None:
+        """End all rows of one LLM with ``error``."""
+        self._dealer.post(lambda now: self._machine.fail(llm, error, now))
+
+    @property
+    def fleet(self) -> dict[str, LLMInfo] | None:
+        """The LLMs that the broker knows by now; None before it has said."""
+        return self._fleet
+
+    def wait_for(self, question: Callable[[dict[str, LLMInfo]], T | None], timeout_s: float) -> T | None:
+        """The first answer other than None to ``question`` about the fleet, or None when there was none in time.
+
+        Raises:
+            NoBroker: when no broker told of its LLMs within ``timeout_s``.
+            Refused: when the broker will not talk to this client.
+        """
+
+        def answer() -> tuple[T | None] | None:
+            found = None if self._fleet is None else question(self._fleet)
+            return (found,) if found is not None or self._machine.state is SessionState.REFUSED else None
+
+        with self._news:
+            found = self._news.wait_for(answer, timeout_s)
+        if self._fleet is None:
+            self._raise_unreachable(timeout_s)
+        return None if found is None else found[0]
+
+    def status(self, timeout_s: float) -> dict[str, Any]:
+        """The broker's report. Raises NoBroker and Refused as ``wait_for`` does."""
+        self._report = None
+        self._dealer.post(self._machine.ask)
+        with self._news:
+            refused = SessionState.REFUSED
+            self._news.wait_for(lambda: self._report is not None or self._machine.state is refused, timeout_s)
+        if self._report is None:
+            self._raise_unreachable(timeout_s)
+        return self._report or {}
+
+    def close(self) -> None:
+        """Say goodbye and end both threads. Rows that are not over stay so; may be called twice."""
+        self._closing = True
+        if self._io.is_alive() and threading.current_thread() is not self._io:
+            self._dealer.post(lambda now: self._machine.end("it is done"))
+            self._io.join(timeout=3.0)
+
+    def _raise_unreachable(self, timeout_s: float) -> None:
+        if self._machine.state is SessionState.REFUSED:
+            raise Refused(f"the broker at {self.address} refused this client: {self._machine.trouble}")
+        raise NoBroker(f"no broker at {self.address} within {timeout_s:g} s: {self._machine.trouble}")
+
+    # The threads.
+
+    def _run(self) -> None:
+        try:
+            self._dealer.run(lambda: self._machine.state is SessionState.ENDED)
+        except BaseException:
+            log.exception("the connection to the broker at %s ended by a defect in genpool", self.address)
+            error = Closed(f"the connection to the broker at {self.address} broke by a defect; see the log")
+            rows = [*self._machine.submitted.values()]
+            rows += [row for line in self._machine.lines.values() for row in line.waiting]
+            self._endings.put([(row, error) for row in rows if not row.over])
+        finally:
+            self._closing = True
+            self._endings.put(None)
+
+    def _perform(self, effect: Any) -> None:
+        match effect:
+            case Ended():
+                self._endings.put(effect.rows)
+            case FleetSeen():
+                with self._news:
+                    self._fleet = effect.llms
+                    self._news.notify_all()
+            case Reported():
+                with self._news:
+                    self._report = effect.report
+                    self._news.notify_all()
+            case _:
+                raise AssertionError(f"an effect that the client does not know: {effect}")
+
+    def _tell_owners(self) -> None:
+        while (endings := self._endings.get()) is not None:
+            for row, ending in endings:
+                try:
+                    row.owner.ended(row, ending)
+                # User code runs here; whatever it raises must not cost the other rows their answers.
+                except Exception:
+                    log.exception("a callback raised")
+
+
+@atexit.register
+def _close_all() -> None:
+    for link in list(_links.values()):
+        link.close()
+
+
+def _forget_all() -> None:
+    """In a forked child: the parent's threads and sockets are not there."""
+    global _lock
+    _lock = threading.Lock()
+    _links.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

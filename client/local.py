@@ -1,0 +1,201 @@
+"""LLMs in worker processes of this process's own: one private broker for all of them, one worker each."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from ..protocol.content import pack, unpack_failure
+from ..protocol.errors import GenpoolError, RemoteError, WorkerLost, builtin_error
+from .child import Child, describe_exit
+from .link import Link, leave, link_to
+from .row import Row
+
+_BROKER = (
+    "from genpool.cli import genpool; sys.exit(genpool.main(['--log-level', 'error', 'broker', '--bind', {address!r}, "
+    "'--settle', '0.5', '--lifeline', '{{descriptor}}'], standalone_mode=False))"
+)
+_WORKER = "from genpool.worker.local import main; main({descriptor})"
+
+
+class PrivateBroker:
+    """A broker on a socket in a folder that only this user can read, while somebody uses it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._child: Child | None = None
+        self._folder = ""
+        self.address = ""
+
+    def join(self) -> None:
+        """One user more; the first one starts it."""
+        with self._lock:
+            self._users += 1
+            if self._child is not None:
+                return
+            self._folder = tempfile.mkdtemp(prefix="genpool-", dir=_short_folder())
+            self.address = f"ipc://{self._folder}/broker"
+            code = _BROKER.format(address=self.address)
+            self._child = Child("broker", code, [], lambda _: None, lambda _: True)
+
+    def leave(self) -> None:
+        """One user less; with the last one it ends."""
+        with self._lock:
+            self._users -= 1
+            if self._users or self._child is None:
+                return
+            child, self._child = self._child, None
+            child.stop()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def forget(self) -> None:
+        """In a forked process: it is the parent's."""
+        self.__init__()
+
+
+_broker = PrivateBroker()
+os.register_at_fork(after_in_child=_broker.forget)
+
+
+def _short_folder() -> str | None:
+    """Where sockets' paths stay within the 107 bytes that they may have."""
+    usual = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return usual if len(usual) < 70 and os.access(usual, os.W_OK) else "/tmp"
+
+
+class LocalWorker:
+    """The worker process of one local ``ProcessLLM``, from its first start to ``stop``."""
+
+    def __init__(self, task: Any, load_llm_fn: Callable[[Any], Any]) -> None:
+        self.name = f"local-{secrets.token_hex(4)}"
+        self._task, self._load = task, load_llm_fn
+        self._lock = threading.RLock()
+        self._child: Child | None = None
+        self._link: Link | None = None
+        self._loaded = False
+        self.failure: GenpoolError | None = None
+
+    @property
+    def link(self) -> Link | None:
+        """The link to the private broker; None before the first start."""
+        return self._link
+
+    def start(self) -> Link:
+        """Start the process, unless it runs. A loader that failed before is tried again."""
+        with self._lock:
+            if self._link is None:
+                _broker.join()
+                self._link = link_to(_broker.address)
+            if self._child is None:
+                self.failure = None
+                self._loaded = False
+                greeting = [pack({"llm": self.name, "broker": _broker.address}), _pickled((self._task, self._load))]
+                self._child = Child(self.name, _WORKER, greeting, self._heard, self._ended)
+            return self._link
+
+    def submit(self, rows: list[Row]) -> None:
+        """Have rows run; under the lock, so that a loader's failure ends either these rows or none of them."""
+        with self._lock:
+            self.start().submit(rows)
+
+    def stop(self, error: GenpoolError) -> None:
+        """End the process, and its rows with ``error``."""
+        with self._lock:
+            child, self._child = self._child, None
+            link, self._link = self._link, None
+        if link is not None:
+            link.fail(self.name, error)
+        if child is not None:
+            child.stop()
+        if link is not None:
+            leave(link)
+            _broker.leave()
+
+    # On the supervisor's thread.
+
+    def _heard(self, content: bytes) -> None:
+        if content[:1] == b"R":
+            self._loaded = True
+            if self._child is not None:
+                self._child.settled()
+            return
+        failure = unpack_failure(content[1:])
+        self.failure = RemoteError(
+            failure.type,
+            failure.message,
+            kind=builtin_error(failure.builtin),
+            traceback=failure.traceback,
+            llm=self.name,
+            worker=failure.worker,
+            host=failure.host,
+        )
+
+    def _ended(self, code: int) -> bool:
+        """Whether to start it again: after a crash, yes; after it could not load, only when it is asked for again."""
+        with self._lock:
+            if self.failure is None and self._loaded:
+                self._loaded = False
+                return True
+            if self.failure is None:
+                text = f"the worker process ended ({describe_exit(code)}) while it loaded the LLM"
+                self.failure = RemoteError("WorkerLost", text, kind=WorkerLost, llm=self.name)
+            self._child = None
+            if self._link is not None:
+                self._link.fail(self.name, self.failure)
+            return False
+
+
+def _pickled(value: Any) -> bytes:
+    """``value`` by cloudpickle, with modules that a new process could not import pickled by value."""
+    with _by_value([module for module in list(sys.modules.values()) if _is_unimportable(module)]):
+        return cloudpickle.dumps(value)
+
+
+@contextmanager
+def _by_value(modules: list[ModuleType]) -> Iterator[None]:
+    registered = cloudpickle.list_registry_pickle_by_value()
+    added = [module for module in modules if module.__name__ not in registered]
+    for module in added:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in added:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_unimportable(module: ModuleType) -> bool:
+    """Whether the module was loaded from a file that its name does not lead to, as test runners and notebooks do."""
+    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
+    if not file or not name or name == "__main__" or sys.modules.get(name) is not module:
+        return False
+    if Path(file).suffix != ".py" or name.partition(".")[0] == "genpool":
+        return False
+    spec = _find_spec(name)
+    return spec is None or not spec.origin or Path(spec.origin).resolve() != Path(file).resolve()
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """What a new process would find under ``name`` on the same ``sys.path``."""
+    spec: ModuleSpec | None = None
+    path: Any = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:depth]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec

@@ -1,0 +1,342 @@
+"""The client as a state machine: the rows that wait at home, the window of rows at the broker, and how each ends.
+
+It writes the ledger of rows: a Submit adds to ``submitted`` and a Release (or the row's end) removes. It keeps every
+row until it is over, so the broker may be killed at any time. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from ..protocol.errors import Expired, GenpoolError, NoBroker, Refused, RowError, UnknownLLM
+from ..protocol.messages import (
+    Answer,
+    Ask,
+    Await,
+    Fleet,
+    Hello,
+    LLMInfo,
+    Message,
+    Missing,
+    Ping,
+    Release,
+    Status,
+    Submit,
+    SubmitRun,
+)
+from ..protocol.session import Log, Send, Session, SessionSettings, SessionState
+from .row import Ending, Row, RowSpec
+
+# How much one LLM's rows at the broker may be: enough to keep its workers busy over a round trip, and no more.
+_LEAST_WINDOW_ROWS = 256
+_WINDOW_PER_CAPACITY = 4
+_WINDOW_BYTES = 32 * 1024 * 1024
+
+# A line without an answer for this long is logged, and then after ever longer times.
+_FIRST_NOTICE_S = 10.0
+_LONGEST_NOTICE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Effect: these rows are over; tell their owners."""
+
+    rows: list[tuple[Row, Ending | GenpoolError]]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSeen:
+    """Effect: what the broker says of its LLMs."""
+
+    llms: dict[str, LLMInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Effect: the answer to ``ask``."""
+
+    report: dict[str, object]
+
+
+@dataclass(slots=True)
+class _Line:
+    """The rows of one LLM: ``waiting`` at home, and how many rows and bytes are at the broker.
+
+    A row that is over stays in ``waiting`` as one of ``dead`` entries until it is met or half of them are.
+    """
+
+    llm: str
+    waiting: deque[Row] = field(default_factory=deque[Row])
+    dead: int = 0
+    at_broker: int = 0
+    bytes_at_broker: int = 0
+    unknown_since: float | None = None
+    quiet_since: float = 0.0
+    next_notice_s: float = _FIRST_NOTICE_S
+
+    @property
+    def at_home(self) -> int:
+        return len(self.waiting) - self.dead
+
+    def bury(self) -> None:
+        """One more entry of ``waiting`` is over."""
+        self.dead += 1
+        if 2 * self.dead >= len(self.waiting):
+            self.waiting = deque(row for row in self.waiting if not row.over)
+            self.dead = 0
+
+
+class Client(Session):
+    """The machine. ``fleet`` is None until the broker has told of its LLMs."""
+
+    def __init__(
+        self, address: str, identity: Hello, settings: SessionSettings, random: Callable[[], float], now: float
+    ) -> None:
+        super().__init__(address, settings, random, now)
+        self.identity = identity
+        self.submitted: dict[bytes, Row] = {}
+        self.lines: dict[str, _Line] = {}
+        self.fleet: dict[str, LLMInfo] | None = None
+        self._ever_open = False
+        self._begun = now
+        self._ended: list[tuple[Row, Ending | GenpoolError]] = []
+        self._releases: list[bytes] = []
+        self._deadlines: list[tuple[float, int, Row]] = []
+        self._order = count()
+        self._asked = False
+
+    # What goes in, beside what Session takes.
+
+    def submit(self, rows: Iterable[Row], now: float) -> None:
+        """Take rows in; they go to the broker as the window of their LLM allows."""
+        for row in rows:
+            line = self.lines.get(row.spec.llm)
+            if line is None:
+                line = self.lines[row.spec.llm] = _Line(row.spec.llm, quiet_since=now)
+            if not line.at_home and not line.at_broker:
+                line.quiet_since, line.next_notice_s, line.unknown_since = now, _FIRST_NOTICE_S, None
+            row.since = now
+            line.waiting.append(row)
+            if row.spec.deadline is not None:
+                heapq.heappush(self._deadlines, (row.spec.deadline, next(self._order), row))
+
+    def withdraw(self, rows: Iterable[Row], now: float) -> None:
+        """Nobody wants these rows any more; what waits is taken back and what runs is stopped."""
+        for row in rows:
+            self._remove(row)
+
+    def fail(self, llm: str, error: GenpoolError, now: float) -> None:
+        """End all rows of one LLM with ``error``."""
+        rows = [row for row in self.submitted.values() if row.spec.llm == llm]
+        rows += self.lines[llm].waiting if llm in self.lines else ()
+        for row in rows:
+            self._end(row, error)
+
+    def ask(self, now: float) -> None:
+        """Have the broker report; Reported follows when there is one."""
+        self._asked = True
+        if self.state is SessionState.OPEN:
+            self._effect(Send(Ask()))
+
+    # What Session asks for.
+
+    def _hello(self) -> Hello:
+        return self.identity
+
+    def _held(self) -> int | None:
+        return len(self.submitted)
+
+    def _opened(self, now: float) -> None:
+        self._ever_open = True
+        self._releases.clear()  # what is not awaited is released
+        ids = list(self.submitted)
+        most = self.limits.max_rows
+        for at in range(0, max(1, len(ids)), most):
+            self._effect(Send(Await(ids[at : at + most], at + most < len(ids))))
+        if self._asked:
+            self._effect(Send(Ask()))
+
+    def _broken(self, now: float) -> None:
+        self.fleet = None
+        for line in self.lines.values():
+            line.unknown_since = None
+
+    def _on_message(self, message: Message, now: float) -> None:
+        match message:
+            case Answer():
+                self._answered(message, now)
+            case Fleet():
+                self.fleet = {info.name: info for info in message.llms}
+                self._effect(FleetSeen(self.fleet))
+            case Missing():
+                rows = [row for row_id in message.ids if (row := self.submitted.get(row_id)) is not None]
+                self._send_rows(rows, again=True, now=now)
+            case Status():
+                self._asked = False
+                self._effect(Reported(dict(message.report)))
+            case Ping():
+                pass
+            case _:
+                self._effect(Log("warning", f"the broker sent a {type(message).__name__}, which is not for a client"))
+
+    def _answered(self, message: Answer, now: float) -> None:
+        for row_id, outcome, attempts, payload in zip(
+            message.ids, message.outcomes, message.attempts, message.payloads, strict=True
+        ):
+            row = self.submitted.get(row_id)
+            if row is None:
+                continue  # answered before, or cancelled meanwhile
+            line = self.lines[row.spec.llm]
+            line.quiet_since, line.next_notice_s = now, _FIRST_NOTICE_S
+            self._end(row, Ending(outcome, attempts, payload))
+
+    # What comes out.
+
+    def flush(self, now: float) -> list[object]:
+        if self.state is SessionState.OPEN:
+            self._flush_releases()
+            for line in self.lines.values():
+                if line.waiting and self.fleet is not None and line.llm in self.fleet:
+                    self._fill_window(line, self.fleet[line.llm], now)
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._effect(Ended(ended))
+        return super().flush(now)
+
+    def tick(self, now: float) -> list[object]:
+        while self._deadlines and now >= self._deadlines[0][0]:
+            _, _, row = heapq.heappop(self._deadlines)
+            if not row.over:
+                self._end(row, Expired(f"no answer from {row.spec.llm!r} within {now - row.since:.1f} s"))
+        for line in list(self.lines.values()):
+            if line.at_home or line.at_broker:
+                self._watch(line, now)
+            else:
+                del self.lines[line.llm]
+        return super().tick(now)
+
+    # Within.
+
+    def _watch(self, line: _Line, now: float) -> None:
+        """End what was waited for long enough, and say what a quiet line waits for."""
+        if self.state is SessionState.REFUSED:
+            self._end_waiting(line, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
+        elif not self._ever_open:
+            self._give_up(line, self._begun, now, self._no_broker)
+        elif self.fleet is not None and line.llm not in self.fleet:
+            line.unknown_since = now if line.unknown_since is None else line.unknown_since
+            self._give_up(line, line.unknown_since, now, self._unknown)
+        else:
+            line.unknown_since = None
+        if now - line.quiet_since >= line.next_notice_s:
+            line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + _LONGEST_NOTICE_S)
+            self._effect(Log("warning", self._notice(line, now)))
+
+    def _give_up(
+        self, line: _Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]
+    ) -> None:
+        for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:
+            self._end(row, error(row, now))
+
+    def _end_waiting(self, line: _Line, error: GenpoolError) -> None:
+        for row in [*line.waiting, *(row for row in self.submitted.values() if row.spec.llm == line.llm)]:
+            self._end(row, error)
+
+    def _no_broker(self, row: Row, now: float) -> GenpoolError:
+        return NoBroker(f"no broker at {self.address} for {now - row.since:.1f} s: {self.trouble}")
+
+    def _unknown(self, row: Row, now: float) -> GenpoolError:
+        return UnknownLLM(f"{self.unknown_llm(row.spec.llm)}; it was waited for {now - row.since:.1f} s")
+
+    def unknown_llm(self, name: str) -> str:
+        """A sentence that says that nobody serves ``name``, and which names are served."""
+        known = ", ".join(sorted(self.fleet or ())) or "none"
+        return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {known}"
+
+    def _notice(self, line: _Line, now: float) -> str:
+        waits = f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
+        if self.state is not SessionState.OPEN:
+            return f"{waits}there is no broker at {self.address} ({self.trouble})"
+        info = (self.fleet or {}).get(line.llm)
+        if info is None:
+            return waits + self.unknown_llm(line.llm)
+        if info.ready:
+            return f"{waits}its {info.ready} workers are at work"
+        loading = f"{info.loading} are loading" if info.loading else "none is loading"
+        unwell = f", {info.unwell} unwell: {info.reason}" if info.unwell else ""
+        return f"{waits}no worker is ready ({loading}{unwell})"
+
+    def _fill_window(self, line: _Line, info: LLMInfo, now: float) -> None:
+        room = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity) - line.at_broker
+        rows: list[Row] = []
+        size = line.bytes_at_broker
+        while line.waiting and len(rows) < room and (size < _WINDOW_BYTES or not line.at_broker + len(rows)):
+            row = line.waiting.popleft()
+            if row.over:
+                line.dead -= 1
+                continue
+            if len(row.payload) > self.limits.max_row_bytes:
+                row.over = True
+                self._ended.append((row, RowError(self._too_long(row))))
+                continue
+            row.submitted = True
+            self.submitted[row.id] = row
+            rows.append(row)
+            size += len(row.payload)
+        line.at_broker += len(rows)
+        line.bytes_at_broker = size
+        self._send_rows(rows, again=False, now=now)
+
+    def _too_long(self, row: Row) -> str:
+        return f"the row has {len(row.payload)} bytes and this broker takes rows of up to {self.limits.max_row_bytes}"
+
+    def _send_rows(self, rows: list[Row], *, again: bool, now: float) -> None:
+        """Submit rows in runs of equal spec, in messages of bounded size."""
+        runs: list[SubmitRun] = []
+        spec: RowSpec | None = None
+        size = rows_in_message = 0
+        for row in rows:
+            full = size + len(row.payload) > self.limits.target_message_bytes
+            if runs and (full or rows_in_message >= self.limits.max_rows):
+                self._effect(Send(Submit(runs)))
+                runs, spec, size, rows_in_message = [], None, 0, 0
+            if row.spec is not spec:
+                spec = row.spec
+                left = None if spec.deadline is None else max(0.0, spec.deadline - now)
+                runs.append(SubmitRun(spec.llm, spec.kind, spec.num_generations, spec.options, left, again, [], []))
+            runs[-1].ids.append(row.id)
+            runs[-1].payloads.append(row.payload)
+            size += len(row.payload)
+            rows_in_message += 1
+        if runs:
+            self._effect(Send(Submit(runs)))
+
+    def _end(self, row: Row, ending: Ending | GenpoolError) -> None:
+        if not row.over:
+            self._remove(row)
+            self._ended.append((row, ending))
+
+    def _remove(self, row: Row) -> None:
+        """Take a row out of wherever it is, and have the broker forget it."""
+        if row.over:
+            return
+        row.over = True
+        line = self.lines[row.spec.llm]
+        if not row.submitted:
+            line.bury()
+            return
+        del self.submitted[row.id]
+        line.at_broker -= 1
+        line.bytes_at_broker -= len(row.payload)
+        self._releases.append(row.id)
+
+    def _flush_releases(self) -> None:
+        most = self.limits.max_rows
+        for at in range(0, len(self._releases), most):
+            self._effect(Send(Release(self._releases[at : at + most])))
+        self._releases.clear()
+

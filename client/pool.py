@@ -1,0 +1,196 @@
+"""``LLMPool``: the generations of every input, split over several LLMs."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from ..protocol.address import resolve
+from ..protocol.errors import Closed, ConfigurationError, UnknownLLM
+from ..protocol.messages import LLMInfo
+from ..tasks.base import same_task
+from .generator import CallOptions, Generator, Outputs, Progress
+from .link import leave, link_to
+from .process_llm import ProcessLLM, RemoteTask
+from .share import check_weights, draw_shares
+
+_TOO_FEW = (
+    "The `llms` argument must contain at least 2 `ProcessLLM`s. If you want to use a single `ProcessLLM`, use it "
+    "directly instead."
+)
+_NOT_ONE = "The `llms` argument must contain only `ProcessLLM`s."
+_TASKS_DIFFER = (
+    "All the `ProcessLLM` in `llms` must share the same task (either as the instance or the parent class)."
+)
+
+
+class LLMPool(Generator):
+    """Several LLMs with the same task: every input's generations are shared out among them.
+
+    With ``n`` generations and ``k`` LLMs each makes ``n // k``, and ``n % k`` of them, drawn at random, make one
+    more. A row's outputs are the LLMs' outputs one after the other, in the order of ``llms``.
+
+    Args:
+        llms: at least two ``ProcessLLM``s, local or connected.
+
+    Raises:
+        ConfigurationError: (a ValueError) when they are fewer, something else, or have different tasks.
+    """
+
+    def __init__(self, llms: Sequence[ProcessLLM]) -> None:
+        _check(llms)
+        self._llms: list[ProcessLLM] | None = list(llms)
+        self._begin()
+
+    @classmethod
+    def connect(
+        cls,
+        llms: Sequence[str | ProcessLLM] | None = None,
+        broker: str | None = None,
+        task: Any | None = None,
+        *,
+        wait_s: float = 60.0,
+    ) -> LLMPool:
+        """A pool of a fleet's LLMs. Returns at once; nothing is opened before the first use.
+
+        Args:
+            llms: their names; None takes all LLMs of the fleet that share a task, as they are at the first use.
+            broker, task, wait_s: as for ``ProcessLLM.connect``.
+
+        Raises:
+            ConfigurationError: for fewer than two LLMs, or when ``broker`` is no address.
+        """
+        if llms is not None:
+            if isinstance(llms, str):
+                raise ConfigurationError(f"`llms` must be a list of names, not the text {llms!r}")
+            return cls(
+                [
+                    ProcessLLM.connect(one, broker, task, wait_s=wait_s) if isinstance(one, str) else one
+                    for one in llms
+                ]
+            )
+        pool = cls.__new__(cls)
+        pool._llms = None
+        pool._begin()
+        pool._fleet = (resolve(broker), task, wait_s)
+        return pool
+
+    def _begin(self) -> None:
+        self._fleet: tuple[str, Any | None, float] = ("", None, 60.0)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._source = random.Random()
+
+    def __enter__(self) -> LLMPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.teardown()
+
+    def __repr__(self) -> str:
+        return f"LLMPool({self._llms if self._llms is not None else 'all of ' + self._fleet[0]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"llms": self._llms, "fleet": self._fleet}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._begin()
+        self._llms, self._fleet = state["llms"], state["fleet"]
+
+    # The seed's interface.
+
+    @property
+    def return_futures(self) -> bool:
+        """Whether ``generate`` returns a Future: False."""
+        return False
+
+    @property
+    def llms(self) -> list[ProcessLLM]:
+        """The LLMs, in the order of their shares. A pool of a whole fleet asks the broker for them, once."""
+        with self._lock:
+            if self._llms is None:
+                self._llms = self._find_llms()
+            return self._llms
+
+    @property
+    def num_llms(self) -> int:
+        """How many LLMs there are."""
+        return len(self.llms)
+
+    @property
+    def task(self) -> Any:
+        """The task of the first LLM."""
+        return self.llms[0].task
+
+    def generate(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Outputs:
+        """Generate and return the outputs: see ``submit``, whose Future this waits for. Ctrl-C cancels the call."""
+        future = self.submit(inputs, num_generations, progress_callback_func, **options)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def teardown(self) -> None:
+        """Tear down every LLM: local processes end, a fleet is left alone. May be called twice."""
+        self._closed = True
+        for llm in self._llms or ():
+            llm.teardown()
+
+    def _get_num_generations_per_llm(self, num_generations: int) -> dict[int, int]:
+        """Draw the shares of one call: position in ``llms`` -> generations, zeros included."""
+        shares = draw_shares(num_generations, check_weights(None, self.num_llms), self._source)
+        return dict(enumerate(shares))
+
+    def _voices(self) -> Sequence[ProcessLLM]:
+        if self._closed:
+            raise Closed("this LLMPool was torn down: make a new one to generate")
+        return self.llms
+
+    def _find_llms(self) -> list[ProcessLLM]:
+        """All LLMs of the fleet that share a task, once at least two of them are announced."""
+        address, task, wait_s = self._fleet
+        link = link_to(address)
+        try:
+            named = link.wait_for(lambda fleet: list(fleet.values()) if _are_ready(fleet) else None, wait_s)
+        finally:
+            leave(link)
+        if named is None:
+            raise UnknownLLM(
+                f"a pool needs two LLMs that are ready, and the broker at {address} knew "
+                f"{', '.join(sorted(link.fleet or ())) or 'none'} within {wait_s:g} s"
+            )
+        tasks = sorted({str(info.task.get("name", "")) for info in named})
+        if task is None and len(tasks) > 1:
+            raise ConfigurationError(
+                f"the LLMs at {address} have different tasks ({', '.join(tasks)}): name those you want with `llms`, "
+                "or give a `task`"
+            )
+        names = sorted(info.name for info in named)
+        return [ProcessLLM.connect(name, address, task, wait_s=wait_s) for name in names]
+
+
+def _are_ready(fleet: dict[str, LLMInfo]) -> bool:
+    """Whether there are at least two LLMs and none of them is still loading for the first time."""
+    return len(fleet) >= 2 and all(info.ready or not info.loading for info in fleet.values())
+
+
+def _check(llms: Sequence[Any]) -> None:
+    if not isinstance(llms, Sequence) or len(llms) < 2:
+        raise ConfigurationError(_TOO_FEW)
+    if not all(isinstance(llm, ProcessLLM) for llm in llms):
+        raise ConfigurationError(_NOT_ONE)
+    tasks = [llm._given_task for llm in llms if llm._given_task is not None]
+    if tasks and not same_task(tasks):
+        raise ConfigurationError(_TASKS_DIFFER)
+
+
+__all__ = ["LLMPool", "RemoteTask"]

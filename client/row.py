@@ -1,0 +1,53 @@
+"""One row as the client keeps it until it is answered: the client owns the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..protocol.errors import GenpoolError
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpec:
+    """What the rows of one call for one LLM share.
+
+    ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
+    nobody has announced, are waited for.
+    """
+
+    llm: str
+    kind: str
+    num_generations: int
+    options: bytes
+    deadline: float | None
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a row ended at the broker or worker: ``payload`` holds its outputs or a Failure, by ``outcome``."""
+
+    outcome: int
+    attempts: int
+    payload: bytes
+
+
+class Owner(Protocol):
+    """Who is told of a row's end, on the callbacks thread."""
+
+    def ended(self, row: Row, ending: Ending | GenpoolError) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row. ``place`` tells its owner which input and share it is."""
+
+    id: bytes
+    spec: RowSpec
+    payload: bytes
+    owner: Owner
+    place: tuple[int, int]
+    since: float = 0.0
+    submitted: bool = False
+    over: bool = False

@@ -1,0 +1,47 @@
+"""How the generations of one input are split over several LLMs. Pure functions; the random source is an argument."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from ..protocol.errors import ConfigurationError
+
+
+def draw_shares(num_generations: int, weights: Sequence[float], source: random.Random) -> list[int]:
+    """How many of ``num_generations`` each LLM makes, one entry for each of ``weights``.
+
+    Every LLM gets the whole part of its proportion; what remains goes, one each, to LLMs drawn at random with the
+    fractions as chances. With equal weights that is ``n // k`` each, and one more for ``n % k`` of them.
+    """
+    total = sum(weights)
+    exact = [num_generations * weight / total for weight in weights]
+    # Rounded first: 3 * (1/3) must count as a whole 1.
+    shares = [math.floor(round(part, 9)) for part in exact]
+    fractions = [max(0.0, part - share) for part, share in zip(exact, shares, strict=True)]
+    for chosen in _draw(num_generations - sum(shares), fractions, source):
+        shares[chosen] += 1
+    return shares
+
+
+def _draw(count: int, chances: list[float], source: random.Random) -> list[int]:
+    """``count`` different positions, drawn with the given chances (Efraimidis and Spirakis 2006)."""
+    keys = [(source.random() ** (1 / chance) if chance > 1e-9 else -1.0, at) for at, chance in enumerate(chances)]
+    return [at for _, at in sorted(keys, reverse=True)[:count]]
+
+
+def check_weights(weights: Sequence[float] | None, llms: int) -> list[float]:
+    """The weights to draw by: equal ones for None.
+
+    Raises:
+        ConfigurationError: when they are not one positive number for each LLM.
+    """
+    if weights is None:
+        return [1.0] * llms
+    checked = [float(weight) for weight in weights]
+    if len(checked) != llms or not all(0 <= weight < math.inf for weight in checked) or sum(checked) <= 0:
+        raise ConfigurationError(
+            f"`weights` must be {llms} numbers, one for each LLM, none negative and not all zero; got {list(weights)}"
+        )
+    return checked

@@ -1,0 +1,105 @@
+"""A broker's address as users write it, and the connection file that stands for one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from .errors import ConfigurationError
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
+ENVIRONMENT_VARIABLE = "GENPOOL_BROKER"
+
+# What the operating system leaves for the path of a socket.
+_LONGEST_IPC_PATH = 107
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|\*|[A-Za-z0-9._-]+):(?P<port>\d{1,5}|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a connection file says."""
+
+    address: str
+    pid: int = 0
+
+
+def resolve(broker: str | None) -> str:
+    """The ZeroMQ endpoint of ``broker``: ``tcp://host:port``, ``host:port``, ``ipc://path``, or a connection file's path.
+
+    None stands for ``$GENPOOL_BROKER``, and without that for the default port on this machine.
+
+    Raises:
+        ConfigurationError: says what is wrong with it.
+    """
+    given = broker or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ADDRESS
+    if given.startswith(("tcp://", "ipc://")):
+        return check(given)
+    if _HOST_AND_PORT.fullmatch(given):
+        return check(f"tcp://{given}")
+    return read_connection_file(Path(given)).address
+
+
+def check(address: str, *, bind: bool = False) -> str:
+    """``address`` itself, if ZeroMQ can connect to it (or ``bind`` it).
+
+    Raises:
+        ConfigurationError: says what is wrong with it.
+    """
+    if address.startswith("ipc://"):
+        path = address.removeprefix("ipc://")
+        if not path or len(path.encode()) > _LONGEST_IPC_PATH:
+            raise ConfigurationError(
+                f"{address!r} cannot be a broker's address: the path of a socket has 1 to {_LONGEST_IPC_PATH} bytes"
+            )
+        return address
+    match = _HOST_AND_PORT.fullmatch(address.removeprefix("tcp://")) if address.startswith("tcp://") else None
+    if match is None or (not bind and "*" in match.groups()):
+        raise ConfigurationError(
+            f"{address!r} is no broker's address: give tcp://HOST:PORT, HOST:PORT or a connection file's path"
+        )
+    if match["port"] != "*" and not 0 <= int(match["port"]) <= 65535:
+        raise ConfigurationError(f"{address!r} is no broker's address: ports end at 65535")
+    return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address``."""
+    if address.startswith("ipc://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def write_connection_file(path: Path, connection: Connection) -> None:
+    """Write the file in one step, readable by its owner alone, so that nobody ever reads half of it."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        json.dump({"address": connection.address, "pid": connection.pid}, file)
+        file.write("\n")
+    os.replace(draft, path)
+
+
+def read_connection_file(path: Path) -> Connection:
+    """What ``genpool broker --connection-file`` wrote.
+
+    Raises:
+        ConfigurationError: when there is no such file, or it is something else.
+    """
+    try:
+        content: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{str(path)!r} is neither an address (tcp://HOST:PORT) nor an existing connection file; "
+            f"does `genpool broker --connection-file {path}` run?"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the connection file {str(path)!r} cannot be read: {error}") from None
+    said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+    if not isinstance(said.get("address"), str):
+        raise ConfigurationError(f"{str(path)!r} is no connection file: it names no address")
+    return Connection(check(said["address"]), int(said.get("pid") or 0))

@@ -1,0 +1,369 @@
+"""Messages to frames and back: the one place that knows msgpack, and where bytes from a peer become typed.
+
+A message is a *head* frame (one byte for its kind, then a msgpack map of its fields) and, where it carries rows, body
+frames: the rows' payloads one after the other, cut at ``max_frame_bytes`` wherever that falls. The head holds the
+payloads' sizes; payloads stay bytes until the worker or the client that they are for opens them (see content.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from itertools import accumulate
+from typing import Any, cast
+
+import msgpack
+
+from .errors import DecodeError
+from .limits import MAX_ROWS_PER_MESSAGE, PROTOCOL_VERSION, ROW_ID_BYTES, Limits
+from .messages import (
+    Answer,
+    Ask,
+    Assign,
+    AssignRun,
+    Await,
+    Fleet,
+    Goodbye,
+    Grant,
+    Hello,
+    Hold,
+    LLMInfo,
+    Message,
+    Missing,
+    Outcome,
+    Ping,
+    Refuse,
+    Release,
+    Resend,
+    Reset,
+    Result,
+    Role,
+    RowKind,
+    Settle,
+    Status,
+    Submit,
+    SubmitRun,
+    Welcome,
+    WorkerState,
+)
+
+Check = Callable[[Any], Any]
+MAX_HEAD_BYTES = 4 * 1024 * 1024
+_MAX_INT = 2**63 - 1
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise DecodeError("is no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_INT:
+        raise DecodeError("is no count")
+    return value
+
+
+def _positive(value: Any) -> int:
+    if _count(value) < 1:
+        raise DecodeError("is below 1")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise DecodeError("is no flag")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not value >= 0:
+        raise DecodeError("is no number of seconds")
+    return float(value)
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise DecodeError("are no bytes")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast(dict[Any, Any], value)):
+        raise DecodeError("is no map of names")
+    return cast(dict[str, Any], value)
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
+    def checked(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise DecodeError("is no list")
+        items = cast(list[Any], value)
+        if len(items) > most:
+            raise DecodeError(f"has {len(items)} entries, more than {most}")
+        return [check(item) for item in items]
+
+    return checked
+
+
+def _one_of(names: type[Any]) -> Check:
+    known = frozenset(member.value for member in names)
+
+    def checked(value: Any) -> Any:
+        if type(value) not in (str, int) or value not in known:
+            raise DecodeError(f"is none of {', '.join(map(str, known))}")
+        return value
+
+    return checked
+
+
+def _ids(value: Any) -> list[bytes]:
+    joined = _bytes(value)
+    if len(joined) % ROW_ID_BYTES or len(joined) > MAX_ROWS_PER_MESSAGE * ROW_ID_BYTES:
+        raise DecodeError(f"are no {ROW_ID_BYTES}-byte ids, at most {MAX_ROWS_PER_MESSAGE}")
+    return [joined[at : at + ROW_ID_BYTES] for at in range(0, len(joined), ROW_ID_BYTES)]
+
+
+def _record(kind: type[Any]) -> Check:
+    def checked(value: Any) -> Any:
+        return _typed(kind, _mapping(value))
+
+    return checked
+
+
+_counts = _list_of(_count)
+
+# What each field must be. A field that a peer leaves out takes the dataclass's default or is an error; a field that
+# is not named here is passed over, so that a later release of the same version may say more.
+_FIELDS: dict[type[Any], dict[str, Check]] = {
+    Hello: {
+        "role": _one_of(Role),
+        "instance": _bytes,
+        "host": _text,
+        "pid": _count,
+        "version": _count,
+        "release": _text,
+        "llm": _text,
+        "state": _one_of(WorkerState),
+        "reason": _text,
+        "model_name": _text,
+        "task": _mapping,
+        "batch_size": _positive,
+        "concurrency": _positive,
+        "options": _list_of(_text),
+        "credit": _count,
+    },
+    Welcome: {"epoch": _bytes, "ping_interval_s": _seconds, "limits": _record(Limits), "version": _count},
+    Limits: {
+        "max_frame_bytes": _positive,
+        "target_message_bytes": _positive,
+        "max_row_bytes": _positive,
+        "max_rows": _positive,
+    },
+    Refuse: {"reason": _text, "version": _count},
+    Reset: {"reason": _text},
+    Ping: {"held": _optional(_count)},
+    Goodbye: {"reason": _text},
+    Submit: {"runs": _list_of(_record(SubmitRun))},
+    SubmitRun: {
+        "llm": _text,
+        "kind": _one_of(RowKind),
+        "num_generations": _positive,
+        "options": _bytes,
+        "seconds_left": _optional(_seconds),
+        "again": _flag,
+        "ids": _ids,
+    },
+    Release: {"ids": _ids},
+    Await: {"ids": _ids, "more": _flag},
+    Missing: {"ids": _ids},
+    Answer: {"ids": _ids, "outcomes": _list_of(_one_of(Outcome)), "attempts": _counts},
+    LLMInfo: {
+        "name": _text,
+        "model_names": _list_of(_text),
+        "task": _mapping,
+        "options": _list_of(_text),
+        "ready": _count,
+        "loading": _count,
+        "unwell": _count,
+        "capacity": _count,
+        "reason": _text,
+    },
+    Fleet: {"llms": _list_of(_record(LLMInfo), most=100_000)},
+    Ask: {},
+    Status: {"report": _mapping},
+    Assign: {"runs": _list_of(_record(AssignRun))},
+    AssignRun: {
+        "kind": _one_of(RowKind),
+        "num_generations": _positive,
+        "options": _bytes,
+        "seconds_left": _optional(_seconds),
+        "charged": _count,
+        "first_execution": _count,
+        "ids": _ids,
+    },
+    Settle: {"executions": _counts},
+    Resend: {"executions": _counts},
+    Result: {"executions": _counts, "outcomes": _list_of(_one_of(Outcome)), "tokens": _count, "credit": _count},
+    Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _text},
+    Hold: {"executions": _counts, "ids": _ids, "finished": _list_of(_flag), "more": _flag},
+}
+
+# The byte of each kind. Hello and Refuse keep theirs for ever.
+_KINDS: dict[bytes, type[Any]] = {
+    b"H": Hello,
+    b"R": Refuse,
+    b"W": Welcome,
+    b"X": Reset,
+    b"P": Ping,
+    b"G": Goodbye,
+    b"S": Submit,
+    b"L": Release,
+    b"A": Await,
+    b"M": Missing,
+    b"D": Answer,
+    b"F": Fleet,
+    b"Q": Ask,
+    b"T": Status,
+    b"J": Assign,
+    b"Z": Settle,
+    b"N": Resend,
+    b"E": Result,
+    b"C": Grant,
+    b"O": Hold,
+}
+_BYTES = {kind: byte for byte, kind in _KINDS.items()}
+
+# Lists that must be equally long: one entry a row.
+_COLUMNS: dict[type[Any], tuple[str, ...]] = {
+    SubmitRun: ("ids", "payloads"),
+    AssignRun: ("ids", "payloads"),
+    Answer: ("ids", "outcomes", "attempts", "payloads"),
+    Result: ("executions", "outcomes", "payloads"),
+    Hold: ("executions", "ids", "finished"),
+}
+_CARRIERS = tuple(kind for kind in _COLUMNS if kind is not Hold)
+_NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
+
+
+def encode(message: Message, max_frame_bytes: int) -> list[bytes]:
+    """The frames of ``message``: its head, then body frames of at most ``max_frame_bytes``."""
+    payloads: list[bytes] = []
+    head = _BYTES[type(message)] + msgpack.packb(_plain(message, payloads), unicode_errors="surrogatepass")
+    if not payloads:
+        return [head]
+    body = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+    if len(body) <= max_frame_bytes:
+        return [head, body]
+    return [head, *(body[at : at + max_frame_bytes] for at in range(0, len(body), max_frame_bytes))]
+
+
+def _plain(value: Any, payloads: list[bytes]) -> dict[str, Any]:
+    """The record as a map, its payloads taken out and appended to ``payloads``."""
+    plain: dict[str, Any] = {}
+    for name in _NAMES[type(value)]:
+        item = getattr(value, name)
+        if name == "payloads":
+            payloads.extend(item)
+            name, item = "sizes", [len(payload) for payload in item]
+        elif name == "ids":
+            item = b"".join(item)
+        elif name in ("runs", "llms"):
+            item = [_plain(one, payloads) for one in item]
+        elif name == "limits":
+            item = _plain(item, payloads)
+        plain[name] = item
+    return plain
+
+
+def decode(frames: Sequence[bytes]) -> Message:
+    """The message that ``frames`` hold.
+
+    A hello or refusal of another version comes back with its version and, for a hello, nothing more.
+
+    Raises:
+        DecodeError: what was wrong, in a sentence.
+    """
+    if not frames or not frames[0]:
+        raise DecodeError("an empty message")
+    head = frames[0]
+    kind = _KINDS.get(head[:1])
+    if kind is None:
+        raise DecodeError(f"a message of the unknown kind {head[:1]!r}")
+    if len(head) > MAX_HEAD_BYTES:
+        raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {MAX_HEAD_BYTES}")
+    try:
+        plain = _mapping(_unpack(head[1:]))
+        if kind in (Hello, Refuse) and _count(plain.get("version")) != PROTOCOL_VERSION:
+            return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
+        message = _typed(kind, plain)
+        _fill(message, plain, frames[1:])
+    except DecodeError as error:
+        raise DecodeError(f"{kind.__name__}: {error}") from None
+    return message
+
+
+def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
+    return Refuse(_text(plain.get("reason", "")), plain["version"])
+
+
+def _unpack(head: bytes) -> Any:
+    try:
+        return msgpack.unpackb(head, unicode_errors="surrogatepass")
+    # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise DecodeError(f"its head is no msgpack: {error}") from None
+
+
+def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
+    """An instance of ``kind`` from checked fields; rows' payloads are still to be filled in."""
+    values: dict[str, Any] = {}
+    for name, check in _FIELDS[kind].items():
+        if name in plain:
+            try:
+                values[name] = check(plain[name])
+            except DecodeError as error:
+                raise DecodeError(f"{name} {error}") from None
+    if kind in _CARRIERS:
+        values["payloads"] = []
+    try:
+        return kind(**values)
+    except TypeError:
+        absent = [name for name in _FIELDS[kind] if name not in plain]
+        raise DecodeError(f"lacks some of {', '.join(absent)}") from None
+
+
+def _fill(message: Any, plain: dict[str, Any], body: Sequence[bytes]) -> None:
+    """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
+    records = list(_carriers(message, plain))
+    if not records:
+        if body:
+            raise DecodeError("has a body and no rows")
+        return _check_columns(message)
+    rows = body[0] if len(body) == 1 else b"".join(body)
+    at = 0
+    for record, part in records:
+        sizes = _counts(part.get("sizes"))
+        ends = list(accumulate(sizes, initial=at))
+        record.payloads = [rows[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        at = ends[-1]
+        _check_columns(record)
+    if at != len(rows):
+        raise DecodeError(f"its rows have {at} bytes and its body {len(rows)}")
+
+
+def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if type(message) in (Submit, Assign):
+        yield from zip(message.runs, plain["runs"], strict=True)
+    elif type(message) in _CARRIERS:
+        yield message, plain
+
+
+def _check_columns(record: Any) -> None:
+    names = _COLUMNS.get(type(record), ())
+    if len({len(getattr(record, name)) for name in names}) > 1:
+        raise DecodeError(f"{', '.join(names)} differ in length")

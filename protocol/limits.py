@@ -1,0 +1,31 @@
+"""The limits of one broker, told to every peer in the welcome and checked by the sender."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROTOCOL_VERSION = 1
+
+ROW_ID_BYTES = 16
+
+# The head is never split over frames, so it bounds how many rows one message may name. 4096 ids are 64 KiB.
+MAX_ROWS_PER_MESSAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large things may be. All sizes are in bytes.
+
+    Attributes:
+        max_frame_bytes: a body is cut into frames of at most this size. A ZeroMQ heartbeat waits behind the frame
+            that is being sent, so this must stay below the heartbeat timeout times the slowest link (10 s at
+            50 kB/s here); smaller frames cost a little more work for large rows.
+        target_message_bytes: a sender closes a message when its body passes this; a single longer row still goes.
+        max_row_bytes: the longest row or answer that is carried.
+        max_rows: the most rows in one message.
+    """
+
+    max_frame_bytes: int = 512 * 1024
+    target_message_bytes: int = 256 * 1024
+    max_row_bytes: int = 64 * 1024 * 1024
+    max_rows: int = 1024

@@ -1,0 +1,218 @@
+"""The part that workers and clients share of their state machines: one connection after another to a broker.
+
+::
+
+    WAITING ──Open──▶ GREETING ──Welcome──▶ OPEN
+       ▲   (hello goes first)                 │
+       └──── broken, reset, silent ───────────┘      REFUSED is the end
+
+No I/O, no clock, no random source of its own. The shell (dealer.py) performs the effects.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from .limits import PROTOCOL_VERSION, Limits
+from .messages import Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Effect: open a new socket to the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Effect: close the socket, giving what was sent last ``linger_s`` to leave."""
+
+    linger_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Effect: send ``message`` on the open socket."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Effect: one line for the log; ``level`` is a name of the logging module."""
+
+    level: str
+    text: str
+
+
+class SessionState(Enum):
+    """How the connection stands."""
+
+    WAITING = auto()
+    GREETING = auto()
+    OPEN = auto()
+    REFUSED = auto()
+    ENDED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Times in seconds.
+
+    Attributes:
+        first_delay_s, longest_delay_s: the backoff between attempts doubles from the first to the longest, with
+            jitter, so that a thousand workers do not come back in the same instant.
+        silence_s: how long the broker may say nothing before the connection is given up.
+    """
+
+    first_delay_s: float = 0.05
+    longest_delay_s: float = 1.0
+    silence_s: float = 10.0
+
+
+class Session(ABC):
+    """Keeps a connection. A subclass says what goes into the hello and what to do with the other messages.
+
+    Attributes:
+        limits: what the broker told in its welcome.
+        lost_at: since when there is no open connection; None while there is one.
+        trouble: why the last attempt failed, for people.
+    """
+
+    def __init__(self, address: str, settings: SessionSettings, random: Callable[[], float], now: float) -> None:
+        self.address = address
+        self.session_settings = settings
+        self.state = SessionState.WAITING
+        self.limits = Limits()
+        self.lost_at: float | None = now
+        self.trouble = "it was not tried yet"
+        self._random = random
+        self._attempts = 0
+        self._open_at = now
+        self._heard = now
+        self._greeted = now
+        self._ping_interval_s = 1.0
+        self._next_ping = now
+        self._next_notice = now + 3.0
+        self._effects: list[object] = []
+
+    # What a subclass gives.
+
+    @abstractmethod
+    def _hello(self) -> Hello:
+        """The hello of a new connection."""
+
+    @abstractmethod
+    def _held(self) -> int | None:
+        """How many entries the ledger holds that this end writes; None for a worker, which writes none."""
+
+    @abstractmethod
+    def _opened(self, now: float) -> None:
+        """The broker has said welcome: tell it what is held here."""
+
+    @abstractmethod
+    def _broken(self, now: float) -> None:
+        """The connection is gone."""
+
+    @abstractmethod
+    def _on_message(self, message: Message, now: float) -> None:
+        """A message that is not about the connection."""
+
+    # What goes in.
+
+    def received(self, message: Message, now: float) -> None:
+        """A message has come. Its effects come with the next ``flush``."""
+        self._heard = now
+        match message:
+            case Welcome():
+                self._welcomed(message, now)
+            case Refuse():
+                self.state, self.trouble = SessionState.REFUSED, message.reason
+                self._effect(Close())
+            case Reset() | Goodbye():
+                self.broken(f"the broker ended the connection: {message.reason}", now)
+            case _ if self.state is SessionState.OPEN:
+                self._on_message(message, now)
+            case _:
+                pass  # of a connection that was given up
+
+    def malformed(self, reason: str, now: float) -> None:
+        """Bytes have come that are no message of this protocol: whoever is there, it is no broker of ours."""
+        self.broken(f"what answered is no genpool broker of this version: {reason}", now)
+
+    def broken(self, reason: str, now: float) -> None:
+        """The socket's connection failed or ended; a new one is tried after the backoff."""
+        if self.state in (SessionState.REFUSED, SessionState.ENDED, SessionState.WAITING):
+            return
+        was_open = self.state is SessionState.OPEN
+        self.state, self.trouble = SessionState.WAITING, reason
+        self._effect(Close())
+        if was_open:
+            self.lost_at = now
+            self._attempts = 0
+            self._next_notice = now + 3.0
+            self._effect(Log("warning", f"lost the broker at {self.address} ({reason}); trying again"))
+            self._broken(now)
+        self._open_at = now + self._backoff()
+
+    def tick(self, now: float) -> list[object]:
+        """Time has passed: open, ping, or give up on a silent broker. Returns all effects since the last flush."""
+        silence = self.session_settings.silence_s
+        if self.state is SessionState.WAITING and now >= self._open_at:
+            self._open(now)
+        elif self.state in (SessionState.GREETING, SessionState.OPEN) and now - self._heard > silence:
+            greeting = self.state is SessionState.GREETING
+            what = "no hello was answered (is it a genpool broker?)" if greeting else "nothing was heard"
+            self.broken(f"{what} for {silence:g} s", now)
+        if self.state is SessionState.OPEN and now >= self._next_ping:
+            self._next_ping = now + self._ping_interval_s
+            self._effect(Send(Ping(self._held())))
+        if self.lost_at is not None and now >= self._next_notice and self.state is not SessionState.ENDED:
+            self._next_notice = now + 30.0
+            self._effect(Log("warning", f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s: {self.trouble}"))
+        return self.flush(now)
+
+    def flush(self, now: float) -> list[object]:
+        """All effects since the last flush, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def end(self, reason: str = "") -> None:
+        """Say goodbye and stay away."""
+        if self.state in (SessionState.OPEN, SessionState.GREETING):
+            self._effect(Send(Goodbye(reason)))
+            self._effect(Close(linger_s=1.0))
+        self.state = SessionState.ENDED
+
+    # Within.
+
+    def _open(self, now: float) -> None:
+        self.state = SessionState.GREETING
+        self._heard = self._greeted = now
+        self._effect(Open())
+        self._effect(Send(self._hello()))
+
+    def _welcomed(self, message: Welcome, now: float) -> None:
+        if message.version != PROTOCOL_VERSION or self.state is not SessionState.GREETING:
+            return
+        self.state = SessionState.OPEN
+        self.limits = message.limits
+        self._ping_interval_s = message.ping_interval_s
+        self._next_ping = now + self._ping_interval_s
+        if self.lost_at is not None and now - self.lost_at > 1.0:
+            self._effect(Log("info", f"the broker at {self.address} is there, after {now - self.lost_at:.1f} s"))
+        self.lost_at = None
+        self._attempts = 0
+        self._opened(now)
+
+    def _backoff(self) -> float:
+        """Doubling delays with jitter between half and the whole of each."""
+        settings = self.session_settings
+        delay = min(settings.longest_delay_s, settings.first_delay_s * 2**self._attempts)
+        self._attempts += 1
+        return delay * (0.5 + self._random() / 2)
+
+    def _effect(self, effect: object) -> None:
+        self._effects.append(effect)

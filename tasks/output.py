@@ -1,0 +1,51 @@
+"""What an LLM returns for one generation of one input."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NotRequired, TypedDict
+
+from .base import TaskLike
+
+log = logging.getLogger("genpool.tasks")
+
+
+class LLMOutput(TypedDict):
+    """One generation.
+
+    Attributes:
+        model_name: the model that made it.
+        prompt_used: the prompt as the model got it: a text or a list of chat messages.
+        raw_output: the completion's text.
+        parsed_output: what the task read in it; None where it could not be read.
+        usage: ``prompt_tokens`` and ``completion_tokens``, where the engine counts them.
+        finish_reason: why the completion ended (``stop``, ``length``, …), where the engine tells.
+        error: why there is no completion, where an error was filled in for it.
+    """
+
+    model_name: str
+    prompt_used: Any
+    raw_output: Any
+    parsed_output: Any
+    usage: NotRequired[dict[str, int]]
+    finish_reason: NotRequired[str]
+    error: NotRequired[str]
+
+
+def empty_output(model_name: str) -> LLMOutput:
+    """The output that stands where nothing was generated."""
+    return LLMOutput(model_name=model_name, prompt_used=None, raw_output=None, parsed_output=None)
+
+
+def parsed_output(task: TaskLike, raw: Any) -> Any:
+    """What ``task`` reads in the completion ``raw``; None, and a line in the log, where it raises."""
+    try:
+        return task.parse_output(raw)
+    except Exception as error:
+        log.warning(
+            "%s.parse_output raised %s: %s; the output keeps its text and has no parsed part",
+            type(task).__name__,
+            type(error).__name__,
+            error,
+        )
+        return None

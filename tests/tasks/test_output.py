@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from genpool.tasks.output import empty_output, parsed_output
+from genpool.tasks.text_generation import TextGenerationTask
+
+
+class JSONTask(TextGenerationTask):
+    def parse_output(self, output: str) -> Any:
+        return json.loads(output)
+
+
+def test_empty_output_has_the_four_keys() -> None:
+    assert empty_output("m") == {"model_name": "m", "prompt_used": None, "raw_output": None, "parsed_output": None}
+
+
+def test_what_a_task_reads() -> None:
+    assert parsed_output(JSONTask(), '{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("raw", ["{", None])
+def test_a_parse_error_is_logged_and_gives_none(raw: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "genpool.tasks"):
+        assert parsed_output(JSONTask(), raw) is None
+    (line,) = caplog.messages
+    assert line.startswith("JSONTask.parse_output raised ")

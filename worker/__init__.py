@@ -1,0 +1,7 @@
+"""The worker: ``LLM``, its engines, and the process that serves one.
+
+::
+
+    DEALER ─▶ protocol/dealer.py ─▶ machine.py ─▶ effects ─▶ shell.py ─▶ engine threads (call.py) ─▶ LLM
+              (socket, one thread)  (Worker: no I/O)
+"""

@@ -1,0 +1,155 @@
+"""One engine call: rows in, a RowResult each out. Runs in an engine thread and knows no socket.
+
+A batch that raises is split and its rows tried alone, so that one bad row costs its neighbours nothing.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..protocol.content import Failure, pack, pack_failure, unpack, unpack_row
+from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
+from ..protocol.messages import Outcome, RowKind
+from ..tasks.base import missing_arguments
+from ..tasks.output import LLMOutput, empty_output
+from ..tasks.rendered import RenderedPromptTask
+from .llm import LLM, RowCall
+from .machine import RowResult, StartCall
+
+log = logging.getLogger("genpool.worker")
+
+# Faults of the request itself: the same row would raise the same again, wherever it runs.
+_DETERMINISTIC = (RowError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+_DETERMINISTIC += (NotImplementedError,)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a call, opened. ``cancelled`` is set when nobody wants it any more."""
+
+    execution: int
+    content: Any
+    seed: int | None
+    cancelled: threading.Event
+
+
+class Caller:
+    """Makes engine calls on one loaded LLM and turns whatever happens into results.
+
+    ``unwell`` is told when the LLM's server, key or quota is at fault.
+    """
+
+    def __init__(self, llm: LLM, worker: str, host: str, unwell: Callable[[str], None]) -> None:
+        self._llm = llm
+        self._worker, self._host = worker, host
+        self._unwell = unwell
+        # A plain LLM takes a rendered prompt through a task that passes it on in place of its own.
+        self._rendered = copy.copy(llm)
+        self._rendered.task = RenderedPromptTask()
+        self.by_row = type(llm).generate_row is not LLM.generate_row
+
+    def run(self, call: StartCall, cancelled: Sequence[threading.Event]) -> Iterator[RowResult]:
+        """The results of ``call``, each as soon as it is known.
+
+        Raises:
+            EngineDead: the engine cannot go on, and its process must end.
+        """
+        options = cast(dict[str, Any], unpack(call.options)) if call.options else {}
+        rows: list[Row] = []
+        for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
+            try:
+                content, seed = unpack_row(payload)
+            except DecodeError as error:
+                yield self._failed(execution, error)
+            else:
+                rows.append(Row(execution, content, seed, flag))
+        if self.by_row:
+            for row in rows:
+                yield from self._attempt(call, [row], options)
+        elif rows:
+            yield from self._attempt(call, rows, options)
+
+    def _attempt(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> Iterator[RowResult]:
+        rows = [row for row in rows if not row.cancelled.is_set()]
+        if not rows:
+            return
+        try:
+            answers = self._generate(call, rows, options)
+            _check(answers, len(rows), call.num_generations)
+        except EngineDead:
+            raise
+        except EngineUnwell as error:
+            self._unwell(str(error))
+            yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
+        except Exception as error:
+            if len(rows) == 1:
+                yield self._failed(rows[0].execution, error)
+                return
+            log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), _sentence(error))
+            for row in rows:
+                yield from self._attempt(call, [row], options)
+        else:
+            for row, outputs in zip(rows, answers, strict=True):
+                yield self._done(row.execution, outputs)
+
+    def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[list[LLMOutput]]:
+        if self.by_row:
+            row = rows[0]
+            if call.kind == RowKind.INPUT and missing_arguments(self._llm.task, row.content):
+                return [[empty_output(self._llm.model_name) for _ in range(call.num_generations)]]
+            kind = "prompt" if call.kind == RowKind.PROMPT else "input"
+            request = RowCall(row.content, kind, call.num_generations, options, row.seed, row.cancelled)
+            return [self._llm.generate_row(request)]
+        if call.kind == RowKind.PROMPT:
+            llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
+        else:
+            llm, inputs = self._llm, [row.content for row in rows]
+        result: Any = llm.generate(inputs, call.num_generations)
+        return result.result() if isinstance(result, Future) else result  # type: ignore[return-value]
+
+    def _done(self, execution: int, outputs: list[LLMOutput]) -> RowResult:
+        try:
+            payload = pack(outputs)
+        except RowError as error:
+            return self._failed(execution, error)
+        tokens = sum(output.get("usage", {}).get("completion_tokens", 0) for output in outputs)
+        return RowResult(execution, Outcome.DONE, payload, tokens)
+
+    def _failed(self, execution: int, error: Exception) -> RowResult:
+        outcome = Outcome.FAILED if isinstance(error, (*_DETERMINISTIC, DecodeError)) else Outcome.RAISED
+        log.warning("a row failed: %s", _sentence(error))
+        return RowResult(execution, outcome, pack_failure(self._failure(error)))
+
+    def _failure(self, error: Exception) -> Failure:
+        trace = "".join(traceback.format_exception(error))
+        return Failure(type(error).__name__, str(error), builtin_name(error), trace, self._worker, self._host)
+
+
+def builtin_name(error: BaseException) -> str:
+    """The name of the nearest built-in exception that ``error`` is."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == builtins.__name__)
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _check(answers: Any, rows: int, num_generations: int) -> None:
+    """Raises RowError unless there are ``num_generations`` outputs, as dicts, for each of ``rows``."""
+    if not isinstance(answers, list) or len(cast(list[Any], answers)) != rows:
+        got = f"{len(cast(list[Any], answers))} rows" if isinstance(answers, list) else f"a {type(answers).__name__}"
+        raise RowError(f"the LLM was given {rows} rows and returned {got} instead of a list of outputs for each")
+    for outputs in cast(list[Any], answers):
+        if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in cast(list[Any], outputs)):
+            raise RowError("the LLM returned something else than a list of outputs (dicts) for a row")
+        if len(cast(list[Any], outputs)) != num_generations:
+            count = len(cast(list[Any], outputs))
+            raise RowError(f"the LLM was asked for {num_generations} generations of a row and returned {count}")

@@ -1,0 +1,91 @@
+"""``genpool worker``: parses, then runs the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..protocol.address import resolve
+from ..protocol.errors import ConfigurationError
+from .llm import LLM
+from .loader import ENGINES, load_engine, load_function, load_task, load_user_llm
+from .shell import WorkerSettings, run
+
+
+@click.command()
+@click.option("--llm", required=True, metavar="NAME", help="The name under which clients find it; replicas share one.")
+@click.option(
+    "--broker",
+    envvar=["GENPOOL_WORKER_BROKER", "GENPOOL_BROKER"],
+    metavar="ADDRESS",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+)
+@click.option("--engine", type=click.Choice(sorted(ENGINES)), help="A ready-made engine.")
+@click.option("--model", metavar="NAME|FILE", help="The engine's model: a GGUF file, or a name that the server knows.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One of the engine's settings, e.g. temperature=0.2; repeat."
+)
+@click.option("--load", metavar="MODULE:FUNCTION", help="A function of yours that returns an LLM, instead of --engine.")
+@click.option("--task", metavar="MODULE:TASK", help="The LLM's own task.  [default: text generation]")
+@click.option(
+    "--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Rows in one call of the engine."
+)
+@click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
+@click.option("--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long the broker may be silent.")
+@click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
+def worker(
+    llm: str,
+    broker: str | None,
+    engine: str | None,
+    model: str | None,
+    pairs: tuple[str, ...],
+    load: str | None,
+    task: str | None,
+    batch_size: int,
+    concurrency: int | None,
+    heartbeat_timeout: float,
+    lifeline: int | None,
+) -> int:
+    """Run a worker: a process that loads one LLM and asks a broker for rows.
+
+    \b
+    genpool worker --llm smollm2 --engine llamacpp --model FILE.gguf
+    genpool worker --llm qwen --engine openai --set base_url=http://gpu1:8000/v1
+    genpool worker --llm mine --load package.module:load_llm
+
+    Start as many as you like under one name, on any host. SIGTERM and Ctrl-C drain: what runs is finished and handed
+    over, then the process ends. Exit codes: 0 done, 2 usage, 4 refused by the broker, 70 the engine died.
+    """
+    settings = WorkerSettings(
+        llm=llm,
+        broker=resolve(broker),
+        batch_size=batch_size,
+        concurrency=concurrency,
+        heartbeat_timeout_s=heartbeat_timeout,
+        lifeline=lifeline,
+        release=__version__,
+    )
+    return run(settings, _loader(engine, model, pairs, load, task))
+
+
+def _loader(
+    engine: str | None, model: str | None, pairs: tuple[str, ...], load: str | None, task: str | None
+) -> Callable[[], LLM]:
+    """What loads the LLM, with the mistakes found that can be found before anything is loaded."""
+    if (engine is None) == (load is None):
+        raise ConfigurationError(
+            f"say either --engine ({', '.join(sorted(ENGINES))}) or --load package.module:function, and not both"
+        )
+    if load is not None:
+        if model is not None or pairs:
+            raise ConfigurationError("--model and --set are for --engine; a function given with --load has its own")
+        return lambda: load_user_llm(load_function(load), _task(task))
+    assert engine is not None
+    return lambda: load_engine(engine, model, pairs, _task(task))
+
+
+def _task(spec: str | None) -> Any:
+    return None if spec is None else load_task(spec)

@@ -1,0 +1,74 @@
+"""Whose fault a failed request is: the row's, or the server's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import openai
+
+from ...protocol.errors import EngineUnwell, RowError
+
+_ROW = frozenset({400, 413, 422})
+
+# A server that fails inside (500) or is too slow may do so for one row only. For that of the others it is at fault:
+# key, quota, address and model, or an overload that outlasted the retries.
+_UNCLEAR = frozenset({500, 501, 505})
+
+_CANARY_TIMEOUT_S = 10.0
+_LONGEST_SENTENCE = 300
+
+
+class Blame:
+    """Turns a failed request into the error that says who is at fault.
+
+    Where it may be either, a canary decides: a request of one token. If that is answered, it is the row.
+    """
+
+    def __init__(self, client: openai.AsyncOpenAI, address: str, model: str) -> None:
+        self._client = client.with_options(timeout=_CANARY_TIMEOUT_S, max_retries=0)
+        self._address = address
+        self._model = model
+
+    async def of(self, error: Exception) -> Exception:
+        """The error to raise in place of ``error``: RowError, EngineUnwell, or TimeoutError or RuntimeError."""
+        sentence = f"{self._address}: {sentence_of(error)}"
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        if status in _ROW:
+            return RowError(sentence)
+        timed_out = isinstance(error, openai.APITimeoutError)
+        if (timed_out or status in _UNCLEAR) and await self._answers_others():
+            return TimeoutError(sentence) if timed_out else RuntimeError(sentence)
+        return EngineUnwell(sentence)
+
+    async def _answers_others(self) -> bool:
+        try:
+            await self._client.chat.completions.create(
+                model=self._model, messages=[{"role": "user", "content": "a"}], extra_body={"max_tokens": 1}
+            )
+        except openai.BadRequestError:
+            # It would rather have had another canary, but it is there and has the model.
+            return True
+        except (openai.OpenAIError, ValueError):
+            return False
+        return True
+
+
+def sentence_of(error: Exception) -> str:
+    """What the server said, in a line; what happened where it said nothing."""
+    if isinstance(error, openai.APIStatusError):
+        return f"{error.status_code} {_said(error.body) or error.response.reason_phrase}"
+    if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+        cause = error.__cause__
+        return f"{error.message.rstrip('.')} ({str(cause) or type(cause).__name__})"
+    return _line(str(error))
+
+
+def _said(body: object) -> str:
+    if isinstance(body, dict):
+        fields = cast(dict[str, Any], body)
+        body = fields.get("message") or fields.get("detail") or fields.get("error") or fields
+    return _line(str(body)) if body else ""
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_SENTENCE]

@@ -1,0 +1,85 @@
+"""A worker process for a client on the same machine: the loader comes over a private socket, not by its name.
+
+The client starts ``main`` in a new session and speaks first: a head (the broker, the LLM's name), then the pickled
+task and loader. Afterwards the socket is the lifeline: when it closes, the client is gone and this process ends,
+with every process that its engine has started. The worker answers ``R`` when the LLM is loaded, or ``F`` and the
+failure when it could not be.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+
+from .. import __version__
+from ..protocol.content import Failure, pack_failure, unpack
+from .call import builtin_name
+from .llm import LLM
+from .loader import load_user_llm
+from .shell import WorkerSettings, run
+
+READY = b"R"
+FAILED = b"F"
+_LENGTH = struct.Struct("!Q")
+
+
+def main(descriptor: int) -> None:
+    """Serve one LLM for the client at the other end of ``descriptor``, and end with it."""
+    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.set_inheritable(descriptor, False)
+    owner = socket.socket(fileno=descriptor)
+    head = unpack(_read(owner))
+    pickled = _read(owner)
+    settings = WorkerSettings(
+        llm=head["llm"], broker=head["broker"], lifeline=descriptor, release=__version__, quiet_load_errors=True
+    )
+    sys.exit(run(settings, _loader(owner, pickled)))
+
+
+def _loader(owner: socket.socket, pickled: bytes) -> Callable[[], LLM]:
+    def load() -> LLM:
+        try:
+            # From the process that started this one, over a socket that nobody else can reach.
+            task, function = pickle.loads(pickled)
+            llm = load_user_llm(function, task)
+            _ = llm.model_name
+        except BaseException as error:
+            owner.sendall(frame(FAILED + pack_failure(_failure(error))))
+            raise
+        owner.sendall(frame(READY))
+        return llm
+
+    return load
+
+
+def _failure(error: BaseException) -> Failure:
+    trace = "".join(traceback.format_exception(error))
+    kind = type(error).__name__
+    return Failure(kind, str(error), builtin_name(error), trace, str(os.getpid()), socket.gethostname())
+
+
+def frame(content: bytes) -> bytes:
+    """``content`` with its length before it, as both ends of the private socket send it."""
+    return _LENGTH.pack(len(content)) + content
+
+
+def _read(owner: socket.socket) -> bytes:
+    """One framed content. Ends the process when the client went away in the middle of it."""
+    (length,) = _LENGTH.unpack(_read_exactly(owner, _LENGTH.size))
+    return _read_exactly(owner, length)
+
+
+def _read_exactly(owner: socket.socket, length: int) -> bytes:
+    content = bytearray()
+    while len(content) < length:
+        part = owner.recv(min(length - len(content), 1 << 20))
+        if not part:
+            sys.exit(0)
+        content += part
+    return bytes(content)

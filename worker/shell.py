@@ -1,0 +1,224 @@
+"""The worker's shell: loads the LLM, runs engine calls in threads, and performs what the machine decides.
+
+Threads: the main one owns the socket (and signals), ``engine-loader`` loads the LLM, ``engine-N`` make the calls.
+Engine threads never touch the network: what they have to say is posted to the main thread's loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..protocol.dealer import Dealer
+from ..protocol.errors import ConfigurationError, EngineDead
+from ..protocol.messages import Hello
+from ..protocol.session import SessionSettings, SessionState
+from ..tasks.base import describe
+from .call import Caller
+from .llm import LLM
+from .machine import Exit, StartCall, StopRow, Worker
+
+log = logging.getLogger("genpool.worker")
+
+EXIT_REFUSED = 4
+EXIT_ENGINE_DEAD = 70
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What one worker process serves, and how. Times in seconds.
+
+    ``concurrency`` None takes what the LLM says of itself. ``lifeline`` is a descriptor whose other end the owner
+    holds open. ``quiet_load_errors`` leaves it to the owner to tell of a loader's failure.
+    """
+
+    llm: str
+    broker: str
+    batch_size: int = 1
+    concurrency: int | None = None
+    heartbeat_timeout_s: float = 10.0
+    lifeline: int | None = None
+    release: str = ""
+    quiet_load_errors: bool = False
+
+
+def run(settings: WorkerSettings, load: Callable[[], LLM]) -> int:
+    """Serve the LLM that ``load`` returns until a signal says stop. Returns the exit code.
+
+    Raises:
+        ConfigurationError: from ``load``, when what the user gave cannot be used.
+    """
+    shell = _Shell(settings, load)
+    if settings.lifeline is not None:
+        threading.Thread(target=_end_with_owner, args=(settings.lifeline,), name="lifeline", daemon=True).start()
+    return shell.run()
+
+
+def _end_with_owner(lifeline: int) -> None:
+    """End this process, and all that its engine has started, when the one that owns it is gone, however it ended."""
+    while os.read(lifeline, 64):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+class _Shell:
+    def __init__(self, settings: WorkerSettings, load: Callable[[], LLM]) -> None:
+        self._settings = settings
+        self._load = load
+        identity = Hello(
+            role="worker",
+            instance=os.urandom(16),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            release=settings.release,
+            llm=settings.llm,
+            batch_size=settings.batch_size,
+            concurrency=settings.concurrency or 1,
+        )
+        session = SessionSettings(silence_s=settings.heartbeat_timeout_s)
+        self._machine = Worker(settings.broker, identity, session, random.random, time.monotonic())
+        self._dealer = Dealer(
+            settings.broker, self._machine, self._perform, heartbeat_timeout_s=settings.heartbeat_timeout_s, log=log
+        )
+        self._llm: LLM | None = None
+        self._caller: Caller | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._cancelled: dict[int, threading.Event] = {}
+        self._exit: int | None = None
+        self._load_error: BaseException | None = None
+        self._signalled = False
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._load_llm, name="engine-loader", daemon=True).start()
+        self._dealer.run(self._is_over)
+        return self._finish()
+
+    def _is_over(self) -> bool:
+        return self._exit is not None or self._machine.state is SessionState.REFUSED
+
+    def _finish(self) -> int:
+        code = self._exit or 0
+        if self._machine.state is SessionState.REFUSED:
+            log.error("the broker at %s refused this worker: %s", self._settings.broker, self._machine.trouble)
+            code = EXIT_REFUSED
+        if self._load_error is not None and self._settings.quiet_load_errors:
+            return code
+        if isinstance(self._load_error, ConfigurationError):
+            raise self._load_error
+        if self._load_error is not None:
+            log.error("the LLM could not be loaded", exc_info=self._load_error)
+        if self._machine.calls or (self._llm is None and self._load_error is None):
+            # An engine thread is busy, perhaps in C code for good, and the interpreter would wait for it.
+            logging.shutdown()
+            os._exit(code)
+        if self._llm is not None:
+            self._llm.close()
+        return code
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if self._signalled:
+            os._exit(128 + number)
+        self._signalled = True
+        self._dealer.post(self._machine.drain)
+
+    # Loading.
+
+    def _load_llm(self) -> None:
+        try:
+            llm = self._load()
+            identity = self._describe(llm)
+        # Whatever a loader raises ends the process with a sentence; SystemExit and KeyboardInterrupt among it.
+        except BaseException as error:
+            self._load_error = error
+            code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
+            goodbye = f"its LLM could not be loaded: {error}"
+            self._dealer.post(lambda now: self._end(code, goodbye))
+            return
+        self._llm = llm
+        self._dealer.post(lambda now: self._loaded(identity, now))
+
+    def _describe(self, llm: LLM) -> Hello:
+        name = llm.model_name
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{type(llm).__name__}.model_name must be text and is {name!r}")
+        self._caller = Caller(llm, str(os.getpid()), socket.gethostname(), self._on_unwell)
+        batch_size = 1 if self._caller.by_row else self._settings.batch_size
+        return replace(
+            self._machine.identity,
+            model_name=name,
+            task=describe(llm.task),
+            batch_size=batch_size,
+            concurrency=self._settings.concurrency or llm.concurrency,
+            options=sorted(llm.option_names),
+        )
+
+    def _loaded(self, identity: Hello, now: float) -> None:
+        self._pool = ThreadPoolExecutor(identity.concurrency, thread_name_prefix="engine")
+        log.info("%r is ready: %s, %d at once", identity.llm, identity.model_name, identity.concurrency)
+        self._machine.loaded(identity, now)
+
+    # Effects.
+
+    def _perform(self, effect: Any) -> None:
+        match effect:
+            case StartCall():
+                self._start(effect)
+            case StopRow():
+                flag = self._cancelled.get(effect.execution)
+                if flag is not None:
+                    flag.set()
+            case Exit():
+                self._exit = effect.code
+            case _:
+                raise AssertionError(f"an effect that the worker does not know: {effect}")
+
+    def _start(self, call: StartCall) -> None:
+        assert self._pool is not None
+        flags = [threading.Event() for _ in call.executions]
+        self._cancelled.update(zip(call.executions, flags, strict=True))
+        self._pool.submit(self._run_call, call, flags)
+
+    def _run_call(self, call: StartCall, flags: list[threading.Event]) -> None:
+        """In an engine thread: post each result as it comes, and the end of the call."""
+        assert self._caller is not None
+        machine, post = self._machine, self._dealer.post
+        try:
+            for result in self._caller.run(call, flags):
+                post(lambda now, result=result: machine.row_ended(result, now))
+        except EngineDead as error:
+            log.error("the engine is dead: %s", error)
+            post(lambda now: self._end(EXIT_ENGINE_DEAD, ""))
+            return
+        except BaseException:
+            log.exception("an engine call ended in a way that is no Exception; the process ends")
+            post(lambda now: self._end(EXIT_ENGINE_DEAD, ""))
+            return
+        post(lambda now: self._call_ended(call, now))
+
+    def _call_ended(self, call: StartCall, now: float) -> None:
+        for execution in call.executions:
+            self._cancelled.pop(execution, None)
+        self._machine.call_ended(call.call, now)
+
+    def _on_unwell(self, reason: str) -> None:
+        self._dealer.post(lambda now: self._machine.unwell(reason, now))
+
+    def _end(self, code: int, goodbye: str) -> None:
+        """End the process; without a goodbye, so that the broker knows who may be to blame, if the engine died."""
+        self._exit = code
+        if goodbye:
+            self._machine.end(goodbye)
+
