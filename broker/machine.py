@@ -270,15 +270,11 @@ class Broker:
         for peer in [p for p in self.peers.values() if isinstance(p, Worker) and p.hello.instance == hello.instance]:
             self._lost(peer, now, "it opened a new connection")
         worker = Worker(peer_id, hello, now, since=now)
-        departure = self._departures.get(hello.instance)
+        departure = self._departures.pop(hello.instance, None)
         if departure is None:
             self._refund(hello.instance)
         else:
-            worker.done, worker.failed, worker.tokens = (
-                departure.worker.done,
-                departure.worker.failed,
-                departure.worker.tokens,
-            )
+            worker.inherit(departure.worker)
         llm = self._llm(hello.llm)
         llm.announced = True
         llm.workers[worker] = None
@@ -574,19 +570,15 @@ class Broker:
         if message.more:
             return
         worker.reconciled = True
+        # What it inherited from its last connection and does not hold never reached it.
+        self._requeue([e for number, e in worker.executions.items() if number not in worker.claimed])
         worker.claimed.clear()
-        departure = self._departures.pop(worker.hello.instance, None)
-        if departure is not None:
-            # What is left of the old connection never reached the worker.
-            self._requeue_departed(departure, blameless=True)
         self._note_credit(worker)
 
     def _claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
         execution = self.executions.get(execution_id)
         row = execution.row if execution is not None else self.rows.get(row_id)
-        if execution is not None and (
-            execution.row.id != row_id or execution.worker.hello.instance != worker.hello.instance
-        ):
+        if execution is not None and (execution.row.id != row_id or execution.worker is not worker):
             self._send(worker, Settle([execution_id]))
             return
         if row is None:
@@ -597,16 +589,16 @@ class Broker:
                 return
             row = self._orphan(worker, row_id, now)
         if execution is None:
-            execution = Execution(execution_id, row, worker)
-            self.executions[execution_id] = execution
+            execution = self.executions[execution_id] = Execution(execution_id, row, worker)
+            worker.executions[execution_id] = execution
             row.executions.append(execution)
-        else:
-            execution.worker.executions.pop(execution_id, None)
-            execution.worker = worker
-        execution.finished = finished
-        worker.executions[execution_id] = execution
-        worker.running += not finished
+            worker.running += 1
+        if finished and not execution.finished:
+            worker.running -= 1
+        execution.finished = finished or execution.finished
         self._withdraw(row, RowState.RUNNING)
+        if row.state is RowState.MISSING:
+            row.state = RowState.RUNNING
         if finished and row.client is not None and row.client.lost is None:
             self._send(worker, Resend([execution_id]))
         elif finished:
@@ -723,14 +715,16 @@ class Broker:
         self._note_credit(worker)
 
     def _unassign(self, worker: Worker, message: Assign) -> None:
-        """These rows never left: they wait again, uncharged."""
-        for run in reversed(message.runs):
-            for number in reversed(range(run.first_execution, run.first_execution + len(run.ids))):
-                execution = worker.executions.get(number)
-                if execution is not None:
-                    self._settle(execution)
-                    if not execution.row.executions:
-                        self._run_again(execution.row)
+        """These rows never left."""
+        numbers = (number for run in message.runs for number in range(run.first_execution, run.first_execution + len(run.ids)))
+        self._requeue([execution for number in numbers if (execution := worker.executions.get(number))])
+
+    def _requeue(self, executions: list[Execution]) -> None:
+        """These executions will not happen: their rows go back to the head of the queue, uncharged."""
+        for execution in reversed(executions):
+            self._settle(execution)
+            if not execution.row.executions and execution.row.state is RowState.RUNNING:
+                self._run_again(execution.row)
 
     def _fail_expired(self, llm: LLM) -> None:
         expired, llm.queue.expired = llm.queue.expired, []

@@ -58,6 +58,13 @@ class Worker(Peer):
     failed: int = 0
     tokens: int = 0
 
+    def inherit(self, former: Worker) -> None:
+        """Take over the ledger of this process's last connection, until it has said what it holds."""
+        self.executions, self.running = former.executions, former.running
+        self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
+        for execution in self.executions.values():
+            execution.worker = self
+
     @property
     def free_calls(self) -> int:
         """How many engine calls it has granted and not been given."""

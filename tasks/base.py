@@ -74,8 +74,10 @@ def require_task(task: object) -> None:
     """Refuses what cannot serve as a task.
 
     Raises:
-        TypeError: names the members that it lacks.
+        TypeError: names the members that it lacks, or says that it is a class.
     """
+    if isinstance(task, type):
+        raise TypeError(f"A task must be an object, not the class {task.__name__}: use {task.__name__}().")
     missing = [name for name in ("generate_prompt", "parse_output", "input_args_names") if not hasattr(task, name)]
     if missing:
         raise TypeError(

@@ -172,7 +172,9 @@ def _load(spec: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{spec}: there is no module {error.name!r}; looked in {os.getcwd()} and sys.path") from error
+        raise ConfigurationError(
+            f"{spec}: there is no module {error.name!r}; looked in {os.getcwd()} and sys.path"
+        ) from error
     except Exception as error:
         raise ConfigurationError(f"{spec}: importing {module_name} raised {_told(error)}") from error
     for name in path.split("."):

@@ -115,6 +115,11 @@ def test_require_task_names_what_is_missing() -> None:
         require_task(Goose())
 
 
+def test_require_task_refuses_a_class() -> None:
+    with pytest.raises(TypeError, match=r"not the class Summary: use Summary\(\)"):
+        require_task(Summary)
+
+
 @pytest.mark.parametrize(
     ("input", "missing"),
     [

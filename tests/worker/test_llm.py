@@ -28,7 +28,7 @@ TASK = TextGenerationTask("S")
 class EchoLLM(LLM):
     """Answers with its input, calls `before` first, and notes each call and its thread."""
 
-    def __init__(self, *args: Any, before: Callable[[list[str]], None] = lambda _: None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, before: Callable[[list[str]], object] = lambda _: None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.before = before
         self.calls: list[list[str]] = []
@@ -39,7 +39,7 @@ class EchoLLM(LLM):
         return "echo"
 
     def _generate(self, inputs: list[dict[str, Any]], num_generations: int = 1) -> list[list[LLMOutput]]:
-        texts = [str(input.get("input", input.get("prompt"))) for input in inputs]
+        texts = [str(one.get("input", one.get("prompt"))) for one in inputs]
         self.calls.append(texts)
         self.threads.add(threading.current_thread().name)
         self.before(texts)
@@ -121,7 +121,7 @@ def test_with_threads_each_input_is_a_call() -> None:
 
 def test_threads_run_at_once() -> None:
     both = threading.Barrier(2)
-    llm = EchoLLM(TASK, num_threads=2, before=lambda _: both.wait(LIMIT_S) and None)
+    llm = EchoLLM(TASK, num_threads=2, before=lambda _: both.wait(LIMIT_S))
     assert raws(finish(llm.generate(inputs("a", "b")))) == [["a#0"], ["b#0"]]
     llm.close()
 
@@ -321,8 +321,8 @@ class ForeignPrompt:
 class ForeignTask:
     """A task of another library, with a prompt class of its own."""
 
-    input_args_names = ["question"]
-    output_args_names: list[str] = []
+    input_args_names = ("question",)
+    output_args_names = ()
 
     def generate_prompt(self, question: str, **_: Any) -> ForeignPrompt:
         return ForeignPrompt("F", question)
@@ -377,10 +377,8 @@ def test_a_task_of_another_library_is_a_task() -> None:
     assert finish(llm.generate([{"input": "P"}])) == [[empty_output("echo")]]
 
 
-@pytest.mark.parametrize("task", [None, "task", TextGenerationTask])
+@pytest.mark.parametrize("task", [None, "task"])
 def test_what_is_no_task_is_refused(task: Any) -> None:
-    if task is TextGenerationTask:
-        pytest.skip("a class has the members of its instances")
     with pytest.raises(TypeError, match="A task must have 'generate_prompt', 'parse_output', 'input_args_names'"):
         EchoLLM(task)
 

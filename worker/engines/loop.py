@@ -1,7 +1,7 @@
 """An asyncio event loop for calls from threads.
 
-    thread ── run(coroutine, cancelled) ──▶ loop thread ── task ──▶ result, back to the thread
-                        └── cancelled is set ──▶ the task is cancelled, and what it has open is closed
+thread ── run(coroutine, cancelled) ──▶ loop thread ── task ──▶ result, back to the thread
+                    └── cancelled is set ──▶ the task is cancelled, and what it has open is closed
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models behind a server that speaks OpenAI's chat completions: vLLM, llama.cpp's server, a hosted API.
 
-    engine threads ── generate_row ──▶ LoopThread ── AsyncOpenAI, at most ``concurrency`` requests ──▶ server
+engine threads ── generate_row ──▶ LoopThread ── AsyncOpenAI, at most ``concurrency`` requests ──▶ server
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class OpenAILLM(RowEngine):
         check_json(body)
         seed = self._seed if call.seed is None else call.seed
         answers = self._loop.run(self._answers(body, call.num_generations, seed), call.cancelled)
-        return [output for answer in answers for output in self._outputs(call, messages, answer)][: call.num_generations]
+        return [output for answer in answers for output in self._outputs(call, messages, answer)][
+            : call.num_generations
+        ]
 
     def _outputs(self, call: RowCall, messages: list[dict[str, Any]], answer: ChatCompletion) -> Iterable[LLMOutput]:
         usage = None if answer.usage is None else answer.usage.model_dump()
@@ -220,7 +222,9 @@ class OpenAILLM(RowEngine):
             except (openai.OpenAIError, ValueError) as error:
                 raise await self._blame.of(error) from error
         if not _is_completion(answer):
-            raise EngineUnwell(f"{self._address} answered with something that is no chat completion: {str(answer)[:200]}")
+            raise EngineUnwell(
+                f"{self._address} answered with something that is no chat completion: {str(answer)[:200]}"
+            )
         return answer
 
     async def _find_model(self, model: str | None, is_official: bool) -> str:
@@ -250,8 +254,10 @@ class OpenAILLM(RowEngine):
 
 def _is_completion(answer: Any) -> TypeGuard[ChatCompletion]:
     """The client library believes a server's answer as it is."""
-    choices: Any = getattr(answer, "choices", None)
-    return isinstance(choices, list) and bool(choices) and all(hasattr(one, "message") for one in cast(list[Any], choices))
+    if not isinstance(answer, ChatCompletion):
+        return False
+    choices: Any = answer.choices
+    return isinstance(choices, list) and bool(choices) and all(one.message for one in cast(list[Any], choices))
 
 
 def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:

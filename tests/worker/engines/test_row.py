@@ -73,12 +73,16 @@ def test_options_go_before_settings_and_none_is_left_out() -> None:
     assert sampling(names, settings, {"max_new_tokens": 2, "top_p": None}) == {"max_tokens": 2}
 
 
-@pytest.mark.parametrize(("seed", "position", "expected"), [(None, 3, None), (5, 3, 8), (2**31 - 1, 1, 0), (-1, 0, 2**31 - 1)])
+@pytest.mark.parametrize(
+    ("seed", "position", "expected"), [(None, 3, None), (5, 3, 8), (2**31 - 1, 1, 0), (-1, 0, 2**31 - 1)]
+)
 def test_seeds_stay_within_31_bits(seed: int | None, position: int, expected: int | None) -> None:
     assert seed_at(seed, position) == expected
 
 
-@pytest.mark.parametrize(("value", "sentence"), [("a b \udc80", "after 'a b '"), (float("inf"), "JSON"), (object(), "JSON")])
+@pytest.mark.parametrize(
+    ("value", "sentence"), [("a b \udc80", "surrogate, .* after .*a b "), (float("inf"), "JSON"), (object(), "JSON")]
+)
 def test_what_no_server_could_read_is_found(value: object, sentence: str) -> None:
     with pytest.raises(RowError, match=sentence):
         check_json({"value": value})

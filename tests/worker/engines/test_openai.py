@@ -1,0 +1,519 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from genpool.protocol.errors import Closed, ConfigurationError, EngineUnwell, RowError
+from genpool.worker.engines.openai import OpenAILLM
+from genpool.worker.llm import RowCall
+
+SLOTS = 2
+
+
+def row(text: str = "Name a colour.", n: int = 1, **more: Any) -> RowCall:
+    return RowCall({"input": text}, num_generations=n, **more)
+
+
+def texts(outputs: list[Any]) -> list[str]:
+    return [output["raw_output"] for output in outputs]
+
+
+# --- a real server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_url(smollm2_path: Path) -> Iterator[str]:
+    xllamacpp: Any = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(smollm2_path)
+    params.model_alias = {"smollm2"}
+    params.n_parallel, params.n_ctx, params.cpuparams.n_threads, params.verbosity = SLOTS, SLOTS * 512, 2, -1
+    server = xllamacpp.Server(params)
+    yield f"{server.listening_address}/v1"
+    del server
+
+
+@pytest.fixture(scope="module")
+def real(real_url: str) -> Iterator[OpenAILLM]:
+    llm = OpenAILLM(base_url=real_url, max_new_tokens=8)
+    yield llm
+    llm.close()
+
+
+def decoded(url: str) -> Any:
+    """How many tokens the server has made of the row that it is at; None where it is at none."""
+    with urllib.request.urlopen(url.replace("/v1", "/slots"), timeout=10) as answer:
+        slots = [slot for slot in json.load(answer) if slot["is_processing"]]
+    return slots[0]["next_token"][0]["n_decoded"] if slots else None
+
+
+class TestRealServer:
+    def test_the_model_is_the_one_that_the_server_has(self, real: OpenAILLM) -> None:
+        assert real.model_name == "smollm2"
+
+    def test_a_row_gets_whole_outputs(self, real: OpenAILLM) -> None:
+        outputs = real.generate_row(row(n=2))
+        assert len(outputs) == 2
+        for output in outputs:
+            assert output["model_name"] == real.model_name
+            assert [message["role"] for message in output["prompt_used"]] == ["system", "user"]
+            assert output["parsed_output"] == {"generations": output["raw_output"]}
+            assert output.get("finish_reason") in ("stop", "length")
+        usage = outputs[0].get("usage", {})
+        assert usage["prompt_tokens"] > 20
+        assert usage["completion_tokens"] >= 1
+
+    def test_more_generations_than_the_server_takes_are_asked_for_one_by_one(self, real_url: str) -> None:
+        llm = OpenAILLM(base_url=real_url, max_new_tokens=3, seed=5, temperature=1.5)
+        outputs = llm.generate_row(row(n=SLOTS + 3))
+        llm.close()
+        assert len(outputs) == SLOTS + 3
+        assert len(set(texts(outputs))) > 1
+
+    def test_many_rows_at_once(self, real: OpenAILLM) -> None:
+        assert real.concurrency == 64
+        with ThreadPoolExecutor(8) as executor:
+            rows = list(
+                executor.map(real.generate_row, [row(f"Say {k}.", options={"max_new_tokens": 2}) for k in range(8)])
+            )
+        assert [outputs[0]["prompt_used"][-1]["content"] for outputs in rows] == [f"Say {k}." for k in range(8)]
+
+    def test_a_row_that_is_too_long_is_the_rows_fault(self, real: OpenAILLM) -> None:
+        with pytest.raises(RowError, match="400 .*exceeds the available context size"):
+            real.generate_row(row("word " * 600, n=2))
+
+    def test_generate_keeps_the_order_of_its_inputs(self, real: OpenAILLM) -> None:
+        result: Any = real.generate([{"input": "hi"}, {}, {"input": "ho"}])
+        assert [outputs[0]["prompt_used"] and outputs[0]["prompt_used"][-1]["content"] for outputs in result] == [
+            "hi",
+            None,
+            "ho",
+        ]
+
+    def test_a_cancelled_row_frees_its_slot(self, real_url: str) -> None:
+        llm = OpenAILLM(base_url=real_url, extra_body={"ignore_eos": True}, max_new_tokens=450)
+        flag = threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            call = executor.submit(llm.generate_row, row(cancelled=flag))
+            while not decoded(real_url):
+                assert not call.done()
+            flag.set()
+            assert isinstance(call.exception(20), CancelledError)
+        last = [0]
+        while last[-1] is not None:
+            last.append(decoded(real_url))
+        assert max(last[:-1]) < 400
+        llm.close()
+
+
+# --- a scripted server -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reply:
+    """What the scripted server answers: a status, and a body that is sent as JSON unless it is text."""
+
+    body: Any
+    status: int = 200
+    type: str = "application/json"
+
+
+def completion(*contents: str | None, **more: Any) -> Reply:
+    choices = [
+        {"index": index, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        for index, content in enumerate(contents)
+    ]
+    return Reply({"object": "chat.completion", "choices": choices, **more})
+
+
+def error(status: int, sentence: str, **more: str) -> Reply:
+    return Reply({"error": {"message": sentence, **more}}, status)
+
+
+@dataclass
+class Scripted:
+    """An HTTP server that answers chat requests by ``answer``, and lists the models in ``models``."""
+
+    answer: Callable[[dict[str, Any]], Reply]
+    models: Reply = field(default_factory=lambda: Reply({"data": [{"id": "m"}]}))
+    requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    keys: list[str | None] = field(default_factory=list[str | None])
+    held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    left: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    url: str = ""
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        self.keys.append(handler.headers["Authorization"])
+        if handler.command == "GET":
+            return self._send(handler, self.models)
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        self.requests.append(body)
+        if body["messages"][-1]["content"] == "hold":
+            self.held.release()
+            # Nothing more is sent on this connection: what comes is its end.
+            assert handler.connection.recv(1) == b""
+            handler.close_connection = True
+            self.left.release()
+            return None
+        return self._send(handler, self.answer(body))
+
+    def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        content = reply.body.encode() if isinstance(reply.body, str) else json.dumps(reply.body).encode()
+        handler.send_response(reply.status)
+        handler.send_header("Content-Type", reply.type)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.send_header("Retry-After-Ms", "1")
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    script = Scripted(lambda body: completion("text"))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            script.handle(self)
+
+        def do_POST(self) -> None:
+            script.handle(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, name="scripted-server", kwargs={"poll_interval": 0.02})
+    thread.start()
+    script.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    yield script
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def connect(scripted: Scripted) -> Iterator[Callable[..., OpenAILLM]]:
+    made: list[OpenAILLM] = []
+
+    def connect(**settings: Any) -> OpenAILLM:
+        made.append(OpenAILLM(**{"base_url": scripted.url, "max_retries": 0, **settings}))
+        return made[-1]
+
+    yield connect
+    for llm in made:
+        llm.close()
+
+
+Connect = Callable[..., OpenAILLM]
+
+
+def is_canary(body: dict[str, Any]) -> bool:
+    return body["max_tokens"] == 1
+
+
+class TestRequests:
+    def test_settings_and_options_travel_by_their_wire_names(self, scripted: Scripted, connect: Connect) -> None:
+        llm = connect(temperature=0.5, top_p=0.9, stop=["x"], extra_body={"top_k": 3})
+        llm.generate_row(row("hi", seed=7, options={"max_new_tokens": 5, "temperature": 0.1}))
+        (sent,) = scripted.requests
+        assert sent.pop("messages")[-1] == {"role": "user", "content": "hi"}
+        assert sent == {
+            "model": "m",
+            "max_tokens": 5,
+            "temperature": 0.1,
+            "top_p": 0.9,
+            "stop": ["x"],
+            "seed": 7,
+            "top_k": 3,
+        }
+
+    def test_what_is_not_set_is_left_to_the_server(self, scripted: Scripted, connect: Connect) -> None:
+        connect(max_new_tokens=None).generate_row(row("hi"))
+        assert scripted.requests[0].keys() == {"model", "messages"}
+
+    def test_a_rendered_prompt_comes_back_unparsed(self, scripted: Scripted, connect: Connect) -> None:
+        chat = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ]
+        (output,) = connect().generate_row(RowCall(chat, "prompt"))
+        assert scripted.requests[0]["messages"] == output["prompt_used"] == chat
+        assert output["parsed_output"] == "text"
+
+    def test_n_is_one_request_whose_first_output_has_the_usage(self, scripted: Scripted, connect: Connect) -> None:
+        usage = {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
+        scripted.answer = lambda body: completion("a", "b", "c", usage=usage)
+        outputs = connect().generate_row(row(n=3, seed=1))
+        assert texts(outputs) == ["a", "b", "c"]
+        assert [output.get("usage") for output in outputs] == [{"prompt_tokens": 3, "completion_tokens": 9}, None, None]
+        assert [(sent["n"], sent["seed"]) for sent in scripted.requests] == [(3, 1)]
+
+    def test_a_server_that_ignores_n_is_asked_again_for_the_rest(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion(f"seed {body['seed']}")
+        llm = connect()
+        assert texts(llm.generate_row(row(n=3, seed=5))) == ["seed 5", "seed 6", "seed 7"]
+        assert [sent.get("n") for sent in scripted.requests] == [3, None, None]
+        assert texts(llm.generate_row(row(n=2, seed=1))) == ["seed 1", "seed 2"]
+        assert [sent.get("n") for sent in scripted.requests[3:]] == [None, None]
+
+    def test_a_server_that_refuses_n_is_asked_one_by_one(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: error(400, "n must be 1") if "n" in body else completion("a")
+        llm = connect()
+        assert texts(llm.generate_row(row(n=3))) == ["a"] * 3
+        assert texts(llm.generate_row(row(n=2))) == ["a"] * 2
+        assert [sent.get("n") for sent in scripted.requests] == [3, None, None, None, None, None]
+
+    def test_choices_beyond_those_asked_for_are_dropped(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion("a", "b", "c")
+        assert texts(connect().generate_row(row(n=2))) == ["a", "b"]
+
+    def test_an_answer_without_text_is_an_empty_text(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion(None)
+        assert texts(connect().generate_row(row())) == [""]
+
+    def test_no_more_requests_than_concurrency_run_at_once(self, scripted: Scripted, connect: Connect) -> None:
+        llm, flag = connect(concurrency=2), threading.Event()
+        with ThreadPoolExecutor(3) as executor:
+            calls = [executor.submit(llm.generate_row, row("hold", cancelled=flag)) for _ in range(3)]
+            assert scripted.held.acquire(timeout=10)
+            assert scripted.held.acquire(timeout=10)
+            assert not scripted.held.acquire(timeout=0.1)
+            flag.set()
+            assert all(isinstance(call.exception(10), CancelledError) for call in calls)
+        assert len(scripted.requests) == 2
+
+    def test_cancel_closes_the_request(self, scripted: Scripted, connect: Connect) -> None:
+        llm, flag = connect(), threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            call = executor.submit(llm.generate_row, row("hold", cancelled=flag))
+            assert scripted.held.acquire(timeout=10)
+            flag.set()
+            assert isinstance(call.exception(10), CancelledError)
+        assert scripted.left.acquire(timeout=10)
+        assert texts(llm.generate_row(row())) == ["text"]
+
+    def test_close_ends_what_runs(self, scripted: Scripted, connect: Connect) -> None:
+        llm = connect()
+        with ThreadPoolExecutor(1) as executor:
+            call = executor.submit(llm.generate_row, row("hold"))
+            assert scripted.held.acquire(timeout=10)
+            llm.close()
+            assert isinstance(call.exception(10), CancelledError)
+        assert scripted.left.acquire(timeout=10)
+        llm.close()
+        with pytest.raises(Closed):
+            llm.generate_row(row())
+
+
+class TestFaults:
+    @pytest.mark.parametrize("status", [400, 413, 422])
+    def test_a_refused_row_is_the_rows_fault(self, scripted: Scripted, connect: Connect, status: int) -> None:
+        scripted.answer = lambda body: error(status, "this prompt will not do")
+        with pytest.raises(RowError, match=f"{status} this prompt will not do"):
+            connect().generate_row(row())
+
+    @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 409, 429, 502, 503, 504])
+    def test_a_server_at_fault_is_unwell(self, scripted: Scripted, connect: Connect, status: int) -> None:
+        scripted.answer = lambda body: error(status, "not today")
+        with pytest.raises(EngineUnwell, match=f"{scripted.url}: {status} not today"):
+            connect().generate_row(row())
+
+    def test_an_exhausted_quota_is_unwell(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: error(429, "You exceeded your current quota", code="insufficient_quota")
+        with pytest.raises(EngineUnwell, match="429 You exceeded your current quota"):
+            connect(max_retries=1).generate_row(row())
+
+    def test_an_overload_is_tried_again(self, scripted: Scripted, connect: Connect) -> None:
+        replies = [error(503, "busy"), error(429, "slow down"), completion("at last")]
+        scripted.answer = lambda body: replies.pop(0)
+        assert texts(connect(max_retries=2).generate_row(row())) == ["at last"]
+
+    def test_an_error_inside_is_the_rows_while_others_are_answered(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else error(500, "assertion failed")
+        with pytest.raises(RuntimeError, match="500 assertion failed") as raised:
+            connect().generate_row(row())
+        assert type(raised.value) is RuntimeError
+
+    def test_an_error_inside_for_every_row_is_the_servers(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: error(500, "out of memory")
+        with pytest.raises(EngineUnwell, match="500 out of memory"):
+            connect().generate_row(row())
+
+    def test_a_server_that_only_dislikes_the_canary_is_well(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: error(400, "max_tokens") if is_canary(body) else error(500, "boom")
+        with pytest.raises(RuntimeError, match="500 boom"):
+            connect().generate_row(row())
+
+    def test_a_row_that_takes_too_long_is_charged_while_others_are_answered(
+        self, scripted: Scripted, connect: Connect
+    ) -> None:
+        with pytest.raises(TimeoutError, match="timed out"):
+            connect(timeout_s=0.2).generate_row(row("hold"))
+        assert is_canary(scripted.requests[-1])
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            Reply("<html>Welcome to nginx</html>", type="text/html"),
+            Reply("{broken", 200),
+            Reply("[]"),
+            Reply({"choices": []}),
+            Reply({"choices": [{}]}),
+            Reply({"choices": [{"message": None}]}),
+            Reply({"choices": "many"}),
+            Reply({"error": {"message": "no such thing"}}),
+        ],
+        ids=lambda reply: str(reply.body)[:30],
+    )
+    def test_something_else_than_a_completion_is_the_servers_fault(
+        self, scripted: Scripted, connect: Connect, reply: Reply
+    ) -> None:
+        scripted.answer = lambda body: reply
+        with pytest.raises(EngineUnwell, match=scripted.url):
+            connect().generate_row(row())
+
+    @pytest.mark.parametrize(
+        ("reply", "sentence"),
+        [
+            (Reply({"message": "old vllm", "object": "error"}, 404), "404 old vllm"),
+            (Reply({"detail": "Not Found"}, 404), "404 Not Found"),
+            (Reply("<html>\n  <b>Bad</b>\n</html>", 502, "text/html"), "502 <html> <b>Bad</b> </html>"),
+            (Reply("", 503), "503 Service Unavailable"),
+        ],
+    )
+    def test_the_sentence_is_the_servers(
+        self, scripted: Scripted, connect: Connect, reply: Reply, sentence: str
+    ) -> None:
+        scripted.answer = lambda body: reply
+        with pytest.raises(EngineUnwell, match=sentence):
+            connect().generate_row(row())
+
+    def test_one_failing_generation_ends_the_others(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion("a") if body["seed"] == 5 else error(422, "no")
+        with pytest.raises(RowError, match="422 no"):
+            connect().generate_row(row(n=4, seed=5))
+
+
+class TestConnecting:
+    def test_a_dead_server_is_unwell_at_once(self) -> None:
+        before = set(threading.enumerate())
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
+            for model in (None, "m"):
+                with pytest.raises(EngineUnwell, match=rf"{url} cannot be reached: Connection error \(.+\)"):
+                    OpenAILLM(model, base_url=url, max_retries=0)
+        assert set(threading.enumerate()) <= before
+
+    def test_the_first_of_several_models_is_taken(
+        self, scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        scripted.models = Reply({"data": [{"id": "b"}, {"id": "a"}]})
+        assert connect().model_name == "b"
+        assert "has the models b, a: b is taken" in caplog.text
+
+    def test_a_server_need_not_list_its_models_when_one_is_named(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.models = error(404, "no such page")
+        assert connect(model="mine").model_name == "mine"
+        with pytest.raises(EngineUnwell, match="does not list its models: 404 no such page"):
+            connect()
+
+    def test_a_refused_key_is_told_at_once(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.models = error(401, "wrong key")
+        with pytest.raises(EngineUnwell, match="401 wrong key"):
+            connect(model="mine")
+
+    @pytest.mark.parametrize(
+        ("models", "sentence"),
+        [
+            (Reply({"data": []}), "lists no model"),
+            (Reply({"hello": 1}), "no OpenAI server"),
+            (Reply("<html></html>", type="text/html"), "no OpenAI server"),
+            (Reply("{"), "no OpenAI server"),
+        ],
+        ids=str,
+    )
+    def test_a_server_without_models_is_unwell(
+        self, scripted: Scripted, connect: Connect, models: Reply, sentence: str
+    ) -> None:
+        scripted.models = models
+        with pytest.raises(EngineUnwell, match=sentence):
+            connect()
+
+    def test_the_address_may_come_from_the_environment(
+        self, scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", scripted.url)
+        assert connect(base_url=None).model_name == "m"
+
+    def test_a_login_in_the_address_is_not_told(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: error(503, "busy")
+        llm = connect(base_url=scripted.url.replace("http://", "http://me:secret@"))
+        with pytest.raises(EngineUnwell) as raised:
+            llm.generate_row(row())
+        assert "secret" not in str(raised.value)
+
+
+class TestKeys:
+    @pytest.fixture(autouse=True)
+    def _no_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+
+    def test_the_key_comes_from_the_variable_named(
+        self, scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MY_KEY", "k1")
+        llm = connect(api_key_env="MY_KEY")
+        assert scripted.keys == ["Bearer k1"]
+        assert "k1" not in repr(llm)
+
+    def test_a_file_goes_before_the_variable(
+        self, scripted: Scripted, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "k1")
+        (tmp_path / "key").write_text("k2\n")
+        connect(api_key_file=tmp_path / "key")
+        assert scripted.keys == ["Bearer k2"]
+
+    def test_a_server_of_ones_own_needs_no_key(self, scripted: Scripted, connect: Connect) -> None:
+        assert texts(connect().generate_row(row())) == ["text"]
+
+    def test_openai_itself_needs_a_key_and_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+            OpenAILLM("m")
+        monkeypatch.setenv("OPENAI_API_KEY", "k")
+        with pytest.raises(ConfigurationError, match="name one"):
+            OpenAILLM()
+
+    @pytest.mark.parametrize("content", [None, "", "\n"])
+    def test_a_key_file_without_a_key_is_named(self, tmp_path: Path, content: str | None) -> None:
+        if content is not None:
+            (tmp_path / "key").write_text(content)
+        with pytest.raises(ConfigurationError, match="api_key_file .*key"):
+            OpenAILLM("m", base_url="http://127.0.0.1:9/v1", api_key_file=str(tmp_path / "key"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"prompt_format": "chatml"}, {"timeout_s": 0.0}, {"concurrency": 0}, {"max_new_tokens": 0}, {"max_retries": -1}],
+    ids=str,
+)
+def test_arguments_that_cannot_be_used_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        OpenAILLM("m", base_url="http://127.0.0.1:9/v1", **settings)
