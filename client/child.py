@@ -15,12 +15,16 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
 log = logging.getLogger("genpool.client")
 
 _LENGTH = struct.Struct("!Q")
+
+# A restart is delayed by the first, doubling up to the longest. A process that came up, or ran for the longest,
+# starts afresh.
 _FIRST_BACKOFF_S = 0.2
 _LONGEST_BACKOFF_S = 30.0
 
@@ -29,9 +33,13 @@ _PATIENCE_S = 5.0
 
 _children: weakref.WeakSet[Child] = weakref.WeakSet()
 
+# Held while a child is started: nothing is started once stopping was decided, and a fork in another thread never
+# copies a lifeline that nobody knows of yet, which would keep the child alive after us.
+_starting = threading.Lock()
+
 
 class Child:
-    """One supervised process.
+    """One supervised process. It keeps the working directory and ``sys.path`` of the moment when this was made.
 
     Args:
         name: for threads and log lines.
@@ -39,6 +47,9 @@ class Child:
         greeting: framed contents that the child reads first.
         heard: called with each content that the child sends, on the supervisor's thread.
         ended: called with the exit code when the child ended by itself; says whether to start it again.
+
+    Raises:
+        OSError: when the operating system starts no more processes.
     """
 
     def __init__(
@@ -51,82 +62,104 @@ class Child:
     ) -> None:
         self._name, self._code, self._greeting = name, code, greeting
         self._heard, self._ended = heard, ended
+        self._directory = os.getcwd()
+        self._path = [str(one) for one in sys.path]
         self._stopping = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ours: socket.socket | None = None
         self._backoff_s = _FIRST_BACKOFF_S
+        with _starting:
+            self._process, self._ours = self._start()
+            _children.add(self)
+        self._started = time.monotonic()
         self._supervisor = threading.Thread(target=self._supervise, name=f"genpool-{name}", daemon=True)
-        _children.add(self)
-        self._start()
         self._supervisor.start()
 
     @property
-    def is_supervised(self) -> bool:
-        """Whether it runs, or will be started again."""
-        return self._supervisor.is_alive() and not self._stopping.is_set()
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        return self._process.pid
 
     def settled(self) -> None:
         """It has come up: its next start, should it end, is not delayed by what was before."""
         self._backoff_s = _FIRST_BACKOFF_S
 
+    def kill(self) -> None:
+        """End its process and all that it has started, at once. ``ended`` is called as for any other end."""
+        _kill_session(self._process.pid)
+
     def ask_to_stop(self) -> None:
         """Send SIGTERM and start it no more."""
-        self._stopping.set()
-        if self._process is not None and self._process.poll() is None:
+        with _starting:
+            self._stopping.set()
             self._process.terminate()
 
     def stop(self) -> None:
         """End it, by force where asking does not help, with every process that it has started."""
         self.ask_to_stop()
-        process = self._process
-        if process is None:
-            return
-        try:
-            process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+        self._supervisor.join(_PATIENCE_S)
+        if self._supervisor.is_alive():
             log.warning("%s did not end within %g s of SIGTERM; it is killed", self._name, _PATIENCE_S)
-        _kill_session(process.pid)
-        process.wait()
-        self._close()
-        if threading.current_thread() is not self._supervisor:
+            self.kill()
             self._supervisor.join()
 
     def abandon(self) -> None:
         """In a forked process: let go of the lifeline, which is the parent's."""
         self._stopping.set()
-        self._process = None
-        self._close()
+        self._ours.close()
 
-    def _start(self) -> None:
-        self._ours, theirs = socket.socketpair()
+    # On the supervisor's thread.
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """The started process and our end of its socket. The caller holds ``_starting``."""
+        ours, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
-            source = f"import sys; sys.path[:] = {sys.path!r}; {self._code.format(descriptor=descriptor)}"
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", source],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[descriptor],
-                start_new_session=True,
-            )
+            source = f"import sys; sys.path[:] = {self._path!r}; {self._code.format(descriptor=descriptor)}"
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", source],
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[descriptor],
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
+        return process, ours
 
     def _supervise(self) -> None:
         while True:
-            assert self._process is not None
             self._converse()
             code = self._process.wait()
             # What its engine has started must not outlive it, and may hold its memory or its GPU.
             _kill_session(self._process.pid)
-            self._close()
+            self._ours.close()
             if self._stopping.is_set() or not self._ended(code):
                 return
-            if self._stopping.wait(self._backoff_s):
+            if time.monotonic() - self._started > _LONGEST_BACKOFF_S:
+                self.settled()
+            log.warning("%s ended (%s); it is started again", self._name, describe_exit(code))
+            if not self._start_again():
                 return
+
+    def _start_again(self) -> bool:
+        """Whether it was: not when it was stopped meanwhile."""
+        while not self._stopping.wait(self._backoff_s):
             self._backoff_s = min(_LONGEST_BACKOFF_S, 2 * self._backoff_s)
-            self._start()
+            try:
+                with _starting:
+                    if self._stopping.is_set():
+                        return False
+                    self._process, self._ours = self._start()
+            except OSError as error:
+                log.warning("%s cannot be started (%s); trying again in %.1f s", self._name, error, self._backoff_s)
+                continue
+            self._started = time.monotonic()
+            return True
+        return False
 
     def _converse(self) -> None:
         """Send the greeting, then pass on what the child says until it has ended."""
-        assert self._ours is not None and self._process is not None
         sock, process = self._ours, self._process
         heard = bytearray()
         try:
@@ -158,11 +191,6 @@ class Child:
             del heard[:end]
             self._heard(content)
 
-    def _close(self) -> None:
-        if self._ours is not None:
-            self._ours.close()
-            self._ours = None
-
 
 def describe_exit(code: int) -> str:
     """An exit code in words."""
@@ -191,6 +219,7 @@ def _abandon_all() -> None:
     for child in list(_children):
         child.abandon()
     _children.clear()
+    _starting.release()
 
 
-os.register_at_fork(after_in_child=_abandon_all)
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_abandon_all)

@@ -8,17 +8,18 @@ import shutil
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
 
-from ..protocol.content import pack, unpack_failure
-from ..protocol.errors import GenpoolError, RemoteError, WorkerLost, builtin_error
+from ..protocol.content import Failure, pack, unpack_failure
+from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, builtin_error
 from .child import Child, describe_exit
 from .link import Link, leave, link_to
 from .row import Row
@@ -43,13 +44,12 @@ class PrivateBroker:
     def join(self) -> None:
         """One user more; the first one starts it."""
         with self._lock:
+            if self._child is None:
+                self._folder = tempfile.mkdtemp(prefix="genpool-", dir=_short_folder())
+                self.address = f"ipc://{self._folder}/broker"
+                code = _BROKER.format(address=self.address)
+                self._child = Child("the private broker", code, [], lambda _: None, lambda _: True)
             self._users += 1
-            if self._child is not None:
-                return
-            self._folder = tempfile.mkdtemp(prefix="genpool-", dir=_short_folder())
-            self.address = f"ipc://{self._folder}/broker"
-            code = _BROKER.format(address=self.address)
-            self._child = Child("broker", code, [], lambda _: None, lambda _: True)
 
     def leave(self) -> None:
         """One user less; with the last one it ends."""
@@ -67,13 +67,13 @@ class PrivateBroker:
 
 
 _broker = PrivateBroker()
-os.register_at_fork(after_in_child=_broker.forget)
 
 
-def _short_folder() -> str | None:
+def _short_folder() -> str:
     """Where sockets' paths stay within the 107 bytes that they may have."""
-    usual = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return usual if len(usual) < 70 and os.access(usual, os.W_OK) else "/tmp"
+    usual = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir())
+    fitting = (one for one in usual if one and len(os.fsencode(one)) < 70 and os.access(one, os.W_OK | os.X_OK))
+    return next(fitting, "/tmp")
 
 
 class LocalWorker:
@@ -82,6 +82,12 @@ class LocalWorker:
     def __init__(self, task: Any, load_llm_fn: Callable[[Any], Any]) -> None:
         self.name = f"local-{secrets.token_hex(4)}"
         self._task, self._load = task, load_llm_fn
+        self._stopped = False
+        self.forget()
+        _workers.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, as a forked process must: what was started is the parent's."""
         self._lock = threading.RLock()
         self._child: Child | None = None
         self._link: Link | None = None
@@ -94,17 +100,28 @@ class LocalWorker:
         return self._link
 
     def start(self) -> Link:
-        """Start the process, unless it runs. A loader that failed before is tried again."""
+        """Start the process, unless it runs. A loader that failed before is tried again.
+
+        Raises:
+            Closed: after ``stop``.
+            ConfigurationError: when the task or the loader holds something that cannot be sent to another process.
+        """
         with self._lock:
-            if self._link is None:
-                _broker.join()
-                self._link = link_to(_broker.address)
-            if self._child is None:
-                self.failure = None
-                self._loaded = False
-                greeting = [pack({"llm": self.name, "broker": _broker.address}), _pickled((self._task, self._load))]
-                self._child = Child(self.name, _WORKER, greeting, self._heard, self._ended)
+            if self._stopped:
+                raise Closed("this LLM was torn down: make a new one to generate")
+            if self._child is None or self._link is None:
+                self._link = self._start(_pickled((self._task, self._load)))
             return self._link
+
+    def _start(self, pickled: bytes) -> Link:
+        link = self._link
+        if link is None:
+            _broker.join()
+            link = link_to(_broker.address)
+        self.failure, self._loaded = None, False
+        head = pack({"llm": self.name, "broker": _broker.address})
+        self._child = Child(f"the worker of {self.name}", _WORKER, [head, pickled], self._heard, self._ended)
+        return link
 
     def submit(self, rows: list[Row]) -> None:
         """Have rows run; under the lock, so that a loader's failure ends either these rows or none of them."""
@@ -112,8 +129,9 @@ class LocalWorker:
             self.start().submit(rows)
 
     def stop(self, error: GenpoolError) -> None:
-        """End the process, and its rows with ``error``."""
+        """End the process for good, and its rows with ``error``."""
         with self._lock:
+            self._stopped = True
             child, self._child = self._child, None
             link, self._link = self._link, None
         if link is not None:
@@ -127,13 +145,20 @@ class LocalWorker:
     # On the supervisor's thread.
 
     def _heard(self, content: bytes) -> None:
-        if content[:1] == b"R":
-            self._loaded = True
-            if self._child is not None:
-                self._child.settled()
-            return
-        failure = unpack_failure(content[1:])
-        self.failure = RemoteError(
+        with self._lock:
+            child = self._child
+            if child is None:
+                return  # stopped meanwhile
+            if content[:1] == b"R":
+                self._loaded = True
+                child.settled()
+                return
+            self.failure = self._remote_error(unpack_failure(content[1:]))
+            # Threads that the loader has started could hold up the process's end, and its rows, for ever.
+            child.kill()
+
+    def _remote_error(self, failure: Failure) -> RemoteError:
+        return RemoteError(
             failure.type,
             failure.message,
             kind=builtin_error(failure.builtin),
@@ -158,29 +183,60 @@ class LocalWorker:
             return False
 
 
+_workers: weakref.WeakSet[LocalWorker] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked process."""
+    _broker.forget()
+    for worker in list(_workers):
+        worker.forget()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 def _pickled(value: Any) -> bytes:
-    """``value`` by cloudpickle, with modules that a new process could not import pickled by value."""
+    """``value`` by cloudpickle, with modules that a new process could not import pickled by value.
+
+    Raises:
+        ConfigurationError: when something in it cannot be pickled.
+    """
     with _by_value([module for module in list(sys.modules.values()) if _is_unimportable(module)]):
-        return cloudpickle.dumps(value)
+        try:
+            return cloudpickle.dumps(value)
+        # Whatever the objects' own pickling raises.
+        except Exception as error:
+            raise ConfigurationError(
+                f"the task or the loader cannot be sent to the worker process: {type(error).__name__}: {error}; "
+                "make what cannot be pickled (locks, files, loaded models) inside the loader"
+            ) from error
+
+
+_registering = threading.Lock()
 
 
 @contextmanager
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
-    registered = cloudpickle.list_registry_pickle_by_value()
-    added = [module for module in modules if module.__name__ not in registered]
-    for module in added:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
+    """Have cloudpickle take these modules' content by value. Its registry is the process's, so one at a time."""
+    with _registering:
+        registered = cloudpickle.list_registry_pickle_by_value()
+        added = [module for module in modules if module.__name__ not in registered]
         for module in added:
-            cloudpickle.unregister_pickle_by_value(module)
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in added:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def _is_unimportable(module: ModuleType) -> bool:
     """Whether the module was loaded from a file that its name does not lead to, as test runners and notebooks do."""
-    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
-    if not file or not name or name == "__main__" or sys.modules.get(name) is not module:
+    # What stands in `sys.modules` may be anything, and compute its attributes or refuse to.
+    known = vars(module) if isinstance(module, ModuleType) else {}
+    file, name = known.get("__file__"), known.get("__name__", "")
+    if not isinstance(file, str) or not name or name == "__main__" or sys.modules.get(name) is not module:
         return False
     if Path(file).suffix != ".py" or name.partition(".")[0] == "genpool":
         return False
@@ -189,12 +245,13 @@ def _is_unimportable(module: ModuleType) -> bool:
 
 
 def _find_spec(name: str) -> ModuleSpec | None:
-    """What a new process would find under ``name`` on the same ``sys.path``."""
+    """What a new process would find under ``name``, with the same ``sys.path`` and finders (of editable installs)."""
     spec: ModuleSpec | None = None
     path: Any = None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:depth]), path)
+        found = (finder.find_spec(".".join(parts[:depth]), path) for finder in sys.meta_path)
+        spec = next((one for one in found if one is not None), None)
         if spec is None:
             return None
         path = spec.submodule_search_locations

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from ..protocol.address import resolve
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, UnknownLLM
@@ -17,9 +17,6 @@ from .generator import CallOptions, Generator, Outputs, Progress
 from .link import Link, leave, link_to
 from .local import LocalWorker
 from .row import Row
-
-if TYPE_CHECKING:
-    from ..worker.llm import LLM
 
 # How long a loading model is waited for where the caller cannot say (reading `model_name`, say).
 _LOAD_TIMEOUT_S = 600.0
@@ -69,7 +66,7 @@ class ProcessLLM(Generator):
         TypeError: when the task lacks a method.
     """
 
-    def __init__(self, task: Any, load_llm_fn: Callable[[Any], LLM]) -> None:
+    def __init__(self, task: Any, load_llm_fn: Callable[[Any], Any]) -> None:
         require_task(task)
         if not callable(load_llm_fn):
             raise ConfigurationError(

@@ -154,7 +154,10 @@ def run_pool(address: Path, inputs: list[dict[str, str]], servers: Sequence[Serv
 
 
 def result_table(inputs: Iterable[dict[str, str]], result: Iterable[Iterable[LLMOutput]]) -> Table:
-    table = Table("input", "model", "generation", title="What the pool made")
+    table = Table(title="What the pool made")
+    table.add_column("input", ratio=2)
+    table.add_column("model", ratio=1, min_width=12, overflow="fold")
+    table.add_column("generation", ratio=5)
     for given, outputs in zip(inputs, result, strict=True):
         for position, output in enumerate(outputs):
             text = " ".join(str(output["raw_output"]).split())

@@ -27,8 +27,17 @@ from .machine import RowResult, StartCall
 log = logging.getLogger("genpool.worker")
 
 # Faults of the request itself: the same row would raise the same again, wherever it runs.
-_DETERMINISTIC = (RowError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
-_DETERMINISTIC += (NotImplementedError,)
+_DETERMINISTIC = (
+    RowError,
+    DecodeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,7 @@ class Caller:
         return RowResult(execution, Outcome.DONE, payload, tokens)
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
-        outcome = Outcome.FAILED if isinstance(error, (*_DETERMINISTIC, DecodeError)) else Outcome.RAISED
+        outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
         log.warning("a row failed: %s", _sentence(error))
         return RowResult(execution, outcome, pack_failure(self._failure(error)))
 

@@ -6,12 +6,12 @@ import importlib
 import inspect
 import json
 import math
-import os
 import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Callable as AbstractCallable
+from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ..protocol.errors import ConfigurationError
@@ -167,13 +167,14 @@ def _load(spec: str) -> Any:
         raise ConfigurationError(f"a function or task is named as package.module:name, got {spec!r}")
     module_name, _, path = spec.partition(":")
     # Scripts installed by pip do not look in the current directory, and ``python -m`` does.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{spec}: there is no module {error.name!r}; looked in {os.getcwd()} and sys.path"
+            f"{spec}: there is no module {error.name!r}; looked in {here} and in what is installed"
         ) from error
     except Exception as error:
         raise ConfigurationError(f"{spec}: importing {module_name} raised {_told(error)}") from error
@@ -252,7 +253,7 @@ def _expect(value: Any, item: tuple[Any, ...]) -> Any:
 def _read_dict(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError(text)
+        raise ValueError(text)  # noqa: TRY004
     return cast(dict[str, Any], value)
 
 

@@ -15,7 +15,6 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
@@ -36,26 +35,20 @@ def main(descriptor: int) -> None:
     owner = socket.socket(fileno=descriptor)
     head = unpack(_read(owner))
     pickled = _read(owner)
-    settings = WorkerSettings(
-        llm=head["llm"], broker=head["broker"], lifeline=descriptor, release=__version__, quiet_load_errors=True
-    )
-    sys.exit(run(settings, _loader(owner, pickled)))
+    settings = WorkerSettings(llm=head["llm"], broker=head["broker"], lifeline=descriptor, release=__version__)
+    sys.exit(run(settings, lambda: _load(pickled), lambda error: _tell(owner, error)))
 
 
-def _loader(owner: socket.socket, pickled: bytes) -> Callable[[], LLM]:
-    def load() -> LLM:
-        try:
-            # From the process that started this one, over a socket that nobody else can reach.
-            task, function = pickle.loads(pickled)
-            llm = load_user_llm(function, task)
-            _ = llm.model_name
-        except BaseException as error:
-            owner.sendall(frame(FAILED + pack_failure(_failure(error))))
-            raise
-        owner.sendall(frame(READY))
-        return llm
+def _load(pickled: bytes) -> LLM:
+    # From the process that started this one, over a socket that nobody else can reach.
+    task, function = pickle.loads(pickled)
+    return load_user_llm(function, task)
 
-    return load
+
+def _tell(owner: socket.socket, error: BaseException | None) -> None:
+    """How loading ended. After a failure the owner ends this process by force."""
+    sys.stdout.flush()
+    owner.sendall(frame(READY if error is None else FAILED + pack_failure(_failure(error))))
 
 
 def _failure(error: BaseException) -> Failure:

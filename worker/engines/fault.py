@@ -10,9 +10,9 @@ from ...protocol.errors import EngineUnwell, RowError
 
 _ROW = frozenset({400, 413, 422})
 
-# A server that fails inside (500) or is too slow may do so for one row only. For that of the others it is at fault:
-# key, quota, address and model, or an overload that outlasted the retries.
-_UNCLEAR = frozenset({500, 501, 505})
+# A server that fails inside, or is too slow, may do so for one row only. All other statuses are the server's fault: key,
+# quota, address, model, or an overload that outlasted the retries.
+_UNCLEAR = 500
 
 _CANARY_TIMEOUT_S = 10.0
 _LONGEST_SENTENCE = 300
@@ -35,8 +35,8 @@ class Blame:
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
         if status in _ROW:
             return RowError(sentence)
-        timed_out = isinstance(error, openai.APITimeoutError)
-        if (timed_out or status in _UNCLEAR) and await self._answers_others():
+        timed_out = isinstance(error, TimeoutError)
+        if (timed_out or status == _UNCLEAR) and await self._answers_others():
             return TimeoutError(sentence) if timed_out else RuntimeError(sentence)
         return EngineUnwell(sentence)
 

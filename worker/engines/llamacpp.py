@@ -233,7 +233,8 @@ class _Joined:
         if "error" in chunk:
             raise _error(chunk["error"])
         for part in chunk["choices"]:
-            choice = self._choices[part["index"]]
+            index: int = part["index"]
+            choice = self._choices[index]
             choice.text += part["delta"].get("content") or "" if "delta" in part else part["text"]
             if part["finish_reason"] is not None:
                 choice.finish_reason = part["finish_reason"]

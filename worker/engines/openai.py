@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, cast
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 from ...protocol.errors import ConfigurationError, EngineUnwell, RowError
 from ...tasks.base import TaskLike
@@ -44,7 +44,7 @@ _OFFICIAL_WIRE_NAMES = _WIRE_NAMES | {"max_new_tokens": "max_completion_tokens"}
 # Formats that are right inside a chat message. The others write a model's turn markers, which the server adds itself.
 _CHAT_FORMATS = (None, "default", "openai")
 
-# A server that is there accepts a connection at once; an answer may take long.
+# A server that is there accepts a connection at once and lists its models soon, however long a completion takes.
 _CONNECT_S = 5.0
 _QUICK_S = 10.0
 
@@ -69,7 +69,7 @@ class OpenAILLM(RowEngine):
             otherwise; None leaves it to the server.
         seed: seeds rows that bring none. Requests of one row differ in their seeds.
         extra_body: more fields for each request, such as the server's own sampling options.
-        timeout_s: how long a request may take.
+        timeout_s: how long a request may take, tries and pauses included.
         max_retries: how often a request is tried again, after growing pauses, when the server cannot be reached, is
             overloaded or fails.
         concurrency: requests at once.
@@ -114,16 +114,16 @@ class OpenAILLM(RowEngine):
         check_positive(numbers, numbers)
         if prompt_format not in _CHAT_FORMATS:
             raise ConfigurationError(
-                f"prompt_format={prompt_format!r} writes a model's turn markers, and an OpenAI server adds them itself: "
+                f"prompt_format={prompt_format!r} writes a model's turn markers, and the server adds its own: "
                 "use 'openai' or leave it out"
             )
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         if max_retries < 0:
             raise ConfigurationError(f"max_retries must not be below 0, got {max_retries}")
+        base_url = _base_url(base_url)
         self._client = openai.AsyncOpenAI(
             api_key=_api_key(base_url, api_key_env, api_key_file),
             base_url=base_url,
-            timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+            timeout=openai.Timeout(None, connect=_CONNECT_S),
             max_retries=max_retries,
         )
         self._address = _without_login(str(self._client.base_url))
@@ -139,6 +139,7 @@ class OpenAILLM(RowEngine):
         }
         self._seed = seed
         self._extra_body = extra_body
+        self._timeout_s = timeout_s
         self._one_by_one = False
         self._permits = asyncio.Semaphore(concurrency)
         self._loop = LoopThread("genpool-openai", self._client.close)
@@ -211,34 +212,41 @@ class OpenAILLM(RowEngine):
                 request.cancel()
 
     async def _ask(self, body: dict[str, Any], count: int, seed: int | None) -> ChatCompletion:
-        more: dict[str, Any] = {} if count == 1 else {"n": count}
+        fields = body if count == 1 else body | {"n": count}
         if seed is not None:
-            more["seed"] = seed
+            fields = fields | {"seed": seed}
         async with self._permits:
             try:
-                answer: Any = await cast(Any, self._client.chat.completions).create(
-                    model=self._model, **body, **more, extra_body=self._extra_body
-                )
-            except (openai.OpenAIError, ValueError) as error:
+                answer = await self._create(fields)
+            except (openai.OpenAIError, TimeoutError, ValueError) as error:
                 raise await self._blame.of(error) from error
         if not _is_completion(answer):
-            raise EngineUnwell(
-                f"{self._address} answered with something that is no chat completion: {str(answer)[:200]}"
-            )
+            said = " ".join(str(answer).split())[:200]
+            raise EngineUnwell(f"{self._address} answered with something that is no chat completion: {said}")
         return answer
+
+    async def _create(self, fields: dict[str, Any]) -> object:
+        create = cast(Any, self._client.chat.completions).create
+        try:
+            # Around the client library's own tries: it would begin a row that takes too long again and again.
+            async with asyncio.timeout(self._timeout_s):
+                return await create(model=self._model, **fields, extra_body=self._extra_body)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {self._timeout_s:g} s") from None
 
     async def _find_model(self, model: str | None, is_official: bool) -> str:
         """``model``, once the server has shown that it is there, or the first model it lists."""
         if model is None and is_official:
             raise ConfigurationError("OpenAI serves many models: name one as the model")
         try:
-            listed = await self._client.with_options(timeout=_QUICK_S).models.list()
+            listed = await self._client.with_options(timeout=_QUICK_S, max_retries=1).models.list()
             names = [one.id for one in listed.data]
         except openai.APIStatusError as error:
             # Not every server lists its models, and not every key may ask for them.
             if model is not None and error.status_code != 401:
                 return model
-            raise EngineUnwell(f"{self._address} does not list its models: {sentence_of(error)}") from error
+            hint = "" if self._address.endswith("/v1") else " (base_url mostly ends in /v1)"
+            raise EngineUnwell(f"{self._address} does not list its models: {sentence_of(error)}{hint}") from error
         except openai.OpenAIError as error:
             raise EngineUnwell(f"{self._address} cannot be reached: {sentence_of(error)}") from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -252,12 +260,18 @@ class OpenAILLM(RowEngine):
         return names[0]
 
 
-def _is_completion(answer: Any) -> TypeGuard[ChatCompletion]:
-    """The client library believes a server's answer as it is."""
-    if not isinstance(answer, ChatCompletion):
-        return False
-    choices: Any = answer.choices
-    return isinstance(choices, list) and bool(choices) and all(one.message for one in cast(list[Any], choices))
+def _is_completion(answer: object) -> TypeGuard[ChatCompletion]:
+    """Whether it has the parts that are read. The client library believes whatever a server answers."""
+    choices: Any = getattr(answer, "choices", None)
+    messages = [getattr(one, "message", None) for one in choices] if isinstance(choices, list) else []
+    return bool(messages) and all(isinstance(one, ChatCompletionMessage) for one in messages)
+
+
+def _base_url(given: str | None) -> str | None:
+    url = given or os.environ.get("OPENAI_BASE_URL") or None
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"base_url must begin with http:// or https://, got {_without_login(url)!r}")
+    return url
 
 
 def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:

@@ -1,0 +1,114 @@
+"""The columns of a generated dataset, as distilabel 0.6 named them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..tasks.base import TaskLike
+from ..tasks.output import LLMOutput
+from .jsonl import encode
+from .link import Link
+
+ERROR = "error"
+DEFAULT = "generations"
+
+_OF_EVERY_OUTPUT = {
+    "generation_model": "model_name",
+    "generation_prompt": "prompt_used",
+    "raw_generation_responses": "raw_output",
+}
+
+
+class Columns:
+    """What a task reads and makes: by the task given, or as far as the LLMs have told of theirs by now."""
+
+    def __init__(self, task: TaskLike | None, link: Link, llms: Sequence[str]) -> None:
+        self._link = link
+        self._llms = llms
+        self._needed: list[str] | None = None
+        self._made: list[str] | None = None
+        if task is not None:
+            self._needed = list(task.input_args_names)
+            self._made = list(getattr(task, "output_args_names", [])) or [DEFAULT]
+
+    @property
+    def are_known(self) -> bool:
+        """Whether every LLM has told of its task."""
+        return self._needed is not None or None not in self._told("input_args_names")
+
+    def needed(self) -> list[str]:
+        """The columns that a row must have."""
+        if self._needed is not None:
+            return self._needed
+        needed = _joined(self._told("input_args_names"))
+        if self.are_known:
+            self._needed = needed
+        return needed
+
+    def made(self) -> list[str]:
+        """The columns that every row gets for what the task reads in its completions."""
+        if self._made is not None:
+            return self._made
+        told = self._told("output_args_names")
+        if None not in told:
+            self._made = _joined(told) or [DEFAULT]
+        return _joined(told) or [DEFAULT]
+
+    def _told(self, what: str) -> list[list[str] | None]:
+        fleet = self._link.fleet or {}
+        return [fleet[name].task.get(what) if name in fleet else None for name in self._llms]
+
+
+def _joined(lists: Sequence[Sequence[str] | None]) -> list[str]:
+    return list(dict.fromkeys(str(name) for names in lists for name in names or ()))
+
+
+def output_row(
+    given: Mapping[str, Any], outputs: Sequence[LLMOutput], made: Sequence[str], error: str = ""
+) -> dict[str, Any]:
+    """The row to write: the input's columns, and lists with an entry for each output, None where there is nothing.
+
+    A parsed output that is a dict gives its entries to the columns of their names; another one goes to
+    ``generations``. What is generated takes the place of an input column of the same name.
+    """
+    columns: dict[str, list[Any]] = {name: [None] * len(outputs) for name in made}
+    for at, output in enumerate(outputs):
+        for name, value in _entries(output.get("parsed_output")).items():
+            columns.setdefault(name, [None] * len(outputs))[at] = value
+    for name, key in _OF_EVERY_OUTPUT.items():
+        columns[name] = [output.get(key) for output in outputs]
+    row = {name: value for name, value in given.items() if name != ERROR} | columns
+    return row | {ERROR: error} if error else row
+
+
+def _entries(parsed: Any) -> Mapping[str, Any]:
+    if parsed is None:
+        return {}
+    if isinstance(parsed, Mapping):
+        return {str(name): value for name, value in parsed.items()}
+    return {DEFAULT: parsed}
+
+
+def replaced(given: Mapping[str, Any], made: Sequence[str]) -> list[str]:
+    """The input's columns that what is generated takes the place of."""
+    return [name for name in (*made, *_OF_EVERY_OUTPUT, ERROR) if name in given]
+
+
+def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The row as a line, and what had to be left out of it: a parsed output that JSON cannot hold, say."""
+    try:
+        return encode(row), ""
+    except (TypeError, ValueError):
+        pass
+    writable: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in row.items():
+        try:
+            encode({name: value})
+            writable[name] = value
+        except (TypeError, ValueError) as error:
+            writable[name] = [None] * len(value) if isinstance(value, list) else None
+            problems.append(f"the column {name!r} cannot be written as JSON: {error}")
+    problem = "; ".join(problems)
+    return encode(writable | {ERROR: "; ".join(filter(None, (str(row.get(ERROR, "")), problem)))}), problem

@@ -1,0 +1,70 @@
+"""SIGINT and SIGTERM as an exception in the main thread, raised only where nothing is torn by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# `timeout` signals its command and then the command's group, so one wish may arrive twice.
+_SAME_WISH_S = 0.5
+
+
+class Interrupted(BaseException):
+    """Raised when a signal asks to stop; no Exception, so that what handles a row's errors lets it pass.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Interrupt:
+    """Whether a signal has come. The first one raises Interrupted, the next one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._came_at = 0.0
+        self._is_held = False
+
+    def on_signal(self, number: int, _: object) -> None:
+        """Handle a signal: for ``signal.signal``."""
+        if self._number is not None:
+            if time.monotonic() - self._came_at > _SAME_WISH_S:
+                os._exit(128 + number)
+            return
+        self._number, self._came_at = number, time.monotonic()
+        if not self._is_held:
+            raise Interrupted(number)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is raised within; what came meanwhile is raised at the end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._number is not None:
+            raise Interrupted(self._number)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Have signals raise Interrupted in here. One that was ignored (a job in the background) stays so.
+
+    For the main thread only.
+    """
+    interrupt = Interrupt()
+    taken = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    former = {one: signal.signal(one, interrupt.on_signal) for one in taken}
+    try:
+        yield interrupt
+    finally:
+        for one, handler in former.items():
+            signal.signal(one, handler)
