@@ -113,7 +113,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
     if isinstance(value, dict):
         return cast(dict[str, Any], value)
     kind = _JSON_NAMES.get(type(value), "null")
-    raise ValueError(f"a row is a JSON object such as {{\"input\": …}}, and this is {kind}")
+    raise ValueError(f'a row is a JSON object such as {{"input": …}}, and this is {kind}')
 
 
 def check_target(path: str, source: Source) -> None:

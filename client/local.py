@@ -221,7 +221,8 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
     """Have cloudpickle take these modules' content by value. Its registry is the process's, so one at a time."""
     with _registering:
         registered = cloudpickle.list_registry_pickle_by_value()
-        added = [module for module in modules if module.__name__ not in registered]
+        # By name, because one module may stand under two (`os.path`).
+        added = {module.__name__: module for module in modules if module.__name__ not in registered}.values()
         for module in added:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -241,7 +242,10 @@ def _is_unimportable(module: ModuleType) -> bool:
     if Path(file).suffix != ".py" or name.partition(".")[0] == "genpool":
         return False
     spec = _find_spec(name)
-    return spec is None or not spec.origin or Path(spec.origin).resolve() != Path(file).resolve()
+    if spec is None or not spec.origin:
+        return True
+    # What is frozen into the interpreter has no location, and is in every interpreter.
+    return spec.has_location and Path(spec.origin).resolve() != Path(file).resolve()
 
 
 def _find_spec(name: str) -> ModuleSpec | None:
@@ -249,8 +253,9 @@ def _find_spec(name: str) -> ModuleSpec | None:
     spec: ModuleSpec | None = None
     path: Any = None
     parts = name.split(".")
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
     for depth in range(1, len(parts) + 1):
-        found = (finder.find_spec(".".join(parts[:depth]), path) for finder in sys.meta_path)
+        found = (finder.find_spec(".".join(parts[:depth]), path) for finder in finders)
         spec = next((one for one in found if one is not None), None)
         if spec is None:
             return None

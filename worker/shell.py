@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..protocol.codec import decode, encode
 from ..protocol.dealer import Dealer
-from ..protocol.errors import ConfigurationError, EngineDead
+from ..protocol.errors import ConfigurationError, DecodeError, EngineDead
 from ..protocol.messages import Hello
 from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
@@ -38,7 +39,7 @@ class WorkerSettings:
     """What one worker process serves, and how. Times in seconds.
 
     ``concurrency`` None takes what the LLM says of itself. ``lifeline`` is a descriptor whose other end the owner
-    holds open. ``quiet_load_errors`` leaves it to the owner to tell of a loader's failure.
+    holds open.
     """
 
     llm: str
@@ -48,16 +49,20 @@ class WorkerSettings:
     heartbeat_timeout_s: float = 10.0
     lifeline: int | None = None
     release: str = ""
-    quiet_load_errors: bool = False
 
 
-def run(settings: WorkerSettings, load: Callable[[], LLM]) -> int:
+def run(
+    settings: WorkerSettings, load: Callable[[], LLM], tell_owner: Callable[[BaseException | None], None] | None = None
+) -> int:
     """Serve the LLM that ``load`` returns until a signal says stop. Returns the exit code.
 
+    ``tell_owner`` is for a worker with a single client, which has started it: it hears how loading ended, from the
+    thread that loads. Such a worker does not drain, because when its owner stops it, nobody waits for what runs.
+
     Raises:
-        ConfigurationError: from ``load``, when what the user gave cannot be used.
+        ConfigurationError: from ``load``, when what the user gave cannot be used and there is no owner to tell.
     """
-    shell = _Shell(settings, load)
+    shell = _Shell(settings, load, tell_owner)
     if settings.lifeline is not None:
         threading.Thread(target=_end_with_owner, args=(settings.lifeline,), name="lifeline", daemon=True).start()
     return shell.run()
@@ -65,17 +70,26 @@ def run(settings: WorkerSettings, load: Callable[[], LLM]) -> int:
 
 def _end_with_owner(lifeline: int) -> None:
     """End this process, and all that its engine has started, when the one that owns it is gone, however it ended."""
-    while os.read(lifeline, 64):
-        pass
+    try:
+        while os.read(lifeline, 64):
+            pass
+    except OSError:
+        pass  # reset: it went without reading what we had said
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
 class _Shell:
-    def __init__(self, settings: WorkerSettings, load: Callable[[], LLM]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        load: Callable[[], LLM],
+        tell_owner: Callable[[BaseException | None], None] | None,
+    ) -> None:
         self._settings = settings
         self._load = load
+        self._tell_owner = tell_owner
         identity = Hello(
             role="worker",
             instance=os.urandom(16),
@@ -114,7 +128,7 @@ class _Shell:
         if self._machine.state is SessionState.REFUSED:
             log.error("the broker at %s refused this worker: %s", self._settings.broker, self._machine.trouble)
             code = EXIT_REFUSED
-        if self._load_error is not None and self._settings.quiet_load_errors:
+        if self._load_error is not None and self._tell_owner is not None:
             return code
         if isinstance(self._load_error, ConfigurationError):
             raise self._load_error
@@ -132,7 +146,10 @@ class _Shell:
         if self._signalled:
             os._exit(128 + number)
         self._signalled = True
-        self._dealer.post(self._machine.drain)
+        if self._tell_owner is None:
+            self._dealer.post(self._machine.drain)
+        else:
+            self._dealer.post(lambda now: self._end(0, "its client is done with it"))
 
     # Loading.
 
@@ -146,24 +163,27 @@ class _Shell:
             code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
             goodbye = f"its LLM could not be loaded: {error}"
             self._dealer.post(lambda now: self._end(code, goodbye))
-            return
-        self._llm = llm
-        self._dealer.post(lambda now: self._loaded(identity, now))
+        else:
+            self._llm = llm
+            self._dealer.post(lambda now: self._loaded(identity, now))
+        if self._tell_owner is not None:
+            self._tell_owner(self._load_error)
 
     def _describe(self, llm: LLM) -> Hello:
-        name = llm.model_name
-        if not isinstance(name, str):
-            raise ConfigurationError(f"{type(llm).__name__}.model_name must be text and is {name!r}")
         self._caller = Caller(llm, str(os.getpid()), socket.gethostname(), self._on_unwell)
-        batch_size = 1 if self._caller.by_row else self._settings.batch_size
-        return replace(
+        identity = replace(
             self._machine.identity,
-            model_name=name,
+            model_name=llm.model_name,
             task=describe(llm.task),
-            batch_size=batch_size,
+            batch_size=1 if self._caller.by_row else self._settings.batch_size,
             concurrency=self._settings.concurrency or llm.concurrency,
             options=sorted(llm.option_names),
         )
+        try:
+            decode(encode(identity, self._machine.limits.max_frame_bytes))
+        except (DecodeError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"{type(llm).__name__} does not say of itself what a broker can use: {error}") from error
+        return identity
 
     def _loaded(self, identity: Hello, now: float) -> None:
         self._pool = ThreadPoolExecutor(identity.concurrency, thread_name_prefix="engine")

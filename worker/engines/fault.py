@@ -10,7 +10,7 @@ from ...protocol.errors import EngineUnwell, RowError
 
 _ROW = frozenset({400, 413, 422})
 
-# A server that fails inside, or is too slow, may do so for one row only. All other statuses are the server's fault: key,
+# A server that fails inside, or is too slow, may do so for one row only. Every other status is the server's fault: key,
 # quota, address, model, or an overload that outlasted the retries.
 _UNCLEAR = 500
 

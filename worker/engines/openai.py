@@ -262,8 +262,10 @@ class OpenAILLM(RowEngine):
 
 def _is_completion(answer: object) -> TypeGuard[ChatCompletion]:
     """Whether it has the parts that are read. The client library believes whatever a server answers."""
-    choices: Any = getattr(answer, "choices", None)
-    messages = [getattr(one, "message", None) for one in choices] if isinstance(choices, list) else []
+    choices: object = getattr(answer, "choices", None)
+    if not isinstance(choices, list):
+        return False
+    messages = [getattr(one, "message", None) for one in cast(list[object], choices)]
     return bool(messages) and all(isinstance(one, ChatCompletionMessage) for one in messages)
 
 

@@ -340,7 +340,7 @@ class TestFaults:
     def test_a_row_that_takes_too_long_is_charged_while_others_are_answered(
         self, scripted: Scripted, connect: Connect
     ) -> None:
-        with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.2 s"):
             connect(timeout_s=0.2, max_retries=3).generate_row(row("hold"))
         assert [is_canary(sent) for sent in scripted.requests] == [False, True]
 

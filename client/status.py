@@ -1,0 +1,216 @@
+"""``genpool status``: the fleet, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..protocol.address import resolve
+from ..protocol.errors import NoBroker
+from .generate import SECONDS
+from .link import Link, leave, link_to
+
+_REDRAW_S = 1.0
+# Wide enough for whoever reads a table from a file; without a terminal rich would take 80 columns.
+_FILE_WIDTH = 200
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSettings:
+    """What ``genpool status`` is asked for."""
+
+    broker: str
+    as_json: bool
+    watch: bool
+    timeout_s: float
+
+
+@click.command()
+@click.option(
+    "--broker",
+    envvar=["GENPOOL_STATUS_BROKER", "GENPOOL_BROKER"],
+    metavar="ADDRESS",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The broker's report as JSON; with --watch, one a line.")
+@click.option("--watch", is_flag=True, help="Draw it anew every second, until Ctrl-C.")
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the broker.",
+)
+def status(broker: str | None, as_json: bool, watch: bool, timeout: float) -> int:
+    """Show the fleet: its LLMs, their workers, what waits, and who is connected.
+
+    An LLM's rows are queued at the broker or running in a worker; `at once` is how many rows its ready workers run
+    together. Exit codes: 0 done, 2 usage, 3 no broker within the time given, 4 refused by the broker.
+    """
+    return run(StatusSettings(resolve(broker), as_json, watch, timeout))
+
+
+def run(settings: StatusSettings) -> int:
+    """Print the report, or keep on printing it until Ctrl-C, and return the exit code.
+
+    Raises:
+        NoBroker: when there was none within the time given; a broker that goes away while it is watched is waited for.
+        Refused: when the broker will not talk to this client.
+    """
+    link = link_to(settings.broker)
+    try:
+        if not settings.watch:
+            report = link.status(settings.timeout_s)
+            _print_json(report, indent=2) if settings.as_json else _console().print(tables(report))
+        elif settings.as_json:
+            for report in _reports(link, settings.timeout_s):
+                if not isinstance(report, str):
+                    _print_json(report)
+        else:
+            _draw(_reports(link, settings.timeout_s))
+    except KeyboardInterrupt:
+        if not settings.watch:
+            raise
+    except BrokenPipeError:
+        # Whoever read has gone; the interpreter would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        leave(link)
+    return 0
+
+
+def _reports(link: Link, timeout_s: float) -> Iterator[Report | str]:
+    """A report every second; for a broker that is away, the sentence about it."""
+    yield link.status(timeout_s)
+    pause = threading.Event()
+    while True:
+        pause.wait(_REDRAW_S)
+        try:
+            yield link.status(timeout_s)
+        except NoBroker as error:
+            yield str(error)
+
+
+def _draw(reports: Iterator[Report | str]) -> None:
+    console = _console()
+    if not console.is_terminal:
+        for report in reports:
+            console.print(_shown(report))
+        return
+    with Live(_shown(next(reports)), console=console, auto_refresh=False, screen=True) as live:
+        for report in reports:
+            live.update(_shown(report), refresh=True)
+
+
+def _shown(report: Report | str) -> RenderableType:
+    return Text(report, style="red") if isinstance(report, str) else tables(report)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
+
+
+def _print_json(report: Report, indent: int | None = None) -> None:
+    click.echo(json.dumps(report, indent=indent))
+
+
+def tables(report: Report) -> RenderableType:
+    """The report for people. What a release of another day does not tell is left blank."""
+    llms = _maps(report, "llms")
+    workers = [{"llm": llm.get("name"), **worker} for llm in llms for worker in _maps(llm, "workers")]
+    clients = [client for client in _maps(report, "clients") if not _is_this_process(client)]
+    uptime = _duration(report.get("uptime_s"))
+    parts: list[RenderableType] = [Text(f"broker up for {uptime}, {report.get('rows', '?')} rows there")]
+    if llms:
+        parts.append(_table("LLMs", _LLM_COLUMNS, [_llm(llm) for llm in llms]))
+    else:
+        parts.append(Text("no LLMs: no worker has connected"))
+    if workers:
+        parts.append(_table("Workers", _WORKER_COLUMNS, workers))
+    if clients:
+        parts.append(_table("Clients", _CLIENT_COLUMNS, clients))
+    return Group(*parts)
+
+
+# Heading -> the report's key.
+_LLM_COLUMNS = {
+    "LLM": "name",
+    "model": "model",
+    "task": "task",
+    "workers": "workers",
+    "queued": "queued",
+    "running": "running",
+    "at once": "capacity",
+}
+_WORKER_COLUMNS = {
+    "LLM": "llm",
+    "host": "host",
+    "pid": "pid",
+    "state": "state",
+    "running": "running",
+    "done": "done",
+    "failed": "failed",
+    "reason": "reason",
+}
+_CLIENT_COLUMNS = {"host": "host", "pid": "pid", "rows": "rows", "answered": "answered", "away (s)": "away_s"}
+_STATE_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow", "unwell": "red"}
+
+
+def _llm(llm: Report) -> dict[str, Any]:
+    states = [str(worker.get("state")) for worker in _maps(llm, "workers")]
+    counts = [f"{states.count(state)} {state}" for state in _STATE_STYLES if state in states]
+    task = llm.get("task")
+    return {
+        **llm,
+        "model": ", ".join(map(str, llm.get("model_names") or ())),
+        "task": task.get("name") if isinstance(task, Mapping) else None,
+        "workers": ", ".join(counts) or "none" + ("" if llm.get("announced", True) else ", ever"),
+    }
+
+
+def _table(title: str, columns: Mapping[str, str], rows: Sequence[Report]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading, key in columns.items():
+        is_number = any(isinstance(row.get(key), (int, float)) for row in rows)
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in columns.values()))
+    return table
+
+
+def _cell(value: Any) -> Text:
+    # As Text: a bracket in a name is no markup.
+    text = "" if value is None else str(value)
+    return Text(text, style=_STATE_STYLES.get(text, ""))
+
+
+def _maps(report: Report, key: str) -> list[Report]:
+    found = report.get(key)
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+
+def _is_this_process(client: Report) -> bool:
+    return client.get("pid") == os.getpid() and client.get("host") == socket.gethostname()
+
+
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
