@@ -6,7 +6,6 @@ closes and the child ends itself.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import signal
@@ -204,15 +203,6 @@ def _kill_session(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-@atexit.register
-def _stop_all() -> None:
-    children = list(_children)
-    for child in children:
-        child.ask_to_stop()
-    for child in children:
-        child.stop()
 
 
 def _abandon_all() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..tasks.base import TaskLike
 from ..tasks.output import LLMOutput
@@ -86,7 +86,7 @@ def _entries(parsed: Any) -> Mapping[str, Any]:
     if parsed is None:
         return {}
     if isinstance(parsed, Mapping):
-        return {str(name): value for name, value in parsed.items()}
+        return {str(name): value for name, value in cast(Mapping[Any, Any], parsed).items()}
     return {DEFAULT: parsed}
 
 
@@ -108,7 +108,7 @@ def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:
             encode({name: value})
             writable[name] = value
         except (TypeError, ValueError) as error:
-            writable[name] = [None] * len(value) if isinstance(value, list) else None
+            writable[name] = [None] * len(cast(list[Any], value)) if isinstance(value, list) else None
             problems.append(f"the column {name!r} cannot be written as JSON: {error}")
     problem = "; ".join(problems)
     return encode(writable | {ERROR: "; ".join(filter(None, (str(row.get(ERROR, "")), problem)))}), problem

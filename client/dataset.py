@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,7 @@ from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refuse
 from ..protocol.messages import LLMInfo
 from ..tasks.base import TaskLike
 from .column import Columns, encoded, output_row, replaced
-from .generator import CallOptions, Generator
+from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
 from .jsonl import STANDARD_STREAM, Line, Source, Target, check_target
 from .link import Link, leave, link_to
@@ -165,7 +165,7 @@ class _Runner:
         self,
         settings: GenerateSettings,
         source: Source,
-        llm: Generator,
+        llm: LLMPool | ProcessLLM,
         columns: Columns,
         meter: Meter,
         tally: Tally,
@@ -241,7 +241,7 @@ def _error(row: Row) -> str:
 
 
 @contextmanager
-def _fleet(settings: GenerateSettings) -> Iterator[tuple[LLMPool | ProcessLLM, Columns]]:
+def _fleet(settings: GenerateSettings) -> Generator[tuple[LLMPool | ProcessLLM, Columns]]:
     """The LLMs that are asked for, once the broker knows them all, and the columns of their tasks.
 
     Raises:
@@ -263,17 +263,22 @@ def _fleet(settings: GenerateSettings) -> Iterator[tuple[LLMPool | ProcessLLM, C
 
 def _connected(link: Link, settings: GenerateSettings) -> LLMPool | ProcessLLM:
     fleet = _wait(link, settings, lambda fleet: fleet if _is_there(fleet, settings.llms) else None)
-    names = settings.llms or list(fleet)
+    names = settings.llms or [name for name, info in fleet.items() if _is_served(info)]
     if len(names) == 1:
         return ProcessLLM.connect(names[0], settings.broker, settings.task, wait_s=settings.wait_s)
     return LLMPool.connect(settings.llms or None, settings.broker, settings.task, wait_s=settings.wait_s)
 
 
 def _is_there(fleet: dict[str, LLMInfo], llms: Sequence[str]) -> bool:
-    """Whether all of ``llms`` are announced; without names, whether some are and none loads for the first time."""
+    """Whether all of ``llms`` are announced; without names, whether some are served and none loads its first worker."""
     if llms:
         return fleet.keys() >= set(llms)
-    return bool(fleet) and all(info.ready or not info.loading for info in fleet.values())
+    served = [info for info in fleet.values() if _is_served(info)]
+    return bool(served) and all(info.ready or not info.loading for info in served)
+
+
+def _is_served(info: LLMInfo) -> bool:
+    return info.ready + info.loading + info.unwell > 0
 
 
 def _wait(

@@ -35,7 +35,7 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
 @click.option(
     "--task",
     metavar="MODULE:TASK",
-    help="Makes the prompts and reads the completions here: text-generation, or one of yours.  [default: the LLMs' own]",
+    help="Makes prompts and reads completions here: text-generation, or one of yours.  [default: the LLMs' own]",
 )
 @click.option("--system-prompt", metavar="TEXT", help="The system prompt of text generation; implies that task.")
 @click.option("--seed", type=int, help="Repeats the draw of shares, and seeds the engines that can be seeded.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 # `timeout` signals its command and then the command's group, so one wish may arrive twice.
@@ -43,7 +43,7 @@ class Interrupt:
             raise Interrupted(number)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         """Nothing is raised within; what came meanwhile is raised at the end."""
         self._is_held = True
         try:
@@ -55,7 +55,7 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible() -> Generator[Interrupt]:
     """Have signals raise Interrupted in here. One that was ignored (a job in the background) stays so.
 
     For the main thread only.

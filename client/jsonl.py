@@ -19,7 +19,13 @@ from ..protocol.errors import ConfigurationError, GenpoolError
 
 STANDARD_STREAM = "-"
 
-_JSON_NAMES = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_JSON_NAMES: dict[type[Any], str] = {
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise ValueError("this is nested too deeply") from None
     if isinstance(value, dict):
         return cast(dict[str, Any], value)
-    kind = _JSON_NAMES.get(type(value), "null")
+    kind = _JSON_NAMES.get(cast(type[Any], type(value)), "null")
     raise ValueError(f'a row is a JSON object such as {{"input": …}}, and this is {kind}')
 
 
@@ -139,7 +145,7 @@ def check_target(path: str, source: Source) -> None:
 
 def _stat(file: str | int) -> os.stat_result | None:
     try:
-        return os.stat(file)
+        return os.fstat(file) if isinstance(file, int) else Path(file).stat()
     except OSError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -128,6 +129,12 @@ class LocalWorker:
         with self._lock:
             self.start().submit(rows)
 
+    def ask_to_stop(self) -> None:
+        """Have the process end, without waiting for it."""
+        with self._lock:
+            if self._child is not None:
+                self._child.ask_to_stop()
+
     def stop(self, error: GenpoolError) -> None:
         """End the process for good, and its rows with ``error``."""
         with self._lock:
@@ -194,6 +201,16 @@ def _begin_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_anew)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Workers first, then the links and the broker: nobody is left to miss another."""
+    workers = list(_workers)
+    for worker in workers:
+        worker.ask_to_stop()
+    for worker in workers:
+        worker.stop(Closed("the interpreter ended before this row was finished"))
 
 
 def _pickled(value: Any) -> bytes:

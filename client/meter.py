@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -55,20 +56,23 @@ class BarMeter(Meter):
 
 
 @contextmanager
-def bar(total: int | None) -> Iterator[Meter]:
+def bar(total: int | None) -> Generator[Meter]:
     """A bar on stderr, of ``total`` generations if that is known. Lines of the log stay above it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     terminal = sys.stderr
     with Progress(*columns, *times, console=Console(stderr=True)) as progress:
         # `Progress` has put itself in the place of sys.stderr; the log's handlers still hold the terminal.
-        moved = [one for one in logging.getLogger().handlers if getattr(one, "stream", None) is terminal]
+        moved = [one for one in _stream_handlers() if one.stream is terminal]
         for handler in moved:
-            assert isinstance(handler, logging.StreamHandler)
             handler.setStream(sys.stderr)
         try:
             yield BarMeter(progress, total)
         finally:
             for handler in moved:
-                assert isinstance(handler, logging.StreamHandler)
                 handler.setStream(terminal)
+
+
+def _stream_handlers() -> list[logging.StreamHandler[Any]]:
+    handlers = logging.getLogger().handlers
+    return [cast("logging.StreamHandler[Any]", one) for one in handlers if isinstance(one, logging.StreamHandler)]

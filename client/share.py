@@ -26,9 +26,17 @@ def draw_shares(num_generations: int, weights: Sequence[float], source: random.R
 
 
 def _draw(count: int, chances: list[float], source: random.Random) -> list[int]:
-    """``count`` different positions, drawn with the given chances (Efraimidis and Spirakis 2006)."""
-    keys = [(source.random() ** (1 / chance) if chance > 1e-9 else -1.0, at) for at, chance in enumerate(chances)]
-    return [at for _, at in sorted(keys, reverse=True)[:count]]
+    """``count`` positions, each with exactly its chance: systematic sampling in a random order (Madow 1949)."""
+    order = [at for at, chance in enumerate(chances) if chance > 1e-9]
+    source.shuffle(order)
+    reached = source.random()
+    drawn: list[int] = []
+    passed: list[int] = []
+    for at in order:
+        reached += chances[at]
+        (drawn if reached >= len(drawn) + 1 else passed).append(at)
+    # The chances add up to `count` but for rounding, which must not cost a generation.
+    return (drawn + passed)[:count]
 
 
 def check_weights(weights: Sequence[float] | None, llms: int) -> list[float]:
@@ -39,9 +47,12 @@ def check_weights(weights: Sequence[float] | None, llms: int) -> list[float]:
     """
     if weights is None:
         return [1.0] * llms
-    checked = [float(weight) for weight in weights]
+    try:
+        checked = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        checked = []
     if len(checked) != llms or not all(0 <= weight < math.inf for weight in checked) or sum(checked) <= 0:
         raise ConfigurationError(
-            f"`weights` must be {llms} numbers, one for each LLM, none negative and not all zero; got {list(weights)}"
+            f"`weights` must be {llms} numbers, one for each LLM, none negative and not all zero; got {weights!r}"
         )
     return checked

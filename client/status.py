@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -174,11 +174,11 @@ _STATE_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow", "u
 def _llm(llm: Report) -> dict[str, Any]:
     states = [str(worker.get("state")) for worker in _maps(llm, "workers")]
     counts = [f"{states.count(state)} {state}" for state in _STATE_STYLES if state in states]
-    task = llm.get("task")
+    task = cast(Report, llm.get("task") or {})
     return {
         **llm,
         "model": ", ".join(map(str, llm.get("model_names") or ())),
-        "task": task.get("name") if isinstance(task, Mapping) else None,
+        "task": task.get("name"),
         "workers": ", ".join(counts) or "none" + ("" if llm.get("announced", True) else ", ever"),
     }
 
@@ -201,7 +201,7 @@ def _cell(value: Any) -> Text:
 
 def _maps(report: Report, key: str) -> list[Report]:
     found = report.get(key)
-    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    return [cast(Report, one) for one in cast(list[Any], found) if isinstance(one, Mapping)] if found else []
 
 
 def _is_this_process(client: Report) -> bool:

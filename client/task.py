@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..protocol.errors import ConfigurationError
@@ -50,13 +50,14 @@ def _found(spec: str) -> Any:
     if not module or not path:
         raise ConfigurationError(f"a task is {TEXT_GENERATION} or package.module:task, and {spec!r} is neither")
     # Scripts installed by pip do not look in the current directory, and ``python -m`` does.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module)
         for name in path.split("."):
             found = getattr(found, name)
     except Exception as error:
-        where = f"looked in {os.getcwd()} and sys.path"
-        raise ConfigurationError(f"{spec} cannot be loaded ({type(error).__name__}: {error}); {where}") from error
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"{spec} cannot be loaded from {here} or sys.path: {told}") from error
     return found

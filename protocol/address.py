@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -17,7 +18,7 @@ ENVIRONMENT_VARIABLE = "GENPOOL_BROKER"
 
 # What the operating system leaves for the path of a socket.
 _LONGEST_IPC_PATH = 107
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|\*|[A-Za-z0-9._-]+):(?P<port>\d{1,5}|\*)")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|\*|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,10 @@ class Connection:
 
 
 def resolve(broker: str | None) -> str:
-    """The ZeroMQ endpoint of ``broker``: ``tcp://host:port``, ``host:port``, ``ipc://path``, or a connection file's path.
+    """The ZeroMQ endpoint of ``broker``.
 
-    None stands for ``$GENPOOL_BROKER``, and without that for the default port on this machine.
+    That is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file. None stands for
+    ``$GENPOOL_BROKER``, and without that for the default port on this machine.
 
     Raises:
         ConfigurationError: says what is wrong with it.
@@ -62,8 +64,9 @@ def check(address: str, *, bind: bool = False) -> str:
         raise ConfigurationError(
             f"{address!r} is no broker's address: give tcp://HOST:PORT, HOST:PORT or a connection file's path"
         )
-    if match["port"] != "*" and not 0 <= int(match["port"]) <= 65535:
-        raise ConfigurationError(f"{address!r} is no broker's address: ports end at 65535")
+    # Whoever binds port 0 gets a free one; nobody can connect to it.
+    if match["port"] != "*" and not (0 if bind else 1) <= int(match["port"]) <= 65535:
+        raise ConfigurationError(f"{address!r} is no broker's address: ports go from 1 to 65535")
     return address
 
 
@@ -71,17 +74,42 @@ def is_loopback(address: str) -> bool:
     """Whether only this machine can reach ``address``."""
     if address.startswith("ipc://"):
         return True
-    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+    host = host_of(address)
+    return host == "localhost" or (is_literal(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def host_of(address: str) -> str:
+    """The host of a ``tcp://`` address, an IPv6 one without its brackets."""
+    return address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+
+
+def is_literal(host: str) -> bool:
+    """Whether ``host`` is an IP address, and no name that must be looked up."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def write_connection_file(path: Path, connection: Connection) -> None:
-    """Write the file in one step, readable by its owner alone, so that nobody ever reads half of it."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        json.dump({"address": connection.address, "pid": connection.pid}, file)
-        file.write("\n")
-    os.replace(draft, path)
+    """Write the file in one step, readable by its owner alone, so that nobody ever reads half of it.
+
+    Raises:
+        ConfigurationError: when it cannot be written there.
+    """
+    draft: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(name)
+        with os.fdopen(handle, "w") as file:
+            json.dump({"address": connection.address, "pid": connection.pid}, file)
+            file.write("\n")
+        draft.replace(path)
+    except OSError as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        raise ConfigurationError(f"the connection file {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def read_connection_file(path: Path) -> Connection:
@@ -102,4 +130,5 @@ def read_connection_file(path: Path) -> Connection:
     said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
     if not isinstance(said.get("address"), str):
         raise ConfigurationError(f"{str(path)!r} is no connection file: it names no address")
-    return Connection(check(said["address"]), int(said.get("pid") or 0))
+    pid = said.get("pid")
+    return Connection(check(said["address"]), pid if type(pid) is int else 0)

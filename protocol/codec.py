@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from itertools import accumulate
+from enum import Enum
+from itertools import accumulate, pairwise
+from math import inf
 from typing import Any, cast
 
 import msgpack
@@ -50,6 +52,10 @@ from .messages import (
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
+_MOST_LLMS = 100_000
+
+# Plain data from one peer goes on to others inside further maps; msgpack packs 511 levels and reads more.
+_DEEPEST = 32
 
 
 def _text(value: Any) -> str:
@@ -77,14 +83,14 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not value >= 0:
+    if type(value) not in (int, float) or not 0 <= value < inf:
         raise DecodeError("is no number of seconds")
     return float(value)
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise DecodeError("are no bytes")
+        raise DecodeError("is no byte string")
     return value
 
 
@@ -92,6 +98,25 @@ def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast(dict[Any, Any], value)):
         raise DecodeError("is no map of names")
     return cast(dict[str, Any], value)
+
+
+def _data(value: Any, depth: int = 0) -> Any:
+    """Maps of names, lists, text and numbers, so that whoever gets them can pass them on, as JSON too."""
+    if depth > _DEEPEST:
+        raise DecodeError(f"is nested more than {_DEEPEST} deep")
+    if isinstance(value, dict):
+        for item in _mapping(value).values():
+            _data(item, depth + 1)
+    elif isinstance(value, list):
+        for item in cast(list[Any], value):
+            _data(item, depth + 1)
+    elif value is not None and not isinstance(value, (str, int, float)):
+        raise DecodeError(f"holds a {type(value).__name__}")
+    return value
+
+
+def _named_data(value: Any) -> dict[str, Any]:
+    return _data(_mapping(value))
 
 
 def _optional(check: Check) -> Check:
@@ -110,8 +135,8 @@ def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
     return checked
 
 
-def _one_of(names: type[Any]) -> Check:
-    known = frozenset(member.value for member in names)
+def _one_of(names: type[Enum]) -> Check:
+    known = frozenset[str | int](member.value for member in names)
 
     def checked(value: Any) -> Any:
         if type(value) not in (str, int) or value not in known:
@@ -124,7 +149,7 @@ def _one_of(names: type[Any]) -> Check:
 def _ids(value: Any) -> list[bytes]:
     joined = _bytes(value)
     if len(joined) % ROW_ID_BYTES or len(joined) > MAX_ROWS_PER_MESSAGE * ROW_ID_BYTES:
-        raise DecodeError(f"are no {ROW_ID_BYTES}-byte ids, at most {MAX_ROWS_PER_MESSAGE}")
+        raise DecodeError(f"is no string of at most {MAX_ROWS_PER_MESSAGE} ids, {ROW_ID_BYTES} bytes each")
     return [joined[at : at + ROW_ID_BYTES] for at in range(0, len(joined), ROW_ID_BYTES)]
 
 
@@ -151,7 +176,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "state": _one_of(WorkerState),
         "reason": _text,
         "model_name": _text,
-        "task": _mapping,
+        "task": _named_data,
         "batch_size": _positive,
         "concurrency": _positive,
         "options": _list_of(_text),
@@ -185,7 +210,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     LLMInfo: {
         "name": _text,
         "model_names": _list_of(_text),
-        "task": _mapping,
+        "task": _named_data,
         "options": _list_of(_text),
         "ready": _count,
         "loading": _count,
@@ -193,9 +218,9 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "capacity": _count,
         "reason": _text,
     },
-    Fleet: {"llms": _list_of(_record(LLMInfo), most=100_000)},
+    Fleet: {"llms": _list_of(_record(LLMInfo), most=_MOST_LLMS)},
     Ask: {},
-    Status: {"report": _mapping},
+    Status: {"report": _named_data},
     Assign: {"runs": _list_of(_record(AssignRun))},
     AssignRun: {
         "kind": _one_of(RowKind),
@@ -297,8 +322,8 @@ def decode(frames: Sequence[bytes]) -> Message:
     if len(head) > MAX_HEAD_BYTES:
         raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {MAX_HEAD_BYTES}")
     try:
-        plain = _mapping(_unpack(head[1:]))
-        if kind in (Hello, Refuse) and _count(plain.get("version")) != PROTOCOL_VERSION:
+        plain = _unpack(head[1:])
+        if kind in (Hello, Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
             return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
         message = _typed(kind, plain)
         _fill(message, plain, frames[1:])
@@ -308,15 +333,26 @@ def decode(frames: Sequence[bytes]) -> Message:
 
 
 def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
-    return Refuse(_text(plain.get("reason", "")), plain["version"])
+    return Refuse(_field("reason", _text, plain) if "reason" in plain else "", plain["version"])
 
 
-def _unpack(head: bytes) -> Any:
+def _unpack(head: bytes) -> dict[str, Any]:
     try:
-        return msgpack.unpackb(head, unicode_errors="surrogatepass")
+        # The length that a list announces is allocated before its items are seen, at every level of nesting.
+        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=_MOST_LLMS)
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise DecodeError(f"its head is no msgpack: {error}") from None
+        raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None
+    if not isinstance(plain, dict):
+        raise DecodeError("its head is no map of names")
+    return cast(dict[str, Any], plain)
+
+
+def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
+    try:
+        return check(plain.get(name))
+    except DecodeError as error:
+        raise DecodeError(f"{name} {error}") from None
 
 
 def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
@@ -324,10 +360,7 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
     values: dict[str, Any] = {}
     for name, check in _FIELDS[kind].items():
         if name in plain:
-            try:
-                values[name] = check(plain[name])
-            except DecodeError as error:
-                raise DecodeError(f"{name} {error}") from None
+            values[name] = _field(name, check, plain)
     if kind in _CARRIERS:
         values["payloads"] = []
     try:
@@ -341,15 +374,15 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[bytes]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
     records = list(_carriers(message, plain))
     if not records:
+        _check_columns(message)
         if body:
             raise DecodeError("has a body and no rows")
-        return _check_columns(message)
+        return
     rows = body[0] if len(body) == 1 else b"".join(body)
     at = 0
     for record, part in records:
-        sizes = _counts(part.get("sizes"))
-        ends = list(accumulate(sizes, initial=at))
-        record.payloads = [rows[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        ends = list(accumulate(_field("sizes", _counts, part), initial=at))
+        record.payloads = [rows[start:end] for start, end in pairwise(ends)]
         at = ends[-1]
         _check_columns(record)
     if at != len(rows):
@@ -364,6 +397,7 @@ def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[s
 
 
 def _check_columns(record: Any) -> None:
-    names = _COLUMNS.get(type(record), ())
+    kind: type[Any] = type(record)
+    names = _COLUMNS.get(kind, ())
     if len({len(getattr(record, name)) for name in names}) > 1:
         raise DecodeError(f"{', '.join(names)} differ in length")

@@ -6,12 +6,16 @@ of outputs, one per generation, or a Failure. Tuples become lists and numpy scal
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import msgpack
 
 from .errors import DecodeError, RowError
+
+# How many levels are searched for what cannot be packed.
+_DEEPEST_SEARCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,12 @@ def pack(value: Any) -> bytes:
         RowError: names the type that cannot be carried, and where in ``value`` it stands.
     """
     try:
-        return cast(bytes, msgpack.packb(value, default=_number, unicode_errors="surrogatepass"))
-    except (TypeError, ValueError, OverflowError) as error:
+        packed = msgpack.packb(value, default=_number, unicode_errors="surrogatepass")
+        # What packs need not open again: a tuple comes back as a list, and a list is no key.
+        msgpack.unpackb(packed, strict_map_key=False, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError, BufferError) as error:
         raise RowError(_complaint(value, error)) from None
+    return packed
 
 
 def unpack(payload: bytes) -> Any:
@@ -49,13 +56,14 @@ def unpack(payload: bytes) -> Any:
     """
     try:
         return msgpack.unpackb(payload, strict_map_key=False, unicode_errors="surrogatepass")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DecodeError(f"the content cannot be read: {error}") from None
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise DecodeError(f"the content cannot be read: {str(error) or type(error).__name__}") from None
 
 
 def pack_row(content: Any, seed: int | None) -> bytes:
     """A row's payload. Raises RowError as ``pack`` does."""
-    return pack([content, seed])
+    # A list of two, put together by hand so that an error's place is one inside of ``content``.
+    return b"\x92" + pack(content) + pack(seed)
 
 
 def unpack_row(payload: bytes) -> tuple[Any, int | None]:
@@ -92,48 +100,58 @@ def unpack_outputs(payload: bytes) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    """A numpy scalar as the Python number that it stands for; numpy itself is never imported."""
-    item = getattr(value, "item", None)
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and callable(item):
-        return item()
-    raise TypeError(type(value).__name__)
+    """A numpy scalar as the Python number that it stands for; numpy itself is never imported.
+
+    Not the times among them: some of those would silently become numbers too.
+    """
+    kind = type(value)
+    if kind.__module__ != "numpy" or kind.__name__ in ("datetime64", "timedelta64") or value.shape != ():
+        raise TypeError(kind.__name__)
+    return value.item()
 
 
 def _complaint(value: Any, error: Exception) -> str:
-    where, culprit = _find(value, "")
+    culprit = _culprit(value, "", set())
     if culprit is None:
         return f"the row cannot be carried over the network: {error}"
-    place = f"under {where}" if where else "at its top"
-    return (
-        f"the row holds {_described(culprit)} {place}, which msgpack cannot carry: "
-        "use text, numbers, bytes, lists and dicts"
-    )
+    return f"the row holds {culprit}, which msgpack cannot carry: use text, numbers, bytes, lists and dicts"
 
 
-def _described(culprit: Any) -> str:
-    if isinstance(culprit, int):
-        return "an integer beyond 64 bits"
-    return f"a value of type {type(culprit).__name__}"
+def _culprit(value: Any, where: str, seen: set[int], depth: int = 0) -> str | None:
+    """The first value or key in ``value`` that cannot be packed: its type and its place, in words.
 
-
-def _find(value: Any, where: str, depth: int = 0) -> tuple[str, Any]:
-    """Where the innermost value stands that cannot be packed, and that value (None when none was found)."""
-    if depth > 64:
-        return where, None
+    ``seen`` holds the containers that were searched: one may be met many times over, or hold itself.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return None if _is_packable(value) else f"{_described(value, 'value')} {_place(where)}"
+    if depth > _DEEPEST_SEARCH or id(cast(Any, value)) in seen:
+        return None
+    seen.add(id(cast(Any, value)))
     if isinstance(value, dict):
-        items = [(f"{where}[{key!r}]", one) for key, one in cast(dict[Any, Any], value).items()]
-        items += [(f"{where} key", key) for key in cast(dict[Any, Any], value)]
-    elif isinstance(value, (list, tuple)):
-        items = [(f"{where}[{at}]", one) for at, one in enumerate(cast(list[Any], value))]
+        entries = cast(dict[Any, Any], value)
+        for key in entries:
+            if isinstance(key, tuple) or not _is_packable(key):
+                return f"{_described(key, 'key')} {_place(where)}"
+        items: Iterable[tuple[Any, Any]] = entries.items()
     else:
-        return (where, value) if _is_unpackable(value) else (where, None)
-    found = (_find(one, place, depth + 1) for place, one in items)
-    return next((hit for hit in found if hit[1] is not None), (where, None))
+        items = enumerate(cast(Sequence[Any], value))
+    found = (_culprit(item, f"{where}[{key!r:.80}]", seen, depth + 1) for key, item in items)
+    return next((one for one in found if one is not None), None)
 
 
-def _is_unpackable(value: Any) -> bool:
+def _place(where: str) -> str:
+    return f"under {where}" if where else "at its top"
+
+
+def _described(culprit: Any, what: str) -> str:
+    if isinstance(culprit, int):
+        return f"an integer {what} beyond 64 bits"
+    return f"a {what} of type {type(culprit).__name__}"
+
+
+def _is_packable(value: Any) -> bool:
     try:
         msgpack.packb(value, default=_number, unicode_errors="surrogatepass")
-    except (TypeError, ValueError, OverflowError):
-        return True
-    return False
+    except (TypeError, ValueError, OverflowError, BufferError):
+        return False
+    return True

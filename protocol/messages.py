@@ -175,7 +175,7 @@ class Missing:
 
 @dataclass(slots=True)
 class Answer:
-    """Broker to client: rows that are finished. ``attempts`` counts the charged executions of each, the last included."""
+    """Broker to client: finished rows. ``attempts`` counts the charged executions of each, the last included."""
 
     ids: list[bytes]
     outcomes: list[int]

@@ -57,6 +57,12 @@ class SessionState(Enum):
     ENDED = auto()
 
 
+_TRYING = (SessionState.WAITING, SessionState.GREETING)
+
+# Doublings of the backoff beyond this would overflow a float, and no one waits that long.
+_MOST_DOUBLINGS = 32
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
     """Times in seconds.
@@ -87,12 +93,13 @@ class Session(ABC):
         self.state = SessionState.WAITING
         self.limits = Limits()
         self.lost_at: float | None = now
-        self.trouble = "it was not tried yet"
+        self.trouble = "it has not answered yet"
         self._random = random
         self._attempts = 0
         self._open_at = now
         self._heard = now
         self._greeted = now
+        self._opened_at = now
         self._ping_interval_s = 1.0
         self._next_ping = now
         self._next_notice = now + 3.0
@@ -124,19 +131,20 @@ class Session(ABC):
 
     def received(self, message: Message, now: float) -> None:
         """A message has come. Its effects come with the next ``flush``."""
+        if self.state not in (SessionState.GREETING, SessionState.OPEN):
+            return  # of a connection that was given up
         self._heard = now
         match message:
             case Welcome():
                 self._welcomed(message, now)
             case Refuse():
-                self.state, self.trouble = SessionState.REFUSED, message.reason
-                self._effect(Close())
+                self._refused(message.reason, now)
             case Reset() | Goodbye():
                 self.broken(f"the broker ended the connection: {message.reason}", now)
             case _ if self.state is SessionState.OPEN:
                 self._on_message(message, now)
             case _:
-                pass  # of a connection that was given up
+                pass  # a broker says welcome first; the wait for that goes on
 
     def malformed(self, reason: str, now: float) -> None:
         """Bytes have come that are no message of this protocol: whoever is there, it is no broker of ours."""
@@ -151,7 +159,9 @@ class Session(ABC):
         self._effect(Close())
         if was_open:
             self.lost_at = now
-            self._attempts = 0
+            # A broker that welcomes and breaks off at once, over and over, is not tried at full speed.
+            if now - self._opened_at >= self.session_settings.longest_delay_s:
+                self._attempts = 0
             self._next_notice = now + 3.0
             self._effect(Log("warning", f"lost the broker at {self.address} ({reason}); trying again"))
             self._broken(now)
@@ -162,16 +172,17 @@ class Session(ABC):
         silence = self.session_settings.silence_s
         if self.state is SessionState.WAITING and now >= self._open_at:
             self._open(now)
-        elif self.state in (SessionState.GREETING, SessionState.OPEN) and now - self._heard > silence:
-            greeting = self.state is SessionState.GREETING
-            what = "no hello was answered (is it a genpool broker?)" if greeting else "nothing was heard"
-            self.broken(f"{what} for {silence:g} s", now)
+        elif self.state is SessionState.GREETING and now - self._greeted > silence:
+            self.broken(f"the hello was not answered for {silence:g} s (is it a genpool broker?)", now)
+        elif self.state is SessionState.OPEN and now - self._heard > silence:
+            self.broken(f"nothing was heard for {silence:g} s", now)
         if self.state is SessionState.OPEN and now >= self._next_ping:
             self._next_ping = now + self._ping_interval_s
             self._effect(Send(Ping(self._held())))
-        if self.lost_at is not None and now >= self._next_notice and self.state is not SessionState.ENDED:
+        if self.lost_at is not None and now >= self._next_notice and self.state in _TRYING:
             self._next_notice = now + 30.0
-            self._effect(Log("warning", f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s: {self.trouble}"))
+            waited = f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s"
+            self._effect(Log("warning", f"{waited}: {self.trouble}"))
         return self.flush(now)
 
     def flush(self, now: float) -> list[object]:
@@ -195,22 +206,33 @@ class Session(ABC):
         self._effect(Send(self._hello()))
 
     def _welcomed(self, message: Welcome, now: float) -> None:
-        if message.version != PROTOCOL_VERSION or self.state is not SessionState.GREETING:
+        if message.version != PROTOCOL_VERSION:
+            self._refused(f"the broker speaks version {message.version} of the protocol, not {PROTOCOL_VERSION}", now)
+            return
+        if self.state is not SessionState.GREETING:
             return
         self.state = SessionState.OPEN
+        self._opened_at = now
         self.limits = message.limits
         self._ping_interval_s = message.ping_interval_s
         self._next_ping = now + self._ping_interval_s
         if self.lost_at is not None and now - self.lost_at > 1.0:
             self._effect(Log("info", f"the broker at {self.address} is there, after {now - self.lost_at:.1f} s"))
         self.lost_at = None
-        self._attempts = 0
         self._opened(now)
+
+    def _refused(self, reason: str, now: float) -> None:
+        was_open = self.state is SessionState.OPEN
+        self.state, self.trouble = SessionState.REFUSED, reason
+        self._effect(Close())
+        if was_open:
+            self.lost_at = now
+            self._broken(now)
 
     def _backoff(self) -> float:
         """Doubling delays with jitter between half and the whole of each."""
         settings = self.session_settings
-        delay = min(settings.longest_delay_s, settings.first_delay_s * 2**self._attempts)
+        delay = min(settings.longest_delay_s, settings.first_delay_s * 2 ** min(self._attempts, _MOST_DOUBLINGS))
         self._attempts += 1
         return delay * (0.5 + self._random() / 2)
 

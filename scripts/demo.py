@@ -6,6 +6,7 @@ Run by `scripts/demo`, which installs what it needs first. The commands it start
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +29,9 @@ from rich.text import Text
 GENPOOL = Path(sys.executable).with_name("genpool")
 PROMPTS = Path(__file__).with_name("demo_prompts.jsonl")
 NUM_GENERATIONS = 3
-ENGINE = ("--engine", "llamacpp", "--set", "max_new_tokens=64")
+# The two models share this machine: threads of theirs that wait for each other's cores would cost far more than half.
+THREADS = max(1, (os.cpu_count() or 2) // 2)
+ENGINE = ("--engine", "llamacpp", "--set", "max_new_tokens=48", "--set", f"n_threads={THREADS}")
 START_LIMIT_S = 60
 RUN_LIMIT_S = 300
 STOP_LIMIT_S = 15
@@ -154,7 +157,7 @@ def run_pool(address: Path, inputs: list[dict[str, str]], servers: Sequence[Serv
 
 
 def result_table(inputs: Iterable[dict[str, str]], result: Iterable[Iterable[LLMOutput]]) -> Table:
-    table = Table(title="What the pool made")
+    table = Table(title="What the pool made", expand=True)
     table.add_column("input", ratio=2)
     table.add_column("model", ratio=1, min_width=12, overflow="fold")
     table.add_column("generation", ratio=5)

@@ -11,7 +11,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -95,6 +95,8 @@ class Caller:
             _check(answers, len(rows), call.num_generations)
         except EngineDead:
             raise
+        except CancelledError:
+            yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
         except EngineUnwell as error:
             self._unwell(str(error))
             yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
