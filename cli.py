@@ -38,7 +38,9 @@ class _Lazy(click.Group):
 
 @click.command(cls=_Lazy, context_settings={"auto_envvar_prefix": "GENPOOL", "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genpool")
-@click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option(
+    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
+)
 def genpool(log_level: str) -> None:
     """Split the generations of every prompt over several LLMs, on one machine or many.
 

@@ -28,12 +28,48 @@ log = logging.getLogger("genpool.broker")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the address to this file, for GENPOOL_BROKER and --broker; it is removed at the end.",
 )
-@click.option("--insecure", is_flag=True, help="Allow an address that other machines reach. Anyone there can then use it.")
-@click.option("--settle", default=2.0, show_default=True, metavar="SECONDS", help="How long, after the start, workers may say what they hold before rows are sent again.")
-@click.option("--client-grace", default=10.0, show_default=True, metavar="SECONDS", help="How long a client may be away before its rows are dropped.")
-@click.option("--worker-grace", default=0.5, show_default=True, metavar="SECONDS", help="How long a worker whose connection broke may be away before its rows go elsewhere.")
-@click.option("--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long a peer may be silent on the network.")
-@click.option("--max-attempts", default=3, show_default=True, type=click.IntRange(1), help="How often a row may end a worker or make an engine raise.")
+@click.option(
+    "--insecure", is_flag=True, help="Allow an address that other machines reach. Anyone there can then use it."
+)
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long, after the start, workers may say what they hold before rows are sent again.",
+)
+@click.option(
+    "--client-grace",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a client may be away before its rows are dropped.",
+)
+@click.option(
+    "--worker-grace",
+    type=click.FloatRange(0),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a worker whose connection broke may be away before its rows go elsewhere.",
+)
+@click.option(
+    "--heartbeat-timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a peer may be silent on the network.",
+)
+@click.option(
+    "--max-attempts",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How often a row may end a worker or make an engine raise.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def broker(
     bind: str,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from ..protocol.codec import Message
@@ -153,7 +153,7 @@ class Broker:
             Grant: self._on_grant,
             Hold: self._on_hold,
         }
-        self._handlers_of = {
+        self._handlers_of: dict[type[Peer], frozenset[type[Any]]] = {
             Client: frozenset({Ping, Goodbye, Submit, Release, Await, Ask}),
             Worker: frozenset({Ping, Goodbye, Result, Grant, Hold}),
         }
@@ -180,18 +180,15 @@ class Broker:
         if peer_id in self.peers:
             self._effect(Send(peer_id, Reset(reason)))
 
-    def send_failed(self, peer_id: bytes, message: Message, size: int, *, gone: bool, now: float) -> None:
+    def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, now: float) -> None:
         """A send could not be made: the peer is ``gone``, or its queue is full and the message must wait."""
         peer = self.peers.get(peer_id)
-        if peer is None:
-            return
         if gone:
-            self._lost(peer, now, "its connection broke")
-            if isinstance(message, Assign) and isinstance(peer, Worker):
-                self._unassign(peer, message)
-        else:
-            peer.outbox.append((message, size))
-            peer.outbox_bytes += size
+            if peer is not None:
+                self._lost(peer, now, "its connection broke")
+            self._unassign(peer_id, message)
+        elif peer is not None and not isinstance(message, Ping):  # the next ping says more
+            peer.put_off(message)
 
     def flush(self, now: float) -> list[Effect]:
         """End a burst: hand out rows, forward answers, and return all effects since the last flush."""
@@ -206,8 +203,7 @@ class Broker:
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: retry full peers, ping, and let graces end."""
         for peer in [peer for peer in self.peers.values() if peer.outbox]:
-            waiting, peer.outbox, peer.outbox_bytes = peer.outbox, type(peer.outbox)(), 0
-            self._effects += [Send(peer.id, message) for message, _ in waiting]
+            self._effects += [Send(peer.id, message) for message in peer.take_outbox()]
         self._end_graces(now)
         if self._settling and now >= self.started + self.settings.settle_s:
             settled, self._settling = self._settling, {}
@@ -215,6 +211,8 @@ class Broker:
                 self._llm(row.spec.llm).queue.push(row)
         if now >= self._next_ping:
             self._next_ping = now + self.settings.ping_interval_s
+            # A ping's count is of the ledger after all that was said before it.
+            self._flush_settles()
             for peer in self.peers.values():
                 held = len(peer.executions) if isinstance(peer, Worker) and peer.reconciled else None
                 self._effect(Send(peer.id, Ping(held)))
@@ -237,16 +235,18 @@ class Broker:
         if hello.version != PROTOCOL_VERSION:
             text = f"this broker speaks version {PROTOCOL_VERSION} of the protocol and you version {hello.version}"
             self._effect(Send(peer_id, Refuse(f"{text}: install the same release of genpool on both sides")))
-        elif isinstance(peer, Worker) and hello.llm == peer.hello.llm:
+        elif peer is not None and not peer.is_same_process(hello):
+            self.malformed(peer_id, "a hello of another process, role or LLM than before")
+        elif isinstance(peer, Worker):
             self._update_worker(peer, hello)
-        elif isinstance(peer, Client) and hello.role == Role.CLIENT:
+        elif peer is not None:
             self._welcome(peer)
-        elif peer is None and hello.role == Role.CLIENT:
+        elif hello.role == Role.CLIENT:
             self._welcome_client(peer_id, hello, now)
-        elif peer is None and hello.role == Role.WORKER and hello.llm:
+        elif hello.llm:
             self._welcome_worker(peer_id, hello, now)
         else:
-            self.malformed(peer_id, "a hello that names no LLM, or another role or LLM than before")
+            self.malformed(peer_id, "a worker's hello that names no LLM")
 
     def _welcome(self, peer: Peer) -> None:
         self.peers[peer.id] = peer
@@ -260,8 +260,7 @@ class Broker:
             # Its old connection may not have been seen to break yet.
             self.peers.pop(client.id, None)
             client.id, client.hello, client.heard, client.lost = peer_id, hello, now, None
-            client.outbox.clear()
-            client.outbox_bytes = 0
+            client.take_outbox()
             client.awaited.clear()
         self._welcome(client)
         self._send(client, self._fleet())
@@ -319,6 +318,8 @@ class Broker:
             silent = was_silent(now - peer.heard, self.settings.heartbeat_timeout_s)
             self._departures[peer.hello.instance] = _Departure(peer, now + self.settings.worker_grace_s, silent)
             self._settles.pop(peer, None)
+            for message in reversed(peer.take_outbox()):
+                self._unassign(peer.id, message)
             self._fleet_changed = True
             self._effect(Log("warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}"))
 
@@ -424,13 +425,16 @@ class Broker:
         if row.state is not RowState.ANSWERED:
             return
         if row.verdict is not None:
-            self._answer(row, *row.verdict)
+            self._answer(row, *row.verdict, row.charged)
             return
         for execution in row.executions:
+            # It counts as running until the answer is here, so that it runs again if its worker is lost before.
             if execution.finished and execution.worker.id in self.peers:
+                row.state = RowState.RUNNING
                 self._send(execution.worker, Resend([execution.id]))
                 return
             if execution.worker.hello.instance in self._departures:
+                row.state = RowState.RUNNING
                 return
         self._run_again(row)
 
@@ -475,9 +479,9 @@ class Broker:
     def _decide(self, row: Row, outcome: Outcome, payload: bytes) -> None:
         """Answer a row for good without an execution that could send the answer again."""
         row.verdict = (outcome, payload)
-        self._answer(row, outcome, payload)
+        self._answer(row, outcome, payload, row.charged)
 
-    def _answer(self, row: Row, outcome: int, payload: bytes) -> None:
+    def _answer(self, row: Row, outcome: int, payload: bytes, attempts: int) -> None:
         """Forward a row's answer with the next flush. It stays known until its client releases it."""
         row.state = RowState.ANSWERED
         client = row.client
@@ -486,12 +490,14 @@ class Broker:
         client.answered += 1
         answers = self._answers.setdefault(client, _Answers())
         limits = self.settings.limits
-        if answers.ids and (answers.size + len(payload) > limits.target_message_bytes or len(answers.ids) >= limits.max_rows):
+        if answers.ids and (
+            answers.size + len(payload) > limits.target_message_bytes or len(answers.ids) >= limits.max_rows
+        ):
             self._flush_answers_of(client)
             answers = self._answers.setdefault(client, _Answers())
         answers.ids.append(row.id)
         answers.outcomes.append(outcome)
-        answers.attempts.append(row.charged)
+        answers.attempts.append(attempts)
         answers.payloads.append(payload)
         answers.size += len(payload)
 
@@ -517,9 +523,7 @@ class Broker:
     def _on_result(self, worker: Worker, message: Result, now: float) -> None:
         worker.hello.credit = message.credit
         worker.tokens += message.tokens
-        for execution_id, outcome, payload in zip(
-            message.executions, message.outcomes, message.payloads, strict=True
-        ):
+        for execution_id, outcome, payload in zip(message.executions, message.outcomes, message.payloads, strict=True):
             execution = worker.executions.get(execution_id)
             # An execution that is not in the ledger was settled while its answer was on the way.
             if execution is not None:
@@ -537,8 +541,8 @@ class Broker:
             self._withdraw(row, RowState.ANSWERED)
             for other in [other for other in row.executions if other is not execution]:
                 self._settle(other)
-            row.charged += outcome == Outcome.FAILED
-            self._answer(row, outcome, payload)
+            # Not added to the row's count, for the same answer may come again after a reconnect.
+            self._answer(row, outcome, payload, row.charged + (outcome == Outcome.FAILED))
             return
         row.charged += outcome == Outcome.RAISED
         exhausted = outcome == Outcome.RAISED and row.charged >= self.settings.max_attempts
@@ -621,7 +625,7 @@ class Broker:
             self._settle(execution)
             if row.executions or row.state is not RowState.RUNNING:
                 continue
-            if not blameless:
+            if not blameless and not execution.finished:
                 charged.append(row)
                 row.charged += 1
                 row.suspect_group = suspect_group_size(len(running), row.charged, self.settings.max_attempts)
@@ -677,26 +681,37 @@ class Broker:
         worker = llm.quarantine
         if worker is None or worker.running:
             return
-        group: list[Row] = []
-        size = llm.suspects[0].suspect_group
-        room = worker.free_calls * worker.hello.batch_size
-        while llm.suspects and len(group) < min(size, room, self.settings.limits.max_rows):
-            row = llm.suspects.popleft()
+        group = self._next_suspects(llm, worker, now)
+        for row in group:
+            llm.suspects.popleft()
             row.state = RowState.RUNNING
-            group.append(row)
         self._assign(llm, worker, group, now)
+
+    def _next_suspects(self, llm: LLM, worker: Worker, now: float) -> list[Row]:
+        """The first suspects, as many as each of them may be tried with and the worker's credit carries."""
+        while llm.suspects and llm.suspects[0].spec.is_over(now):
+            llm.queue.expired.append(llm.suspects.popleft())
+        group: list[Row] = []
+        size = self.settings.limits.max_rows
+        for row in llm.suspects:
+            size = min(size, row.suspect_group)
+            if len(group) >= size or row.spec.is_over(now):
+                break
+            group.append(row)
+        if worker.hello.batch_size == 1:
+            return group[: worker.free_calls]
+        calls = islice(self._runs(group, worker.hello.batch_size), worker.free_calls)
+        return [row for call in calls for row in call]
 
     def _hand_out(self, llm: LLM, worker: Worker, share: int, now: float) -> None:
         """Give one worker at most ``share`` rows, within its credit; it goes to the end of the turn."""
-        batch = worker.hello.batch_size
+        batch, limits = worker.hello.batch_size, self.settings.limits
         calls = worker.free_calls
-        rows: list[Row] = []
         if batch == 1:
-            rows = llm.queue.take(min(calls, share, self.settings.limits.max_rows), now)
+            self._assign(llm, worker, llm.queue.take(min(calls, share, limits.max_rows), now), now)
         else:
             for _ in range(min(calls, -(-share // batch))):
-                self._assign(llm, worker, llm.queue.take_run(batch, now), now)
-        self._assign(llm, worker, rows, now)
+                self._assign(llm, worker, llm.queue.take_run(batch, now, limits.target_message_bytes), now)
         if llm.free.pop(worker, worker) is None and worker.free_calls:
             llm.free[worker] = None
 
@@ -705,7 +720,7 @@ class Broker:
         runs: list[AssignRun] = []
         size = 0
         for run in self._runs(rows, worker.hello.batch_size):
-            if runs and size + sum(len(row.payload or b"") for row in run) > self.settings.limits.target_message_bytes:
+            if runs and size + sum(row.size for row in run) > self.settings.limits.target_message_bytes:
                 self._send(worker, Assign(runs))
                 runs, size = [], 0
             runs.append(self._assign_run(worker, run, now))
@@ -714,10 +729,12 @@ class Broker:
             self._send(worker, Assign(runs))
         self._note_credit(worker)
 
-    def _unassign(self, worker: Worker, message: Assign) -> None:
-        """These rows never left."""
-        numbers = (number for run in message.runs for number in range(run.first_execution, run.first_execution + len(run.ids)))
-        self._requeue([execution for number in numbers if (execution := worker.executions.get(number))])
+    def _unassign(self, peer_id: bytes, message: Message) -> None:
+        """A message that never left: rows in it were not handed out."""
+        runs = message.runs if isinstance(message, Assign) else []
+        numbers = (number for run in runs for number in range(run.first_execution, run.first_execution + len(run.ids)))
+        known = (execution for number in numbers if (execution := self.executions.get(number)))
+        self._requeue([execution for execution in known if execution.worker.id == peer_id])
 
     def _requeue(self, executions: list[Execution]) -> None:
         """These executions will not happen: their rows go back to the head of the queue, uncharged."""
@@ -738,13 +755,12 @@ class Broker:
             run: list[Row] = []
             size = 0
             for row in group:
-                length = len(row.payload or b"")
                 full = len(run) >= batch_size if batch_size > 1 else False
-                if run and (full or size + length > self.settings.limits.target_message_bytes):
+                if run and (full or size + row.size > self.settings.limits.target_message_bytes):
                     yield run
                     run, size = [], 0
                 run.append(row)
-                size += length
+                size += row.size
             yield run
 
     def _assign_run(self, worker: Worker, rows: list[Row], now: float) -> AssignRun:
@@ -786,9 +802,7 @@ class Broker:
         if peer.id not in self.peers:
             return
         if peer.outbox:
-            size = sum(map(len, message.payloads)) if isinstance(message, Answer) else 0
-            peer.outbox.append((message, size))
-            peer.outbox_bytes += size
+            peer.put_off(message)
         else:
             self._effect(Send(peer.id, message))
 

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..protocol.messages import Hello, LLMInfo, Message, WorkerState
+from ..protocol.messages import Answer, Hello, LLMInfo, Message, WorkerState
 from .queue import FairQueue
 from .row import Execution, Row
 
@@ -21,8 +21,25 @@ class Peer:
     id: bytes
     hello: Hello
     heard: float
-    outbox: deque[tuple[Message, int]] = field(default_factory=deque[tuple[Message, int]])
+    outbox: deque[Message] = field(default_factory=deque[Message])
     outbox_bytes: int = 0
+
+    def put_off(self, message: Message) -> None:
+        """Have ``message`` wait behind what is in the outbox."""
+        self.outbox.append(message)
+        self.outbox_bytes += sum(map(len, message.payloads)) if isinstance(message, Answer) else 0
+
+    def take_outbox(self) -> list[Message]:
+        """All that waits, in order; the outbox is empty then."""
+        waiting = list(self.outbox)
+        self.outbox.clear()
+        self.outbox_bytes = 0
+        return waiting
+
+    def is_same_process(self, hello: Hello) -> bool:
+        """Whether another hello on this connection comes from who said the first one."""
+        own = self.hello
+        return (hello.role, hello.instance, hello.llm) == (own.role, own.instance, own.llm)
 
 
 @dataclass(slots=True, eq=False)

@@ -52,10 +52,10 @@ class FairQueue:
             taken += self._take_from(client, count - len(taken) if alone else 1, now)
         return taken
 
-    def take_run(self, count: int, now: float) -> list[Row]:
-        """Up to ``count`` rows of the client whose turn it is that may share an engine call."""
+    def take_run(self, count: int, now: float, most_bytes: int) -> list[Row]:
+        """Up to ``count`` rows of the client whose turn it is that may share an engine call, and a message."""
         client = self._next_client()
-        return [] if client is None else self._take_from(client, count, now, together=True)
+        return [] if client is None else self._take_from(client, count, now, most_bytes)
 
     def _next_client(self) -> Client | None:
         """The first client in turn that has a living row and reads its answers."""
@@ -72,16 +72,21 @@ class FairQueue:
                 return client
         return None
 
-    def _take_from(self, client: Client, count: int, now: float, *, together: bool = False) -> list[Row]:
+    def _take_from(self, client: Client, count: int, now: float, most_bytes: int | None = None) -> list[Row]:
+        """The client's next rows; with ``most_bytes``, only such as fit together, and no more than that in all."""
         line = self._turns[client]
         taken: list[Row] = []
+        size = 0
         while line and len(taken) < count:
             row = line[0]
             if row.state is RowState.QUEUED:
-                if together and taken and not row.spec.fits_with(taken[0].spec):
+                if row.spec.is_over(now):
+                    self.expired.append(row)
+                elif not taken or most_bytes is None or _fits(row, taken[0], most_bytes - size):
+                    taken.append(row)
+                    size += row.size
+                else:
                     break
-                deadline = row.spec.deadline
-                (taken if deadline is None or now < deadline else self.expired).append(row)
                 row.state = RowState.RUNNING
                 self._living -= 1
             line.popleft()
@@ -94,9 +99,14 @@ class FairQueue:
 
     def _compact(self) -> None:
         for client, line in list(self._turns.items()):
-            living = deque(row for row in line if row.state is RowState.QUEUED)
+            # A row that was withdrawn and came back has two entries; the first is its place.
+            living = deque(dict.fromkeys(row for row in line if row.state is RowState.QUEUED))
             if living:
                 self._turns[client] = living
             else:
                 del self._turns[client]
         self._entries = self._living
+
+
+def _fits(row: Row, first: Row, room: int) -> bool:
+    return row.size <= room and row.spec.fits_with(first.spec)

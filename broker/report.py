@@ -16,12 +16,12 @@ def report(broker: Broker, now: float) -> dict[str, Any]:
     return {
         "uptime_s": round(now - broker.started, 3),
         "rows": len(broker.rows),
-        "llms": [_llm(llm, broker) for llm in sorted(broker.llms.values(), key=lambda one: one.name)],
+        "llms": [_llm(llm) for llm in sorted(broker.llms.values(), key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
     }
 
 
-def _llm(llm: LLM, broker: Broker) -> dict[str, Any]:
+def _llm(llm: LLM) -> dict[str, Any]:
     info = llm.info()
     return {
         "name": llm.name,

@@ -36,6 +36,10 @@ class RowSpec:
             self.kind == other.kind and self.num_generations == other.num_generations and self.options == other.options
         )
 
+    def is_over(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and now >= self.deadline
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -54,6 +58,11 @@ class Row:
     suspect_group: int = 0
     executions: list[Execution] = field(default_factory=list["Execution"])
     verdict: tuple[int, bytes] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes its payload has."""
+        return len(self.payload or b"")
 
 
 @dataclass(slots=True, eq=False)

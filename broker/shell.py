@@ -10,13 +10,14 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
-from ..protocol.address import Connection, is_loopback, write_connection_file
+from ..protocol.address import Connection, is_loopback, read_connection_file, write_connection_file
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
@@ -56,14 +57,12 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     try:
         loop = _Loop(router, shell, settings)
         address = _bind(router, shell.bind, settings)
-        if shell.connection_file is not None:
-            write_connection_file(shell.connection_file, Connection(_reachable(address), os.getpid()))
-        log.info("listening on %s", address)
-        loop.run()
+        with _own_socket(shell), _connection_file(shell.connection_file, address):
+            log.info("listening on %s", address)
+            loop.run()
     finally:
         router.close(linger=500)
         context.term()
-        _clean_up(shell)
     return 0
 
 
@@ -109,18 +108,33 @@ def _refuse_live_ipc(path: Path, address: str) -> None:
     raise ConfigurationError(f"the broker cannot listen on {address}: another process listens there")
 
 
-def _clean_up(shell: ShellSettings) -> None:
-    """Remove what this broker alone made. The socket of a private broker has a folder to itself."""
-    if shell.connection_file is not None:
-        shell.connection_file.unlink(missing_ok=True)
-    if shell.bind.startswith("ipc://"):
-        path = Path(shell.bind.removeprefix("ipc://"))
-        path.unlink(missing_ok=True)
-        if shell.lifeline is not None:
-            try:
-                path.parent.rmdir()
-            except OSError:
-                pass  # not empty, or gone already: whoever put something there removes it
+@contextmanager
+def _connection_file(path: Path | None, address: str) -> Generator[None]:
+    """Have the file there as long as this broker serves. Another broker may have written its own there since."""
+    if path is None:
+        yield
+        return
+    write_connection_file(path, Connection(_reachable(address), os.getpid()))
+    try:
+        yield
+    finally:
+        with suppress(ConfigurationError, OSError):
+            if read_connection_file(path).pid == os.getpid():
+                path.unlink()
+
+
+@contextmanager
+def _own_socket(shell: ShellSettings) -> Generator[None]:
+    """Remove the file of an ``ipc`` address at the end, and the folder that a private broker's has to itself."""
+    try:
+        yield
+    finally:
+        if shell.bind.startswith("ipc://"):
+            path = Path(shell.bind.removeprefix("ipc://"))
+            path.unlink(missing_ok=True)
+            if shell.lifeline is not None:
+                with suppress(OSError):  # not empty, or gone already: whoever put something there removes it
+                    path.parent.rmdir()
 
 
 def is_open_to_others(address: str) -> bool:
@@ -193,7 +207,7 @@ class _Loop:
                 log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
             elif effect.peer in blocked:
                 # In order: nothing overtakes a message that could not be sent.
-                self._failed(effect, 0, gone=blocked[effect.peer])
+                self._failed(effect, gone=blocked[effect.peer])
             else:
                 self._send(effect, blocked)
 
@@ -206,10 +220,10 @@ class _Loop:
                 raise
             gone = error.errno == errno.EHOSTUNREACH
             blocked[effect.peer] = gone
-            self._failed(effect, sum(map(len, frames)), gone=gone)
+            self._failed(effect, gone=gone)
 
-    def _failed(self, effect: Send, size: int, *, gone: bool) -> None:
-        self._machine.send_failed(effect.peer, effect.message, size, gone=gone, now=time.monotonic())
+    def _failed(self, effect: Send, *, gone: bool) -> None:
+        self._machine.send_failed(effect.peer, effect.message, gone=gone, now=time.monotonic())
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGTERM and SIGINT end the loop; a second one ends the process at once."""

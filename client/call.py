@@ -5,6 +5,7 @@ Rows are begun in the caller's thread and end on the callbacks thread of each LL
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -18,11 +19,10 @@ from typing import Any, Protocol
 from ..protocol.content import Failure, pack_row, unpack_failure, unpack_outputs
 from ..protocol.errors import DecodeError, Expired, GenpoolError, RemoteError, RowError, builtin_error
 from ..protocol.limits import ROW_ID_BYTES
-from ..protocol.messages import Outcome, RowKind
+from ..protocol.messages import LLMInfo, Outcome, RowKind
 from ..tasks.base import missing_arguments
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from ..tasks.prompt import to_wire
-from .link import Link
 from .row import Ending, Row, RowSpec
 from .share import draw_shares
 
@@ -42,8 +42,10 @@ class Voice(Protocol):
     def wait_s(self) -> float: ...
     @property
     def arguments(self) -> list[str] | None: ...
-    def link(self) -> Link: ...
+    @property
+    def info(self) -> LLMInfo | None: ...
     def submit_rows(self, rows: list[Row]) -> None: ...
+    def withdraw_rows(self, rows: list[Row]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Call:
                 done.append(record)
         for record in done:
             self._report(record)
+        if self._over:
+            return
         for at, rows in outgoing.items():
             self._voices[at].submit_rows(rows)
 
@@ -139,7 +143,7 @@ class Call:
         for at, voice in enumerate(self._voices):
             own = [row for row in rows if row.place[1] == at]
             if own:
-                voice.link().withdraw(own)
+                voice.withdraw_rows(own)
 
     def _record(self, index: int, given: Any) -> Record:
         if self._drawn is None or self._settings.draw_each_row:
@@ -196,11 +200,11 @@ class Call:
         if voice.rendering_task is None:
             return pack_row(content, seed)
         try:
-            prompt = voice.rendering_task.generate_prompt(**content)
+            prompt = to_wire(voice.rendering_task.generate_prompt(**content))
         # A task is user code: what it raises is this row's failure, and no other's.
         except Exception as error:
             raise RowError(f"the task made no prompt of input {record.index}: {type(error).__name__}: {error}") from error
-        return pack_row(to_wire(prompt), seed)
+        return pack_row(prompt, seed)
 
     def _seed_of(self, index: int) -> int | None:
         seed = self._settings.seed
@@ -216,9 +220,16 @@ class Call:
             record = self._records.get(index)
         if record is None:
             return  # cancelled meanwhile
-        self._end(record, at, self._part(record, at, ending))
-        if not record.pending:
-            self._report(record)
+        try:
+            part = self._part(record, at, ending)
+        # A task is user code, and reads completions here: whatever it raises, the row has ended.
+        except BaseException as error:
+            part = RemoteError(type(error).__name__, str(error), llm=self._voices[at].llm_name)
+        try:
+            self._end(record, at, part)
+        finally:
+            if not record.pending:
+                self._report(record)
 
     def _end(self, record: Record, at: int, part: list[LLMOutput] | RemoteError) -> None:
         with self._lock:
@@ -262,6 +273,9 @@ class Call:
             outputs: list[Any] = unpack_outputs(ending.payload)
         except DecodeError as error:
             return self._local_error(voice, error)
+        if len(outputs) != record.shares[at]:
+            text = f"the worker answered with {len(outputs)} outputs of {record.shares[at]}"
+            return self._local_error(voice, DecodeError(text))
         if voice.rendering_task is not None:
             for output in outputs:
                 output["parsed_output"] = parsed_output(voice.rendering_task, output.get("raw_output"))
@@ -270,7 +284,7 @@ class Call:
     def _local_error(self, voice: Voice, error: GenpoolError) -> RemoteError:
         """A failure in this process, in the same form as those from elsewhere."""
         if isinstance(error, RemoteError):
-            return error
+            return copy.copy(error)  # one error may end many rows, and each has others of its own
         kind = ValueError if isinstance(error, RowError) else type(error)
         return RemoteError(type(error).__name__, str(error), kind=kind, llm=voice.llm_name)
 

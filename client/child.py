@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 log = logging.getLogger("genpool.client")
 
@@ -61,7 +62,7 @@ class Child:
     ) -> None:
         self._name, self._code, self._greeting = name, code, greeting
         self._heard, self._ended = heard, ended
-        self._directory = os.getcwd()
+        self._directory = Path.cwd()
         self._path = [str(one) for one in sys.path]
         self._stopping = threading.Event()
         self._backoff_s = _FIRST_BACKOFF_S

@@ -11,25 +11,22 @@ from __future__ import annotations
 import logging
 import shlex
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 
 from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
-from ..protocol.messages import LLMInfo
-from ..tasks.base import TaskLike
 from .column import Columns, encoded, output_row, replaced
+from .fleet import Choice, connected
 from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
 from .jsonl import STANDARD_STREAM, Line, Source, Target, check_target
-from .link import Link, leave, link_to
 from .meter import LineMeter, Meter, bar
 from .pool import LLMPool
 from .process_llm import ProcessLLM
@@ -39,8 +36,6 @@ log = logging.getLogger("genpool.generate")
 
 # More failures than this are only in the output, and in the count at the end.
 _SHOWN_FAILURES = 10
-# A wait longer than this says what it waits for.
-_QUIET_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,9 @@ class GenerateSettings:
 
     Attributes:
         source, target: paths; ``-`` is standard input or output.
-        llms: names; none stands for all LLMs of the fleet that share a task.
-        broker: its address.
-        task: renders the prompts here; None leaves that to the workers' own tasks.
+        choice: the LLMs.
         seed, draw, weights: as in CallOptions.
         timeout_s: what is not answered so long after the start has failed.
-        wait_s: how long the broker, or an LLM that nobody has announced, is waited for.
         strict: check all rows before any work.
         quiet: no bar, no lines about how far it is, no sentence at a good end.
         draws_bar: whether a bar can be drawn.
@@ -62,15 +54,12 @@ class GenerateSettings:
 
     source: str
     target: str
-    broker: str
+    choice: Choice
     num_generations: int = 1
-    llms: Sequence[str] = ()
-    task: TaskLike | None = None
     seed: int | None = None
-    draw: Literal["call", "row"] = "call"
+    draw: Literal["call", "row"] = "row"
     weights: Sequence[float] | None = None
     timeout_s: float | None = None
-    wait_s: float = 60.0
     strict: bool = False
     quiet: bool = False
     draws_bar: bool = False
@@ -126,25 +115,25 @@ def run(settings: GenerateSettings) -> int:
 def _run(settings: GenerateSettings, tally: Tally, interrupt: Interrupt) -> None:
     with Source(settings.source, is_read_twice=settings.strict) as source:
         check_target(settings.target, source)
+        task = settings.choice.task
         if settings.strict:
-            _check(source, list(settings.task.input_args_names) if settings.task else [])
-        with _fleet(settings) as (llm, columns):
-            if settings.strict and settings.task is None:
-                if not columns.are_known:
-                    log.warning("the columns are not checked before the start: the LLMs are still loading")
-                _check(source, columns.needed())
-            total = source.count() if settings.draws_bar else None
-            generations = None if total is None else total * settings.num_generations
-            with Target(settings.target) as target, _meter(settings, generations) as meter:
-                _Runner(settings, source, llm, columns, meter, tally).write_to(target, interrupt)
+            _check(source, list(task.input_args_names) if task else [])
+        with connected(settings.choice) as (llm, columns):
+            if settings.strict and task is None:
+                _check_again(source, columns)
+            with _meter(settings, source) as meter:
+                _Runner(settings, source, llm, columns, meter, tally).run(interrupt)
         if not tally.rows:
             log.warning("%s holds no rows", source.name)
 
 
-def _meter(settings: GenerateSettings, generations: int | None) -> AbstractContextManager[Meter]:
+def _meter(settings: GenerateSettings, source: Source) -> AbstractContextManager[Meter]:
     if settings.quiet:
         return nullcontext(Meter())
-    return bar(generations) if settings.draws_bar else nullcontext(LineMeter())
+    if not settings.draws_bar:
+        return nullcontext(LineMeter())
+    rows = source.count()
+    return bar(None if rows is None else rows * settings.num_generations)
 
 
 def _check(source: Source, needed: Sequence[str]) -> None:
@@ -156,6 +145,13 @@ def _check(source: Source, needed: Sequence[str]) -> None:
         shown += [f"and {more} more"] if more else []
         raise ConfigurationError("\n  ".join(["with --strict nothing is sent before all rows are right:", *shown]))
     source.rewind()
+
+
+def _check_again(source: Source, columns: Columns) -> None:
+    """Now that the LLMs have told of their tasks: ``_check``."""
+    if not columns.are_known:
+        log.warning("the columns are not checked before the start: LLMs are loading, and their task is not known yet")
+    _check(source, columns.needed())
 
 
 class _Runner:
@@ -172,27 +168,25 @@ class _Runner:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._llm = llm
         self._columns = columns
         self._meter = meter
         self._tally = tally
         self._begun: deque[Line] = deque()
         self._replaced: set[str] = set()
-
-    def write_to(self, target: Target, interrupt: Interrupt) -> None:
-        rows = self._llm.stream(
-            self._inputs(),
-            self._settings.num_generations,
-            self._meter.advance,
-            ordered=True,
-            **self._settings.call_options,
+        # Checks the options, before the target is opened and so emptied; nothing is sent before the first `next`.
+        rows = llm.stream(
+            self._inputs(), settings.num_generations, meter.advance, ordered=True, **settings.call_options
         )
-        for row in rows:
-            line = self._begun.popleft()
-            made, failure = self._row(line, row)
-            with interrupt.held():
-                target.write(made)
-                self._count(line, failure)
+        self._rows = cast(Generator[Row], rows)
+
+    def run(self, interrupt: Interrupt) -> None:
+        with Target(self._settings.target) as target, closing(self._rows) as rows:
+            for row in rows:
+                line = self._begun.popleft()
+                made, failure = self._row(line, row)
+                with interrupt.held():
+                    target.write(made)
+                    self._count(line, failure)
 
     def _inputs(self) -> Iterator[Any]:
         for line in self._source.lines(self._columns.needed):
@@ -238,77 +232,6 @@ def _error(row: Row) -> str:
         if issubclass(row.error.kind, kind):
             raise kind(row.error.message)
     return "; ".join(str(one) for one in (row.error, *row.error.others))
-
-
-@contextmanager
-def _fleet(settings: GenerateSettings) -> Generator[tuple[LLMPool | ProcessLLM, Columns]]:
-    """The LLMs that are asked for, once the broker knows them all, and the columns of their tasks.
-
-    Raises:
-        ConfigurationError: when nobody has announced one of them, or they do not go together.
-        NoBroker, Refused: as ``Link.wait_for``.
-    """
-    link = link_to(settings.broker)
-    try:
-        llm = _connected(link, settings)
-        try:
-            names = [voice.llm_name for voice in (llm.llms if isinstance(llm, LLMPool) else [llm])]
-            log.info("generating with %s at %s", ", ".join(names), settings.broker)
-            yield llm, Columns(settings.task, link, names)
-        finally:
-            llm.teardown()
-    finally:
-        leave(link)
-
-
-def _connected(link: Link, settings: GenerateSettings) -> LLMPool | ProcessLLM:
-    fleet = _wait(link, settings, lambda fleet: fleet if _is_there(fleet, settings.llms) else None)
-    names = settings.llms or [name for name, info in fleet.items() if _is_served(info)]
-    if len(names) == 1:
-        return ProcessLLM.connect(names[0], settings.broker, settings.task, wait_s=settings.wait_s)
-    return LLMPool.connect(settings.llms or None, settings.broker, settings.task, wait_s=settings.wait_s)
-
-
-def _is_there(fleet: dict[str, LLMInfo], llms: Sequence[str]) -> bool:
-    """Whether all of ``llms`` are announced; without names, whether some are served and none loads its first worker."""
-    if llms:
-        return fleet.keys() >= set(llms)
-    served = [info for info in fleet.values() if _is_served(info)]
-    return bool(served) and all(info.ready or not info.loading for info in served)
-
-
-def _is_served(info: LLMInfo) -> bool:
-    return info.ready + info.loading + info.unwell > 0
-
-
-def _wait(
-    link: Link, settings: GenerateSettings, question: Callable[[dict[str, LLMInfo]], dict[str, LLMInfo] | None]
-) -> dict[str, LLMInfo]:
-    notice = threading.Timer(_QUIET_WAIT_S, lambda: _tell_wait(link, settings))
-    notice.daemon = True
-    notice.start()
-    try:
-        fleet = link.wait_for(question, settings.wait_s)
-    finally:
-        notice.cancel()
-    if fleet is None:
-        raise ConfigurationError(f"{_unmet(link, settings)} within {settings.wait_s:g} s")
-    return fleet
-
-
-def _tell_wait(link: Link, settings: GenerateSettings) -> None:
-    # Without a broker, the link itself tells.
-    if link.fleet is not None:
-        log.info("%s yet; waiting up to %g s", _unmet(link, settings), settings.wait_s)
-
-
-def _unmet(link: Link, settings: GenerateSettings) -> str:
-    """The sentence on what is not there, without its end."""
-    fleet = link.fleet or {}
-    known = ", ".join(sorted(fleet)) or "none"
-    if missing := ", ".join(repr(name) for name in settings.llms if name not in fleet):
-        return f"no worker has announced an LLM named {missing} at {settings.broker} (known there: {known})"
-    return f"no LLM is ready at {settings.broker} (known there: {known})"
 
 
 def _how_to_go_on(settings: GenerateSettings, tally: Tally) -> str:

@@ -16,18 +16,20 @@ class CallFuture(Future[T], Generic[T]):
     def __init__(self, withdraw: Callable[[], None]) -> None:
         super().__init__()
         self._withdraw = withdraw
-        self._once = threading.Lock()
+        self._withdrawn = False
+        self._lock = threading.Lock()
 
     def cancel(self) -> bool:
         """Take the call back. Wakes ``wait`` and ``as_completed``; False when it is finished already."""
-        with self._once:
-            if self.cancelled():
-                return True
-            if not super().cancel():
-                return False
+        if not super().cancel():
+            return False
+        # The callbacks that have just run may have cancelled again, in any thread, so no lock is held over them.
+        with self._lock:
+            is_first, self._withdrawn = not self._withdrawn, True
+        if is_first:
             # Without this step waiters would sleep on: Future expects an executor to make it.
             self.set_running_or_notify_cancel()
-        self._withdraw()
+            self._withdraw()
         return True
 
     def resolve(self, result: T) -> None:

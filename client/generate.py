@@ -10,6 +10,7 @@ import click
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from .dataset import GenerateSettings, run
+from .fleet import Choice
 from .jsonl import STANDARD_STREAM
 from .task import client_task
 
@@ -42,9 +43,9 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
 @click.option(
     "--draw",
     type=click.Choice(["call", "row"]),
-    default="call",
+    default="row",
     show_default=True,
-    help="Draw the LLMs that make one generation more once, or anew for each row.",
+    help="Draw the LLMs that make one generation more once for all rows, or anew for each.",
 )
 @click.option("--weights", metavar="A,B,…", help="Unequal shares: a number for each LLM, in the order of --llm.")
 @click.option(
@@ -96,15 +97,12 @@ def generate(
         GenerateSettings(
             source=source,
             target=target,
-            broker=resolve(broker),
+            choice=Choice(resolve(broker), llms, client_task(task, system_prompt), wait),
             num_generations=num_generations,
-            llms=llms,
-            task=client_task(task, system_prompt),
             seed=seed,
             draw=draw,
             weights=_weights(weights),
             timeout_s=timeout,
-            wait_s=wait,
             strict=strict,
             quiet=quiet,
             draws_bar=sys.stderr.isatty() and not quiet and not (target == STANDARD_STREAM and sys.stdout.isatty()),

@@ -65,7 +65,8 @@ class Generator(ABC):
             inputs: a dict of the task's arguments for each.
             num_generations: outputs for each input.
             progress_callback_func: called as ``f(advance=k)`` when ``k`` more outputs are there (or will never be),
-                on a thread of its own; the ``k`` add up to ``num_generations * len(inputs)``.
+                on a thread of its own (here, for inputs that no LLM is asked about); the ``k`` add up to
+                ``num_generations * len(inputs)``.
             options: see CallOptions.
 
         Returns:
@@ -132,8 +133,7 @@ class Generator(ABC):
     def _window(self) -> int:
         capacity = 0
         for voice in self._voices():
-            info = (voice.link().fleet or {}).get(voice.llm_name)
-            capacity += info.capacity if info else 0
+            capacity += voice.info.capacity if voice.info else 0
         return max(_LEAST_WINDOW, _WINDOW_PER_CAPACITY * capacity)
 
 
@@ -154,7 +154,11 @@ class _Gathering:
     def start(self) -> CallFuture[Outputs]:
         if not self._inputs:
             self._future.resolve([])
-        self._call.begin(enumerate(self._inputs))
+        try:
+            self._call.begin(enumerate(self._inputs))
+        except BaseException:
+            self._call.cancel()
+            raise
         return self._future
 
     def _finished(self, record: Record) -> None:
@@ -205,7 +209,7 @@ def _packed(voices: Sequence[Voice], generation_kwargs: Mapping[str, Any] | None
     if not generation_kwargs:
         return b""
     for voice in voices:
-        info = (voice.link().fleet or {}).get(voice.llm_name)
+        info = voice.info
         unknown = sorted(set(generation_kwargs) - set(info.options)) if info and info.ready else []
         if info and unknown:
             raise ConfigurationError(

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class Source:
     def __init__(self, path: str, *, is_read_twice: bool = False) -> None:
         self.name = "standard input" if path == STANDARD_STREAM else path
         self.path = None if path == STANDARD_STREAM else path
+        if self.path is None and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigurationError("the input cannot be read: standard input is closed")
         try:
             self._file: BinaryIO = open(0 if self.path is None else path, "rb", closefd=self.path is not None)  # noqa: SIM115
             self.stat = os.fstat(self._file.fileno())
@@ -129,6 +132,9 @@ def check_target(path: str, source: Source) -> None:
         ConfigurationError: says why not.
     """
     if path == STANDARD_STREAM:
+        # Closed, its number may be another file's by now: the input's.
+        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigurationError("the output cannot be written: standard output is closed")
         found = _stat(1)
     else:
         folder = Path(path).parent

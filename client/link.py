@@ -21,7 +21,7 @@ from ..protocol.dealer import Dealer
 from ..protocol.errors import Closed, GenpoolError, NoBroker, Refused
 from ..protocol.messages import Hello, LLMInfo, Role
 from ..protocol.session import SessionSettings, SessionState
-from .machine import Client, Ended, FleetSeen, Reported
+from .machine import Client, Ended, FleetSeen, Reported, TurnedAway
 from .row import Ending, Row
 
 log = logging.getLogger("genpool.client")
@@ -66,6 +66,7 @@ class Link:
         self._report: dict[str, Any] | None = None
         self._news = threading.Condition()
         self._closing = False
+        self._gate = threading.RLock()  # no row is posted behind the end
         self._endings: queue.SimpleQueue[list[tuple[Row, Ending | GenpoolError]] | None] = queue.SimpleQueue()
         self._io = threading.Thread(target=self._run, name="genpool-io", daemon=True)
         self._callbacks = threading.Thread(target=self._tell_owners, name="genpool-callbacks", daemon=True)
@@ -79,9 +80,10 @@ class Link:
 
     def submit(self, rows: list[Row]) -> None:
         """Send rows; their owners hear of their end. Raises Closed."""
-        if self._closing:
-            raise Closed(f"the connection to the broker at {self.address} was closed")
-        self._dealer.post(lambda now: self._machine.submit(rows, now))
+        with self._gate:
+            if self._closing:
+                raise Closed(f"the connection to the broker at {self.address} was closed")
+            self._dealer.post(lambda now: self._machine.submit(rows, now))
 
     def withdraw(self, rows: Iterable[Row]) -> None:
         """Nobody wants these rows any more; their owners hear nothing."""
@@ -89,7 +91,7 @@ class Link:
 
     def fail(self, llm: str, error: GenpoolError) -> None:
         """End all rows of one LLM with ``error``."""
-        self._dealer.post(lambda now: self._machine.fail(llm, error, now))
+        self._dealer.post(lambda now: self._machine.fail(llm, error))
 
     @property
     def fleet(self) -> dict[str, LLMInfo] | None:
@@ -126,10 +128,11 @@ class Link:
         return self._report or {}
 
     def close(self) -> None:
-        """Say goodbye and end both threads. Rows that are not over stay so; may be called twice."""
-        self._closing = True
-        if self._io.is_alive() and threading.current_thread() is not self._io:
+        """Say goodbye and end both threads. Rows that are not over end as Closed; may be called twice."""
+        with self._gate:
+            self._closing = True
             self._dealer.post(lambda now: self._machine.end("it is done"))
+        if threading.current_thread() is not self._io:
             self._io.join(timeout=3.0)
 
     def _raise_unreachable(self, timeout_s: float) -> None:
@@ -164,6 +167,9 @@ class Link:
                 with self._news:
                     self._report = effect.report
                     self._news.notify_all()
+            case TurnedAway():
+                with self._news:
+                    self._news.notify_all()
             case _:
                 raise AssertionError(f"an effect that the client does not know: {effect}")
 
@@ -172,8 +178,8 @@ class Link:
             for row, ending in endings:
                 try:
                     row.owner.ended(row, ending)
-                # User code runs here; whatever it raises must not cost the other rows their answers.
-                except Exception:
+                # User code runs here; whatever it raises, SystemExit among it, must not cost the other rows their answers.
+                except BaseException:
                     log.exception("a callback raised")
 
 

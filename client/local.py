@@ -10,12 +10,12 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import cloudpickle
 
@@ -30,6 +30,8 @@ _BROKER = (
     "'--settle', '0.5', '--lifeline', '{{descriptor}}'], standalone_mode=False))"
 )
 _WORKER = "from genpool.worker.local import main; main({descriptor})"
+
+_pickler: Any = cloudpickle  # it has no type hints
 
 
 class PrivateBroker:
@@ -49,7 +51,7 @@ class PrivateBroker:
                 self._folder = tempfile.mkdtemp(prefix="genpool-", dir=_short_folder())
                 self.address = f"ipc://{self._folder}/broker"
                 code = _BROKER.format(address=self.address)
-                self._child = Child("the private broker", code, [], lambda _: None, lambda _: True)
+                self._child = Child("the private broker", code, [], lambda _: None, self._ended)
             self._users += 1
 
     def leave(self) -> None:
@@ -65,6 +67,11 @@ class PrivateBroker:
     def forget(self) -> None:
         """In a forked process: it is the parent's."""
         self.__init__()
+
+    def _ended(self, _: int) -> bool:
+        # One that was told to end has removed its folder.
+        Path(self._folder).mkdir(mode=0o700, exist_ok=True)
+        return True
 
 
 _broker = PrivateBroker()
@@ -221,7 +228,7 @@ def _pickled(value: Any) -> bytes:
     """
     with _by_value([module for module in list(sys.modules.values()) if _is_unimportable(module)]):
         try:
-            return cloudpickle.dumps(value)
+            return _pickler.dumps(value)
         # Whatever the objects' own pickling raises.
         except Exception as error:
             raise ConfigurationError(
@@ -234,22 +241,22 @@ _registering = threading.Lock()
 
 
 @contextmanager
-def _by_value(modules: list[ModuleType]) -> Iterator[None]:
+def _by_value(modules: list[ModuleType]) -> Generator[None]:
     """Have cloudpickle take these modules' content by value. Its registry is the process's, so one at a time."""
     with _registering:
-        registered = cloudpickle.list_registry_pickle_by_value()
+        registered = _pickler.list_registry_pickle_by_value()
         # By name, because one module may stand under two (`os.path`).
         added = {module.__name__: module for module in modules if module.__name__ not in registered}.values()
         for module in added:
-            cloudpickle.register_pickle_by_value(module)
+            _pickler.register_pickle_by_value(module)
         try:
             yield
         finally:
             for module in added:
-                cloudpickle.unregister_pickle_by_value(module)
+                _pickler.unregister_pickle_by_value(module)
 
 
-def _is_unimportable(module: ModuleType) -> bool:
+def _is_unimportable(module: object) -> TypeGuard[ModuleType]:
     """Whether the module was loaded from a file that its name does not lead to, as test runners and notebooks do."""
     # What stands in `sys.modules` may be anything, and compute its attributes or refuse to.
     known = vars(module) if isinstance(module, ModuleType) else {}

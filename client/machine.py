@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from ..protocol.errors import Expired, GenpoolError, NoBroker, Refused, RowError, UnknownLLM
+from ..protocol.errors import Closed, Expired, GenpoolError, NoBroker, Refused, RowError, UnknownLLM
 from ..protocol.messages import (
     Answer,
     Ask,
@@ -62,6 +62,11 @@ class Reported:
     report: dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """Effect: the broker has refused this client."""
+
+
 @dataclass(slots=True)
 class _Line:
     """The rows of one LLM: ``waiting`` at home, and how many rows and bytes are at the broker.
@@ -105,7 +110,9 @@ class Client(Session):
         self._begun = now
         self._ended: list[tuple[Row, Ending | GenpoolError]] = []
         self._releases: list[bytes] = []
-        self._deadlines: list[tuple[float, int, Row]] = []
+        # An entry for each spec that has a deadline and not for each row, which is forgotten when it is over.
+        self._deadlines: list[tuple[float, int, RowSpec]] = []
+        self._timed: set[RowSpec] = set()
         self._order = count()
         self._asked = False
 
@@ -114,27 +121,34 @@ class Client(Session):
     def submit(self, rows: Iterable[Row], now: float) -> None:
         """Take rows in; they go to the broker as the window of their LLM allows."""
         for row in rows:
+            if row.over:
+                continue  # withdrawn before it came here
             line = self.lines.get(row.spec.llm)
             if line is None:
                 line = self.lines[row.spec.llm] = _Line(row.spec.llm, quiet_since=now)
             if not line.at_home and not line.at_broker:
                 line.quiet_since, line.next_notice_s, line.unknown_since = now, _FIRST_NOTICE_S, None
-            row.since = now
+            row.taken, row.since = True, now
             line.waiting.append(row)
-            if row.spec.deadline is not None:
-                heapq.heappush(self._deadlines, (row.spec.deadline, next(self._order), row))
+            if row.spec.deadline is not None and row.spec not in self._timed:
+                self._timed.add(row.spec)
+                heapq.heappush(self._deadlines, (row.spec.deadline, next(self._order), row.spec))
 
     def withdraw(self, rows: Iterable[Row], now: float) -> None:
         """Nobody wants these rows any more; what waits is taken back and what runs is stopped."""
         for row in rows:
             self._remove(row)
 
-    def fail(self, llm: str, error: GenpoolError, now: float) -> None:
+    def fail(self, llm: str, error: GenpoolError) -> None:
         """End all rows of one LLM with ``error``."""
-        rows = [row for row in self.submitted.values() if row.spec.llm == llm]
-        rows += self.lines[llm].waiting if llm in self.lines else ()
-        for row in rows:
+        for row in self._rows_of(llm):
             self._end(row, error)
+
+    def end(self, reason: str = "") -> None:
+        """Say goodbye and stay away. Rows that nobody can answer any more end as Closed."""
+        for llm in self.lines:
+            self.fail(llm, Closed(f"the connection to the broker at {self.address} was closed before this row was finished"))
+        super().end(reason)
 
     def ask(self, now: float) -> None:
         """Have the broker report; Reported follows when there is one."""
@@ -164,6 +178,10 @@ class Client(Session):
         self.fleet = None
         for line in self.lines.values():
             line.unknown_since = None
+
+    def _refused(self, reason: str, now: float) -> None:
+        super()._refused(reason, now)
+        self._effect(TurnedAway())
 
     def _on_message(self, message: Message, now: float) -> None:
         match message:
@@ -209,9 +227,10 @@ class Client(Session):
 
     def tick(self, now: float) -> list[object]:
         while self._deadlines and now >= self._deadlines[0][0]:
-            _, _, row = heapq.heappop(self._deadlines)
-            if not row.over:
-                self._end(row, Expired(f"no answer from {row.spec.llm!r} within {now - row.since:.1f} s"))
+            _, _, spec = heapq.heappop(self._deadlines)
+            self._timed.discard(spec)
+            for row in [row for row in self._rows_of(spec.llm) if row.spec == spec]:
+                self._end(row, Expired(f"no answer from {spec.llm!r} within {now - row.since:.1f} s"))
         for line in list(self.lines.values()):
             if line.at_home or line.at_broker:
                 self._watch(line, now)
@@ -224,7 +243,7 @@ class Client(Session):
     def _watch(self, line: _Line, now: float) -> None:
         """End what was waited for long enough, and say what a quiet line waits for."""
         if self.state is SessionState.REFUSED:
-            self._end_waiting(line, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
+            self.fail(line.llm, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
         elif not self._ever_open:
             self._give_up(line, self._begun, now, self._no_broker)
         elif self.fleet is not None and line.llm not in self.fleet:
@@ -242,9 +261,10 @@ class Client(Session):
         for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:
             self._end(row, error(row, now))
 
-    def _end_waiting(self, line: _Line, error: GenpoolError) -> None:
-        for row in [*line.waiting, *(row for row in self.submitted.values() if row.spec.llm == line.llm)]:
-            self._end(row, error)
+    def _rows_of(self, llm: str) -> list[Row]:
+        """Every row of one LLM, some of them over."""
+        waiting = self.lines[llm].waiting if llm in self.lines else ()
+        return [*(row for row in self.submitted.values() if row.spec.llm == llm), *waiting]
 
     def _no_broker(self, row: Row, now: float) -> GenpoolError:
         return NoBroker(f"no broker at {self.address} for {now - row.since:.1f} s: {self.trouble}")
@@ -325,6 +345,8 @@ class Client(Session):
         if row.over:
             return
         row.over = True
+        if not row.taken:
+            return
         line = self.lines[row.spec.llm]
         if not row.submitted:
             line.bury()

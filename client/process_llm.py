@@ -175,13 +175,12 @@ class ProcessLLM(Generator):
         """Be done: a local LLM's process ends and its unfinished rows fail; a fleet is left alone. May be called twice."""
         with self._lock:
             was_closed, self._closed = self._closed, True
-            link_of, self._link_of = self._link_of, None
         if was_closed:
             return
         if self._local is not None:
             self._local.stop(Closed("the LLM was torn down before this row was finished"))
-        elif link_of is not None and link_of[0] == os.getpid():
-            leave(link_of[1])
+        elif (link := self._known_link()) is not None:
+            leave(link)
 
     # What a call asks for: see call.Voice.
 
@@ -197,7 +196,7 @@ class ProcessLLM(Generator):
     @property
     def shown_name(self) -> str:
         """The model's name where it is known by now, else the LLM's."""
-        info = self._info()
+        info = self.info
         return info.model_names[0] if info and info.model_names[0] else self._name
 
     @property
@@ -211,11 +210,17 @@ class ProcessLLM(Generator):
         return None if self._local is not None else self._given_task
 
     @property
+    def info(self) -> LLMInfo | None:
+        """What the broker has said of it by now, without waiting."""
+        link = self._known_link()
+        return ((link.fleet if link is not None else None) or {}).get(self._name)
+
+    @property
     def arguments(self) -> list[str] | None:
         """The names of the task's arguments; None while they are not known."""
         if self._given_task is not None:
             return list(self._given_task.input_args_names)
-        info = self._info()
+        info = self.info
         names = info.task.get("input_args_names") if info else None
         return None if names is None else [str(name) for name in names]
 
@@ -237,14 +242,22 @@ class ProcessLLM(Generator):
         else:
             self.link().submit(rows)
 
+    def withdraw_rows(self, rows: list[Row]) -> None:
+        """Take rows back. After ``teardown`` too, for a call may outlive its LLM."""
+        link = self._known_link()
+        if link is not None:
+            link.withdraw(rows)
+
     def _require_open(self) -> None:
         if self._closed:
             raise Closed(f"{self!r} was torn down: make a new one to generate")
 
-    def _info(self) -> LLMInfo | None:
-        """What is known of it by now, without waiting."""
-        link = self._local.link if self._local is not None else (self._link_of or (0, None))[1]
-        return ((link.fleet if link is not None else None) or {}).get(self._name)
+    def _known_link(self) -> Link | None:
+        """The connection, if it has one in this process by now."""
+        if self._local is not None:
+            return self._local.link
+        pid, link = self._link_of or (0, None)
+        return link if pid == os.getpid() else None
 
     def _wait_for_info(self, question: Callable[[LLMInfo], LLMInfo | None]) -> LLMInfo:
         """Wait until the broker knows this LLM and ``question`` is answered."""

@@ -41,7 +41,10 @@ class Owner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row. ``place`` tells its owner which input and share it is."""
+    """One row. ``place`` tells its owner which input and share it is.
+
+    The rest is the machine's: whether it has ``taken`` the row, has ``submitted`` it, and is done with it (``over``).
+    """
 
     id: bytes
     spec: RowSpec
@@ -49,5 +52,6 @@ class Row:
     owner: Owner
     place: tuple[int, int]
     since: float = 0.0
+    taken: bool = False
     submitted: bool = False
     over: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -97,11 +98,12 @@ def run(settings: StatusSettings) -> int:
 def _reports(link: Link, timeout_s: float) -> Iterator[Report | str]:
     """A report every second; for a broker that is away, the sentence about it."""
     yield link.status(timeout_s)
+    patience_s = min(timeout_s, _REDRAW_S)
     pause = threading.Event()
     while True:
         pause.wait(_REDRAW_S)
         try:
-            yield link.status(timeout_s)
+            yield link.status(patience_s)
         except NoBroker as error:
             yield str(error)
 
@@ -112,6 +114,8 @@ def _draw(reports: Iterator[Report | str]) -> None:
         for report in reports:
             console.print(_shown(report))
         return
+    # The sentence in the place of the table tells what the log would write across it.
+    logging.getLogger("genpool").setLevel(logging.ERROR)
     with Live(_shown(next(reports)), console=console, auto_refresh=False, screen=True) as live:
         for report in reports:
             live.update(_shown(report), refresh=True)

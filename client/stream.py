@@ -13,10 +13,8 @@ from ..protocol.errors import RemoteError
 from ..tasks.output import LLMOutput
 from .call import Call, Record
 
-# Inputs are begun in groups of at most this many, gathered for at most this long: larger groups share messages,
-# smaller ones start sooner and yield what has finished sooner.
-_GROUP = 64
-_GATHER_S = 0.005
+# A source whose last input took longer is slow: what has finished is yielded before it is read again.
+_SLOW_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,25 @@ class _Order:
             yield following
 
 
+class _Source:
+    """The inputs, numbered, how many were read, and whether reading the last one took long."""
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self._items = enumerate(inputs)
+        self.count = 0
+        self.is_exhausted = False
+        self.is_slow = False
+
+    def read(self) -> list[tuple[int, Any]]:
+        """The next input, or none."""
+        since = time.monotonic()
+        item = next(self._items, None)
+        self.is_slow = time.monotonic() - since > _SLOW_S
+        self.is_exhausted = item is None
+        self.count += item is not None
+        return [] if item is None else [item]
+
+
 def stream(
     make_call: Callable[[Callable[[Record], None]], Call],
     inputs: Iterable[Any],
@@ -64,41 +81,27 @@ def stream(
 ) -> Iterator[Row]:
     """Yield each of ``inputs`` when it is finished; at most ``window()`` of them are begun and not yielded.
 
-    Inputs are read in the thread that iterates. Leaving the iteration withdraws what is under way.
+    Inputs are read in the thread that iterates, and each begins before the next is read, which may take for ever.
+    Leaving the iteration withdraws what is under way.
     """
     finished: queue.SimpleQueue[Record] = queue.SimpleQueue()
     call = make_call(finished.put)
     order = _Order(ordered=ordered)
-    source = enumerate(inputs)
-    begun = yielded = 0
-    exhausted = False
+    source = _Source(inputs)
+    yielded = 0
     try:
-        while not exhausted or yielded < begun:
-            if not exhausted:
-                group, exhausted = _gather(source, window() - (begun - yielded), finished.empty)
-                begun += len(group)
-                call.begin(group)
-            if yielded == begun or (not exhausted and begun - yielded < window() and finished.empty()):
-                continue
+        while not source.is_exhausted or yielded < source.count:
+            has_room = not source.is_exhausted and source.count - yielded < window()
+            # A quick source is read on before a row is yielded, for a slow consumer must not leave the LLMs idle.
+            if has_room and (finished.empty() or not source.is_slow):
+                call.begin(source.read())
+                if finished.empty():
+                    continue
             for row in order.arrived(finished.get()):
                 yielded += 1
                 yield row
     finally:
         call.cancel()
-
-
-def _gather(
-    source: Iterator[tuple[int, Any]], room: int, nothing_finished: Callable[[], bool]
-) -> tuple[list[tuple[int, Any]], bool]:
-    """The next inputs, and whether there are no more. A slow source does not hold up what is finished."""
-    group: list[tuple[int, Any]] = []
-    until = time.monotonic() + _GATHER_S
-    while len(group) < min(room, _GROUP) and (not group or (nothing_finished() and time.monotonic() < until)):
-        item = next(source, None)
-        if item is None:
-            return group, True
-        group.append(item)
-    return group, False
 
 
 async def astream(

@@ -39,7 +39,7 @@ def resolve(broker: str | None) -> str:
         ConfigurationError: says what is wrong with it.
     """
     given = broker or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ADDRESS
-    if given.startswith(("tcp://", "ipc://")):
+    if "://" in given:
         return check(given)
     if _HOST_AND_PORT.fullmatch(given):
         return check(f"tcp://{given}")

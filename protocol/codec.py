@@ -54,8 +54,9 @@ MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
 _MOST_LLMS = 100_000
 
-# Plain data from one peer goes on to others inside further maps; msgpack packs 511 levels and reads more.
-_DEEPEST = 32
+# A task's description goes on to clients inside a report; msgpack would read more levels than it packs.
+_DEEPEST_TASK = 16
+_DEEPEST_REPORT = 64
 
 
 def _text(value: Any) -> str:
@@ -100,23 +101,27 @@ def _mapping(value: Any) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
-def _data(value: Any, depth: int = 0) -> Any:
-    """Maps of names, lists, text and numbers, so that whoever gets them can pass them on, as JSON too."""
-    if depth > _DEEPEST:
-        raise DecodeError(f"is nested more than {_DEEPEST} deep")
+def _check_plain(value: Any, levels: int) -> None:
+    if levels < 0:
+        raise DecodeError("is nested too deeply")
     if isinstance(value, dict):
         for item in _mapping(value).values():
-            _data(item, depth + 1)
+            _check_plain(item, levels - 1)
     elif isinstance(value, list):
         for item in cast(list[Any], value):
-            _data(item, depth + 1)
+            _check_plain(item, levels - 1)
     elif value is not None and not isinstance(value, (str, int, float)):
-        raise DecodeError(f"holds a {type(value).__name__}")
-    return value
+        raise DecodeError(f"holds a value of type {type(value).__name__}")
 
 
-def _named_data(value: Any) -> dict[str, Any]:
-    return _data(_mapping(value))
+def _plain_mapping(levels: int) -> Check:
+    """Only maps of names, lists, text and numbers, so that whoever gets them can pass them on, as JSON too."""
+
+    def checked(value: Any) -> dict[str, Any]:
+        _check_plain(value, levels)
+        return _mapping(value)
+
+    return checked
 
 
 def _optional(check: Check) -> Check:
@@ -136,7 +141,7 @@ def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
 
 
 def _one_of(names: type[Enum]) -> Check:
-    known = frozenset[str | int](member.value for member in names)
+    known: dict[str | int, None] = {member.value: None for member in names}
 
     def checked(value: Any) -> Any:
         if type(value) not in (str, int) or value not in known:
@@ -176,7 +181,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "state": _one_of(WorkerState),
         "reason": _text,
         "model_name": _text,
-        "task": _named_data,
+        "task": _plain_mapping(_DEEPEST_TASK),
         "batch_size": _positive,
         "concurrency": _positive,
         "options": _list_of(_text),
@@ -210,7 +215,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     LLMInfo: {
         "name": _text,
         "model_names": _list_of(_text),
-        "task": _named_data,
+        "task": _plain_mapping(_DEEPEST_TASK),
         "options": _list_of(_text),
         "ready": _count,
         "loading": _count,
@@ -220,7 +225,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Fleet: {"llms": _list_of(_record(LLMInfo), most=_MOST_LLMS)},
     Ask: {},
-    Status: {"report": _named_data},
+    Status: {"report": _plain_mapping(_DEEPEST_REPORT)},
     Assign: {"runs": _list_of(_record(AssignRun))},
     AssignRun: {
         "kind": _one_of(RowKind),
@@ -358,9 +363,13 @@ def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
 def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
     """An instance of ``kind`` from checked fields; rows' payloads are still to be filled in."""
     values: dict[str, Any] = {}
-    for name, check in _FIELDS[kind].items():
-        if name in plain:
-            values[name] = _field(name, check, plain)
+    name = ""
+    try:
+        for name, check in _FIELDS[kind].items():
+            if name in plain:
+                values[name] = check(plain[name])
+    except DecodeError as error:
+        raise DecodeError(f"{name} {error}") from None
     if kind in _CARRIERS:
         values["payloads"] = []
     try:
@@ -397,7 +406,6 @@ def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[s
 
 
 def _check_columns(record: Any) -> None:
-    kind: type[Any] = type(record)
-    names = _COLUMNS.get(kind, ())
+    names = _COLUMNS.get(cast(type[Any], type(record)), ())
     if len({len(getattr(record, name)) for name in names}) > 1:
         raise DecodeError(f"{', '.join(names)} differ in length")

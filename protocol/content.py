@@ -104,9 +104,9 @@ def _number(value: Any) -> Any:
 
     Not the times among them: some of those would silently become numbers too.
     """
-    kind = type(value)
-    if kind.__module__ != "numpy" or kind.__name__ in ("datetime64", "timedelta64") or value.shape != ():
-        raise TypeError(kind.__name__)
+    name = type(value).__name__
+    if type(value).__module__ != "numpy" or name in ("datetime64", "timedelta64") or value.shape != ():
+        raise TypeError(name)
     return value.item()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from .address import host_of, is_literal
 from .codec import decode, encode
 from .errors import DecodeError
 from .limits import Limits
@@ -24,14 +26,20 @@ _BURST = 256
 # A ZMTP heartbeat is sent this often within the silence that is tolerated.
 _BEATS = 4
 
+# A DEALER that reconnects by itself would deliver stale messages first, so it waits a day, and is closed long before.
+# With -1 ("never") libzmq drops what has arrived and is unread as soon as the connection breaks, the broker's last
+# words among it, and the next send blocks.
+_NO_RECONNECT_MS = 24 * 60 * 60 * 1000
+
 _EVENTS = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_TROUBLES = {
+_TROUBLES: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "the connection broke",
     zmq.EVENT_CLOSED: "nothing answers there",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it ended the handshake: no genpool broker?",
@@ -87,8 +95,10 @@ class Dealer:
         self._bell.setblocking(False)
         self._ear.setblocking(False)
         self._ringing = False
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._shook_hands = False
         self._poller = zmq.Poller()
 
     def post(self, function: Callable[[float], None]) -> None:
@@ -103,52 +113,52 @@ class Dealer:
 
     def run(self, is_over: Callable[[], bool]) -> None:
         """Loop until ``is_over()``. The context and the socket live and die in this thread, hence after any fork."""
-        context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-        self._context = context
+        self._context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
         self._poller.register(self._ear, zmq.POLLIN)
         next_tick = time.monotonic()
         try:
             while not is_over():
-                now = time.monotonic()
-                if now >= next_tick:
-                    next_tick = now + self._tick_s
-                    self._perform(self.machine.tick(now))
-                ready = dict(self._poller.poll(int(max(0.0, next_tick - now) * 1000) + 1))
-                self._run_posted()
+                wait_s = max(0.0, next_tick - time.monotonic())
+                ready = dict(self._poller.poll(int(wait_s * 1000) + 1))
+                self._run_posted(rung=self._ear.fileno() in ready)
                 if self._sock in ready:
                     self._receive()
                 if self._monitor in ready:
                     self._observe()
-                self._perform(self.machine.flush(time.monotonic()))
+                # The tick comes after what was heard: a process that stood still, stopped or with its GIL held, would
+                # take the messages that wait for it for the broker's silence.
+                now = time.monotonic()
+                if now < next_tick:
+                    self._perform(self.machine.flush(now))
+                else:
+                    next_tick = now + self._tick_s
+                    self._perform(self.machine.tick(now))
         finally:
             self._close()
-            context.destroy(linger=0)
+            self._context.destroy(linger=0)
             self._bell.close()
             self._ear.close()
 
-    def _run_posted(self) -> None:
-        if not self._posted:
-            return
-        # Lowered before the queue is read: a post after this rings again, so none is left lying.
-        self._ringing = False
-        try:
+    def _run_posted(self, *, rung: bool) -> None:
+        # The bell is silenced first, then ``_ringing`` lowered, then the queue read. In any other order a post in
+        # between is left lying until the next tick, or its bell rings on and the loop spins.
+        if rung:
             self._ear.recv(64)
-        except BlockingIOError:
-            pass
+        self._ringing = False
         now = time.monotonic()
         while self._posted:
             self._posted.popleft()(now)
 
-    def _receive(self) -> None:
-        sock = self._sock
+    def _receive(self) -> bool:
+        """Read a burst of messages. Whether there may be more."""
         for _ in range(_BURST):
             # A handled message may have closed the socket.
-            if sock is None or sock is not self._sock:
-                return
+            if self._sock is None:
+                return False
             try:
-                frames = sock.recv_multipart(zmq.NOBLOCK)
+                frames = self._sock.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             now = time.monotonic()
             try:
                 message = decode(frames)
@@ -157,14 +167,22 @@ class Dealer:
                 self._perform(self.machine.flush(now))
             else:
                 self.machine.received(message, now)
+        return True
 
     def _observe(self) -> None:
         if self._monitor is None:
             return
-        event = recv_monitor_message(self._monitor)
+        event: int = recv_monitor_message(self._monitor)["event"]
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._shook_hands = True
+            return
+        # A ZeroMQ socket of another type only hangs up.
+        if event == zmq.EVENT_DISCONNECTED and not self._shook_hands:
+            event = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         # What arrived before the break is still to be read, answers among it.
-        self._receive()
-        self.machine.broken(_TROUBLES.get(event["event"], "the connection broke"), time.monotonic())
+        while self._receive():
+            pass
+        self.machine.broken(_TROUBLES.get(event, "the connection broke"), time.monotonic())
 
     def _perform(self, effects: list[object]) -> None:
         for effect in effects:
@@ -181,32 +199,60 @@ class Dealer:
                     self._perform_other(effect)
 
     def _send(self, message: Message) -> None:
-        if self._sock is not None:
-            self._sock.send_multipart(encode(message, self.machine.limits.max_frame_bytes), copy=False)
+        if self._sock is None:
+            return
+        try:
+            self._sock.send_multipart(encode(message, self.machine.limits.max_frame_bytes), zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            # There is no mark to reach: libzmq has given the connection up.
+            self.machine.broken("the connection broke", time.monotonic())
 
     def _open(self) -> None:
         self._close()
-        sock = self._context.socket(zmq.DEALER)
+        try:
+            self._connect()
+        except zmq.ZMQError as error:
+            self._close()
+            self.machine.broken(f"no socket can be opened to it: {error}", time.monotonic())
+
+    def _connect(self) -> None:
+        assert self._context is not None
+        sock = self._sock = self._context.socket(zmq.DEALER)
+        self._poller.register(sock, zmq.POLLIN)
         sock.setsockopt(zmq.LINGER, 0)
-        # A DEALER that reconnects by itself would deliver stale messages first.
-        sock.setsockopt(zmq.RECONNECT_IVL, -1)
+        sock.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT_MS)
         sock.setsockopt(zmq.IPV6, 1)
         # What is sent is bounded by credit and window, in rows and bytes; a mark in messages would only block.
         sock.setsockopt(zmq.SNDHWM, 0)
         heartbeat(sock, self._heartbeat_timeout_s)
         self._monitor = sock.get_monitor_socket(_EVENTS)
-        sock.connect(self._address)
-        self._sock = sock
-        self._poller.register(sock, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
+        self._shook_hands = False
+        sock.connect(self._address)
+        if self._address.startswith("tcp://") and not is_literal(host_of(self._address)):
+            threading.Thread(target=self._look_up, args=(sock,), name="genpool-name", daemon=True).start()
+
+    def _look_up(self, sock: zmq.Socket[bytes]) -> None:
+        """In a thread of its own: libzmq never says that a host's name is unknown, so ask beside it and tell."""
+        host = host_of(self._address)
+        try:
+            socket.getaddrinfo(host, None)
+        # A name with an empty or too long part is a UnicodeError.
+        except (OSError, UnicodeError) as error:
+            reason = f"the host name {host!r} cannot be resolved: {error}"
+            self.post(lambda now: self._unresolved(sock, reason, now))
+
+    def _unresolved(self, sock: zmq.Socket[bytes], reason: str, now: float) -> None:
+        if self._sock is sock and not self._shook_hands:
+            self.machine.broken(reason, now)
 
     def _close(self, linger_s: float = 0.0) -> None:
         if self._sock is None:
             return
         self._poller.unregister(self._sock)
-        self._poller.unregister(self._monitor)
-        self._sock.disable_monitor()
         if self._monitor is not None:
+            self._poller.unregister(self._monitor)
+            self._sock.disable_monitor()
             self._monitor.close(linger=0)
         self._sock.close(linger=int(linger_s * 1000))
         self._sock = self._monitor = None

@@ -105,9 +105,16 @@ class GenerationError(GenpoolError):
     def __init__(self, failures: Mapping[int, RemoteError], partial: Sequence[Sequence[Any]]) -> None:
         first = failures[min(failures)]
         count = f"{len(failures)} of {len(partial)} rows failed; row {min(failures)}: "
-        super().__init__((count if len(partial) > 1 else "") + str(first))
+        text = (count if len(partial) > 1 else "") + str(first)
+        try:
+            super().__init__(text)
+        except TypeError:  # what is mixed in wants more, as UnicodeDecodeError does
+            Exception.__init__(self, text)
         self.failures = dict(failures)
         self.partial = [list(outputs) for outputs in partial]
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return generation_error, (self.failures, self.partial)
@@ -120,14 +127,15 @@ def generation_error(failures: Mapping[int, RemoteError], partial: Sequence[Sequ
     return _generation_error_of(kinds.pop() if len(kinds) == 1 else Exception)(failures, partial)
 
 
+# The first two end a generator, a coroutine or a loop in silence; a group must hold exceptions.
+_NEVER_MIXED_IN = (StopIteration, StopAsyncIteration, ExceptionGroup)
+
+
 @cache
 def _generation_error_of(kind: type[BaseException]) -> type[GenerationError]:
-    if kind in (Exception, BaseException, GenpoolError) or not issubclass(kind, Exception):
+    if issubclass(GenerationError, kind) or not issubclass(kind, Exception) or issubclass(kind, _NEVER_MIXED_IN):
         return GenerationError
-    try:
-        return type("GenerationError", (GenerationError, kind), {"__module__": __name__, "__doc__": kind.__doc__})
-    except TypeError:
-        return GenerationError  # a built-in whose instances cannot be laid out together with others
+    return type("GenerationError", (GenerationError, kind), {"__module__": __name__, "__doc__": kind.__doc__})
 
 
 _BUILTIN_ERRORS: dict[str, type[Exception]] = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from .limits import PROTOCOL_VERSION, Limits
-from .messages import Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
+from .messages import Fleet, Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,14 @@ class Session(ABC):
         self.trouble = "it has not answered yet"
         self._random = random
         self._attempts = 0
+        self._delay_s = 0.0
         self._open_at = now
         self._heard = now
         self._greeted = now
         self._opened_at = now
         self._ping_interval_s = 1.0
         self._next_ping = now
+        self._ping_due = False
         self._next_notice = now + 3.0
         self._effects: list[object] = []
 
@@ -142,6 +144,8 @@ class Session(ABC):
             case Reset() | Goodbye():
                 self.broken(f"the broker ended the connection: {message.reason}", now)
             case _ if self.state is SessionState.OPEN:
+                if not isinstance(message, (Ping, Fleet)):
+                    self._attempts = 0  # it did some work
                 self._on_message(message, now)
             case _:
                 pass  # a broker says welcome first; the wait for that goes on
@@ -159,8 +163,9 @@ class Session(ABC):
         self._effect(Close())
         if was_open:
             self.lost_at = now
-            # A broker that welcomes and breaks off at once, over and over, is not tried at full speed.
-            if now - self._opened_at >= self.session_settings.longest_delay_s:
+            # A broker that welcomes and breaks off at once, over and over, is not tried at full speed: only a
+            # connection that did some work, or lasted longer than it was waited for, starts the backoff anew.
+            if now - self._opened_at >= self._delay_s:
                 self._attempts = 0
             self._next_notice = now + 3.0
             self._effect(Log("warning", f"lost the broker at {self.address} ({reason}); trying again"))
@@ -178,7 +183,7 @@ class Session(ABC):
             self.broken(f"nothing was heard for {silence:g} s", now)
         if self.state is SessionState.OPEN and now >= self._next_ping:
             self._next_ping = now + self._ping_interval_s
-            self._effect(Send(Ping(self._held())))
+            self._ping_due = True
         if self.lost_at is not None and now >= self._next_notice and self.state in _TRYING:
             self._next_notice = now + 30.0
             waited = f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s"
@@ -187,6 +192,10 @@ class Session(ABC):
 
     def flush(self, now: float) -> list[object]:
         """All effects since the last flush, in order."""
+        if self._ping_due and self.state is SessionState.OPEN:
+            # Behind all that changes the ledger, so that the broker counts what is counted here.
+            self._effect(Send(Ping(self._held())))
+        self._ping_due = False
         effects, self._effects = self._effects, []
         return effects
 
@@ -234,7 +243,8 @@ class Session(ABC):
         settings = self.session_settings
         delay = min(settings.longest_delay_s, settings.first_delay_s * 2 ** min(self._attempts, _MOST_DOUBLINGS))
         self._attempts += 1
-        return delay * (0.5 + self._random() / 2)
+        self._delay_s = delay * (0.5 + self._random() / 2)
+        return self._delay_s
 
     def _effect(self, effect: object) -> None:
         self._effects.append(effect)

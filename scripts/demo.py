@@ -17,14 +17,16 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from genpool import LLMOutput, LLMPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from genpool import LLMOutput, LLMPool
 
 GENPOOL = Path(sys.executable).with_name("genpool")
 PROMPTS = Path(__file__).with_name("demo_prompts.jsonl")
@@ -148,7 +150,7 @@ def run_pool(address: Path, inputs: list[dict[str, str]], servers: Sequence[Serv
         future = pool.submit(
             inputs,
             num_generations=NUM_GENERATIONS,
-            progress_callback_func=lambda advance: progress.advance(bar, advance),
+            progress_callback_func=partial(progress.update, bar),
         )
         try:
             return wait_for_result(future, servers)

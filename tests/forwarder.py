@@ -60,6 +60,9 @@ class Forwarder:
             except OSError:
                 continue
             far.settimeout(None)
+            for sock in (near, far):
+                # Small parts would otherwise wait for the other side's delayed acknowledgement.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self.connections += 1
                 self._pairs.add((near, far))

@@ -10,7 +10,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -116,7 +116,9 @@ class FakeWorker(Endpoint):
 class FakeClient(Endpoint):
     """A client that counts how each of its rows ended."""
 
-    endings: dict[bytes, list[Ending | GenpoolError]] = field(default_factory=dict[bytes, "list[Ending | GenpoolError]"])
+    endings: dict[bytes, list[Ending | GenpoolError]] = field(
+        default_factory=dict[bytes, "list[Ending | GenpoolError]"]
+    )
     rows: list[Row] = field(default_factory=list[Row])
 
     @property
@@ -149,7 +151,9 @@ class FakeClient(Endpoint):
 
     @property
     def done(self) -> int:
-        return sum(isinstance(one, Ending) and one.outcome == Outcome.DONE for all_ in self.endings.values() for one in all_)
+        return sum(
+            isinstance(one, Ending) and one.outcome == Outcome.DONE for all_ in self.endings.values() for one in all_
+        )
 
 
 class Network:
@@ -182,16 +186,21 @@ class Network:
         self._wires.clear()
 
     def add_worker(
-        self, llm: str = "llm", *, concurrency: int = 1, batch_size: int = 1, run_s: float | None = 0.01, ready: bool = True
+        self,
+        llm: str = "llm",
+        *,
+        concurrency: int = 1,
+        batch_size: int = 1,
+        run_s: float | None = 0.01,
+        ready: bool = True,
     ) -> FakeWorker:
-        identity = self._hello(Role.WORKER, llm=llm, concurrency=concurrency, batch_size=batch_size)
-        worker = FakeWorker(self, Worker("broker", identity, SessionSettings(), self.random.random, self.now), run_s=run_s)
+        identity = self._hello(Role.WORKER)
+        identity.llm, identity.concurrency, identity.batch_size = llm, concurrency, batch_size
+        machine = Worker("broker", identity, SessionSettings(), self.random.random, self.now)
+        worker = FakeWorker(self, machine, run_s=run_s)
         self.ends.append(worker)
         if ready:
-            identity = self._hello(
-                Role.WORKER, llm=llm, concurrency=concurrency, batch_size=batch_size, model_name="model", instance=identity.instance
-            )
-            worker.worker.loaded(identity, self.now)
+            worker.worker.loaded(replace(identity, model_name="model"), self.now)
         return worker
 
     def add_client(self) -> FakeClient:
@@ -200,8 +209,8 @@ class Network:
         self.ends.append(client)
         return client
 
-    def _hello(self, role: Role, **said: Any) -> Hello:
-        return Hello(role=role, host="host", pid=1, **{"instance": self.random.randbytes(16), **said})
+    def _hello(self, role: Role) -> Hello:
+        return Hello(role=role, instance=self.random.randbytes(16), host="host", pid=1)
 
     def kill(self, end: Endpoint, *, clean: bool = False) -> None:
         """The process ends; its connection closes at once (with what was sent, after a clean end)."""
@@ -264,7 +273,7 @@ class Network:
             if wire is None or not wire.is_open or effect.peer in gone:
                 gone.add(effect.peer)
                 self._wires.pop(effect.peer, None)
-                self.broker.send_failed(effect.peer, effect.message, 0, gone=True, now=self.now)
+                self.broker.send_failed(effect.peer, effect.message, gone=True, now=self.now)
             else:
                 self._send_down(wire, effect.message)
 

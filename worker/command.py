@@ -26,7 +26,11 @@ from .shell import WorkerSettings, run
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), help="A ready-made engine.")
 @click.option("--model", metavar="NAME|FILE", help="The engine's model: a GGUF file, or a name that the server knows.")
 @click.option(
-    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One of the engine's settings, e.g. temperature=0.2; repeat."
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One of the engine's settings, e.g. temperature=0.2; repeat.",
 )
 @click.option("--load", metavar="MODULE:FUNCTION", help="A function of yours that returns an LLM, instead of --engine.")
 @click.option("--task", metavar="MODULE:TASK", help="The LLM's own task.  [default: text generation]")
@@ -34,7 +38,9 @@ from .shell import WorkerSettings, run
     "--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Rows in one call of the engine."
 )
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
-@click.option("--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long the broker may be silent.")
+@click.option(
+    "--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long the broker may be silent."
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(
     llm: str,

@@ -154,6 +154,15 @@ class _Shell:
     # Loading.
 
     def _load_llm(self) -> None:
+        then = self._try_to_load()
+        try:
+            if self._tell_owner is not None:
+                self._tell_owner(self._load_error)
+        finally:
+            self._dealer.post(then)
+
+    def _try_to_load(self) -> Callable[[float], None]:
+        """What the main thread shall do then: say that it is ready, or end."""
         try:
             llm = self._load()
             identity = self._describe(llm)
@@ -162,12 +171,9 @@ class _Shell:
             self._load_error = error
             code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
             goodbye = f"its LLM could not be loaded: {error}"
-            self._dealer.post(lambda now: self._end(code, goodbye))
-        else:
-            self._llm = llm
-            self._dealer.post(lambda now: self._loaded(identity, now))
-        if self._tell_owner is not None:
-            self._tell_owner(self._load_error)
+            return lambda now: self._end(code, goodbye)
+        self._llm = llm
+        return lambda now: self._loaded(identity, now)
 
     def _describe(self, llm: LLM) -> Hello:
         self._caller = Caller(llm, str(os.getpid()), socket.gethostname(), self._on_unwell)
@@ -182,7 +188,9 @@ class _Shell:
         try:
             decode(encode(identity, self._machine.limits.max_frame_bytes))
         except (DecodeError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"{type(llm).__name__} does not say of itself what a broker can use: {error}") from error
+            raise ConfigurationError(
+                f"{type(llm).__name__} does not say of itself what a broker can use: {error}"
+            ) from error
         return identity
 
     def _loaded(self, identity: Hello, now: float) -> None:
@@ -241,4 +249,3 @@ class _Shell:
         self._exit = code
         if goodbye:
             self._machine.end(goodbye)
-

@@ -15,6 +15,10 @@ from genpool import ProcessLLM
 
 ROWS = 4000
 
+# How many bytes all rows are, on their way to the worker and back.
+INPUTS = ROWS * 180
+ANSWERS = ROWS * 850
+
 # Answers with 600 characters, and notes each row that it computes.
 COUNTING = """
 import os
@@ -54,13 +58,16 @@ def forwarder(fleet: Fleet) -> Iterator[Forwarder]:
 def start_worker(fleet: Fleet, tmp_path: Path, broker: str) -> None:
     (tmp_path / "counting.py").write_text(COUNTING)
     environment = {"COMPUTED": str(tmp_path / "computed"), "PYTHONPATH": str(tmp_path)}
-    fleet.start_worker("counting", "--load", "counting:load", "--batch-size", "8", broker=broker, environment=environment)
+    fleet.start_worker(
+        "counting", "--load", "counting:load", "--batch-size", "8", broker=broker, environment=environment
+    )
 
 
-def plan_cuts(forwarder: Forwarder, direction: Direction, count: int) -> None:
+def plan_cuts(forwarder: Forwarder, direction: Direction, count: int, *, carried: int) -> None:
+    """``count`` cuts, at random places so far apart that all of them happen while ``carried`` bytes pass."""
     chance = random.Random(count)
     for _ in range(count):
-        forwarder.cut_after(chance.randrange(1_000, 12_000), direction)
+        forwarder.cut_after(chance.randrange(2_000, carried // 50 - 2_000), direction)
 
 
 def run_and_check(fleet: Fleet, tmp_path: Path, client_broker: str) -> None:
@@ -85,7 +92,7 @@ def run_and_check(fleet: Fleet, tmp_path: Path, client_broker: str) -> None:
 def test_the_workers_connection(
     fleet: Fleet, forwarder: Forwarder, tmp_path: Path, direction: Direction, count: int
 ) -> None:
-    plan_cuts(forwarder, direction, count)
+    plan_cuts(forwarder, direction, count, carried=ANSWERS if direction == "up" else INPUTS)
     start_worker(fleet, tmp_path, forwarder.address)
     run_and_check(fleet, tmp_path, fleet.address)
     assert forwarder.cuts_made == count
@@ -96,7 +103,7 @@ def test_the_workers_connection(
 def test_the_clients_connection(
     fleet: Fleet, forwarder: Forwarder, tmp_path: Path, direction: Direction, count: int
 ) -> None:
-    plan_cuts(forwarder, direction, count)
+    plan_cuts(forwarder, direction, count, carried=ANSWERS if direction == "down" else INPUTS)
     start_worker(fleet, tmp_path, fleet.address)
     run_and_check(fleet, tmp_path, forwarder.address)
     assert forwarder.cuts_made == count

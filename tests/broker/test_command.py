@@ -1,0 +1,120 @@
+"""``genpool broker``: its options, the environment, and mistakes in either."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import PATIENCE_S, Fleet, until
+from wire import Peer, client_hello, worker_hello
+
+from genpool.protocol.address import read_connection_file
+from genpool.protocol.content import Failure, pack_failure
+from genpool.protocol.messages import Answer, Assign, Hold, Outcome, Result, Settle, Submit, SubmitRun
+
+ROW = b"the row's id 123"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path) as fleet:
+        yield fleet
+
+
+def refused(fleet: Fleet, *arguments: str) -> str:
+    """What a broker said that would not start."""
+    assert fleet.start("broker", *arguments).wait(PATIENCE_S) == 2
+    said = (fleet.folder / "0-broker.log").read_text()
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "*", "[::]", "192.0.2.1"])
+def test_an_address_that_others_reach_is_refused(fleet: Fleet, host: str) -> None:
+    assert refused(fleet, "--bind", f"tcp://{host}:*") == (
+        f"genpool: tcp://{host}:* can be reached from other machines, and anyone there could use the models: "
+        "bind tcp://127.0.0.1:PORT, or say --insecure on a network that you trust\n"
+    )
+
+
+def test_an_address_that_others_reach_is_allowed_when_asked_for_with_a_warning(fleet: Fleet) -> None:
+    fleet.address = "tcp://0.0.0.0:*"
+    fleet.start_broker("--insecure")
+    log = (fleet.folder / "0-broker.log").read_text()
+    assert "--insecure: anyone who reaches tcp://0.0.0.0:* can use this broker" in log
+    host, _, port = fleet.address.removeprefix("tcp://").rpartition(":")
+    assert host == socket.gethostname()
+    with Peer(f"tcp://127.0.0.1:{port}", client_hello()) as client:
+        assert client.receive()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense", "127.0.0.1:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:99999", "ipc://", "ipc:///" + "x" * 110],
+)
+def test_a_bad_address_is_refused(fleet: Fleet, address: str) -> None:
+    said = refused(fleet, "--bind", address)
+    assert said.startswith(f"genpool: {address!r}")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_connection_file_that_cannot_be_written_is_refused(fleet: Fleet) -> None:
+    said = refused(fleet, "--bind", "tcp://127.0.0.1:*", "--connection-file", str(fleet.folder / "no folder" / "file"))
+    assert "no folder/file' cannot be written: No such file or directory" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--settle", "-1"),
+        ("--client-grace", "soon"),
+        ("--worker-grace", "-0.1"),
+        ("--heartbeat-timeout", "0"),
+        ("--heartbeat-timeout", "100000"),
+        ("--max-attempts", "0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(fleet: Fleet, option: str, value: str) -> None:
+    assert f"Invalid value for '{option}'" in refused(fleet, option, value)
+
+
+def test_every_option_has_an_environment_variable(fleet: Fleet) -> None:
+    file = fleet.folder / "connection"
+    environment = {
+        "GENPOOL_BROKER_BIND": "tcp://127.0.0.1:*",
+        "GENPOOL_BROKER_CONNECTION_FILE": str(file),
+        "GENPOOL_BROKER_MAX_ATTEMPTS": "1",
+        "GENPOOL_BROKER_HEARTBEAT_TIMEOUT": "5",
+        "GENPOOL_BROKER": "tcp://127.0.0.1:1",  # for clients and workers; a broker does not bind it
+    }
+    process = fleet.start("broker", environment=environment)
+    until(lambda: file.exists() or process.poll() is not None)
+    address = read_connection_file(file).address
+    assert attempts_before_a_row_fails(address) == 1
+
+
+def test_max_attempts_is_how_often_a_row_is_tried(fleet: Fleet) -> None:
+    fleet.start_broker("--max-attempts", "2")
+    assert attempts_before_a_row_fails(fleet.address) == 2
+
+
+def attempts_before_a_row_fails(address: str) -> int:
+    """How often a row is handed out whose engine raises each time."""
+    failure = pack_failure(Failure("OSError", "the engine raised"))
+    with Peer(address, worker_hello(credit=9)) as worker, Peer(address, client_hello()) as client:
+        worker.send(Hold([], [], [], False))
+        client.send(Submit([SubmitRun("llm", "input", 1, b"", None, False, [ROW], [b""])]))
+        handed_out = settled = 0
+        while not settled or settled < handed_out:
+            match worker.receive():
+                case Assign(runs=[run]):
+                    handed_out += 1
+                    worker.send(Result([run.first_execution], [Outcome.RAISED], 0, 9, [failure]))
+                case Settle(executions=executions):  # comes after the next Assign, if there is one
+                    settled += len(executions)
+                case _:
+                    pass
+        assert client.wait_for(Answer) == Answer([ROW], [Outcome.FAILED], [handed_out], [failure])
+        return handed_out

@@ -1,0 +1,1471 @@
+"""The broker's machine, driven by hand: messages and the time go in, effects are compared as lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from genpool.broker.machine import Broker, BrokerSettings, Log, Send
+from genpool.broker.peer import MAX_OUTBOX_BYTES, Client, Worker
+from genpool.broker.row import RowState
+from genpool.protocol.codec import decode, encode
+from genpool.protocol.content import unpack_failure
+from genpool.protocol.limits import PROTOCOL_VERSION, Limits
+from genpool.protocol.messages import (
+    Answer,
+    Ask,
+    Assign,
+    AssignRun,
+    Await,
+    Fleet,
+    Goodbye,
+    Grant,
+    Hello,
+    Hold,
+    Message,
+    Missing,
+    Outcome,
+    Ping,
+    Refuse,
+    Release,
+    Resend,
+    Reset,
+    Result,
+    Role,
+    Settle,
+    Status,
+    Submit,
+    SubmitRun,
+    Welcome,
+    WorkerState,
+)
+
+EPOCH = b"\x01\x02\x03" + bytes(13)
+FIRST = 0x010203 << 38  # the first execution of a broker with that epoch
+
+SETTINGS = BrokerSettings(
+    settle_s=2.0,
+    client_grace_s=10.0,
+    worker_grace_s=0.5,
+    heartbeat_timeout_s=10.0,
+    ping_interval_s=1.0,
+    max_attempts=3,
+)
+
+Sent = tuple[str, Message]
+
+
+def ids(*names: str) -> list[bytes]:
+    return [name.encode().ljust(16, b".") for name in names]
+
+
+def numbered(name: str, how_many: int) -> list[str]:
+    return [f"{name}{number}" for number in range(how_many)]
+
+
+def submit(*names: str, **said: Any) -> Submit:
+    """One run of rows whose payloads are their names."""
+    defaults: dict[str, Any] = {
+        "llm": "llm",
+        "kind": "input",
+        "num_generations": 1,
+        "options": b"",
+        "seconds_left": None,
+        "again": False,
+        "payloads": [name.encode() for name in names],
+    }
+    return Submit([SubmitRun(ids=ids(*names), **{**defaults, **said})])
+
+
+def run_of(first: int, *names: str, **said: Any) -> AssignRun:
+    defaults: dict[str, Any] = {
+        "kind": "input",
+        "num_generations": 1,
+        "options": b"",
+        "seconds_left": None,
+        "charged": 0,
+        "payloads": [name.encode() for name in names],
+    }
+    return AssignRun(first_execution=FIRST + first, ids=ids(*names), **{**defaults, **said})
+
+
+def assign(first: int, *names: str, **said: Any) -> Assign:
+    return Assign([run_of(first, *names, **said)])
+
+
+def result(*numbers: int, credit: int, outcome: Outcome = Outcome.DONE, tokens: int = 0) -> Result:
+    """Executions that ended; each payload is its number."""
+    payloads = [b"answer %d" % number for number in numbers]
+    return Result([FIRST + number for number in numbers], [outcome] * len(numbers), tokens, credit, payloads)
+
+
+def answer(names: Iterable[str], *numbers: int, outcome: int = Outcome.DONE, attempts: int = 0) -> Answer:
+    rows = ids(*names)
+    payloads = [b"answer %d" % number for number in numbers]
+    return Answer(rows, [outcome] * len(rows), [attempts] * len(rows), payloads)
+
+
+def hold(*held: tuple[int, str, bool], more: bool = False) -> Hold:
+    numbers = [FIRST + number for number, _, _ in held]
+    return Hold(numbers, ids(*(name for _, name, _ in held)), [finished for _, _, finished in held], more)
+
+
+def settle(*numbers: int) -> Settle:
+    return Settle([FIRST + number for number in numbers])
+
+
+def resend(*numbers: int) -> Resend:
+    return Resend([FIRST + number for number in numbers])
+
+
+def grant(credit: int, state: WorkerState = WorkerState.READY, reason: str = "") -> Grant:
+    return Grant(credit, state, reason)
+
+
+def client_hello(name: str, **said: Any) -> Hello:
+    return Hello(role=Role.CLIENT, instance=name.encode(), host=name, pid=7, **said)
+
+
+def worker_hello(name: str, **said: Any) -> Hello:
+    defaults: dict[str, Any] = {
+        "llm": "llm",
+        "state": WorkerState.READY,
+        "model_name": "model",
+        "concurrency": 1,
+        "credit": 0,
+    }
+    return Hello(role=Role.WORKER, instance=name.encode(), host=name, pid=8, **{**defaults, **said})
+
+
+class Bench:
+    """A broker with peers by name. Every step checks that the broker's books agree, and that its messages encode."""
+
+    def __init__(self, settings: BrokerSettings = SETTINGS, *, age: float = 100.0) -> None:
+        self.broker = Broker(settings, EPOCH, 0.0)
+        self.now = age
+        self.broker.tick(self.now)
+        self.logs: list[str] = []
+        # Peers that ZeroMQ cannot send to at the moment: gone, or full.
+        self.gone: set[str] = set()
+        self.full: set[str] = set()
+        self._ids = count()
+
+    # What goes in.
+
+    def tell(self, name: str, *messages: Message) -> list[Sent]:
+        """A burst of messages from one peer, and what the broker sends then."""
+        for message in messages:
+            self.broker.received(name.encode(), message, self.now)
+        return self.flush()
+
+    def flush(self) -> list[Sent]:
+        return self._sent(self.broker.flush(self.now))
+
+    def tick(self, seconds: float = 0.0) -> list[Sent]:
+        """Time passes, and then comes a tick; pings are left out of what is returned."""
+        return [(name, message) for name, message in self.tick_all(seconds) if not isinstance(message, Ping)]
+
+    def tick_all(self, seconds: float = 0.0) -> list[Sent]:
+        self.now += seconds
+        return self._sent(self.broker.tick(self.now))
+
+    def client(self, name: str = "client", again: bool = False) -> str:
+        self.tell(name, client_hello(name.partition("/")[0]))
+        return name
+
+    def worker(self, name: str = "worker", credit: int = 1, held: Hold | None = None, **said: Any) -> str:
+        """Connects; a name like ``worker/2`` is the second connection of the process ``worker``."""
+        self.tell(name, worker_hello(name.partition("/")[0], credit=credit, **said))
+        self.tell(name, held or hold())
+        return name
+
+    def lose(self, *names: str, silence_s: float = 0.0) -> None:
+        """The broker finds, at its next send, that these connections are gone."""
+        self.now += silence_s
+        for name in names:
+            self.broker.send_failed(name.encode(), Ping(None), gone=True, now=self.now)
+        self.flush()
+
+    def end(self, *names: str) -> list[Sent]:
+        """These processes have ended, and the grace is over."""
+        self.lose(*names)
+        return self.tick(SETTINGS.worker_grace_s)
+
+    # What comes out.
+
+    def _sent(self, effects: list[Any]) -> list[Sent]:
+        sent: list[Sent] = []
+        blocked: set[str] = set()
+        for effect in effects:
+            if isinstance(effect, Log):
+                self.logs.append(effect.text)
+                continue
+            assert isinstance(effect, Send)
+            name = effect.peer.decode()
+            assert decode(encode(effect.message, 1 << 20)) == effect.message
+            if name in self.gone or name in self.full:
+                blocked.add(name)
+                self.broker.send_failed(effect.peer, effect.message, gone=name in self.gone, now=self.now)
+            else:
+                assert name not in blocked
+                sent.append((name, effect.message))
+        self.check()
+        return sent
+
+    def check(self) -> None:
+        broker = self.broker
+        peers = {peer for peer in broker.peers.values() if isinstance(peer, Worker)}
+        peers |= {departure.worker for departure in broker._departures.values()}
+        assert {n: e for peer in peers for n, e in peer.executions.items()} == broker.executions
+        for number, execution in broker.executions.items():
+            assert execution.worker.executions[number] is execution
+            assert execution in execution.row.executions
+            assert broker.rows[execution.row.id] is execution.row
+        for peer in peers:
+            assert peer.running == sum(not execution.finished for execution in peer.executions.values())
+            assert peer.free_calls >= 0
+        for row in broker.rows.values():
+            assert all(broker.executions[execution.id] is execution for execution in row.executions)
+            assert row.client is None or row.client.rows[row.id] is row
+            assert row.client is not None or row.id in broker._orphans
+        for one in broker.clients.values():
+            assert all(broker.rows[row_id] is row for row_id, row in one.rows.items())
+        for name, llm in broker.llms.items():
+            queued = [r for r in broker.rows.values() if r.state is RowState.QUEUED and r.spec.llm == name]
+            queued = [row for row in queued if row.id not in broker._settling]
+            assert len(llm.queue) + len(llm.suspects) == len(queued)
+            assert all(worker.free_calls and worker in llm.workers for worker in llm.free)
+
+    def state_of(self, name: str) -> RowState | None:
+        (row_id,) = ids(name)
+        row = self.broker.rows.get(row_id)
+        return None if row is None else row.state
+
+    def peer(self, name: str) -> Client | Worker:
+        peer = self.broker.peers[name.encode()]
+        assert isinstance(peer, (Client, Worker))
+        return peer
+
+    def picture(self) -> Any:
+        """Everything that a repeated message must leave as it is."""
+        broker = self.broker
+        rows = {
+            row_id: (row.state, row.charged, row.payload, len(row.executions)) for row_id, row in broker.rows.items()
+        }
+        held = {name: sorted(peer.executions) for name, peer in broker.peers.items() if isinstance(peer, Worker)}
+        llms = {
+            name: (len(llm.queue), len(llm.suspects), [worker.id for worker in llm.free], llm.info())
+            for name, llm in broker.llms.items()
+        }
+        return rows, held, llms, sorted(broker.clients), sorted(broker.peers)
+
+
+def assigned(sent: list[Sent]) -> dict[str, list[str]]:
+    """Who was given which rows."""
+    given: dict[str, list[str]] = {}
+    for name, message in sent:
+        for run in message.runs if isinstance(message, Assign) else []:
+            given.setdefault(name, []).extend(payload.decode() for payload in run.payloads)
+    return given
+
+
+# Connections.
+
+
+def test_a_first_hello_is_welcomed_and_a_client_is_told_of_the_fleet() -> None:
+    bench = Bench()
+    welcome = Welcome(EPOCH, 1.0, Limits())
+    assert bench.tell("client", client_hello("client")) == [("client", welcome), ("client", Fleet([]))]
+    assert bench.tell("worker", worker_hello("worker")) == [("worker", welcome)]
+
+
+def test_another_version_is_refused_in_a_sentence() -> None:
+    bench = Bench()
+    ((name, refusal),) = bench.tell("old", Hello(version=PROTOCOL_VERSION + 6))
+    assert name == "old"
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason == (
+        f"this broker speaks version {PROTOCOL_VERSION} of the protocol and you version {PROTOCOL_VERSION + 6}: "
+        "install the same release of genpool on both sides"
+    )
+    assert not bench.broker.peers
+
+
+def test_a_clients_second_hello_is_welcomed_and_changes_nothing() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a"))
+    before = bench.picture()
+    assert bench.tell("client", client_hello("client")) == [("client", Welcome(EPOCH, 1.0, Limits()))]
+    assert bench.picture() == before
+
+
+def test_a_workers_later_hello_changes_what_it_can_do() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", "b", "c"))
+    bench.worker(credit=0, state=WorkerState.LOADING, model_name="")
+    assert bench.broker.llms["llm"].info().loading == 1
+    sent = bench.tell("worker", worker_hello("worker", credit=2, concurrency=2, options=["heat"]))
+    assert sent == [("worker", assign(0, "a", "b"))]
+    info = bench.broker.llms["llm"].info()
+    assert (info.ready, info.loading, info.capacity, info.options, info.model_names) == (1, 0, 2, ["heat"], ["model"])
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        worker_hello("worker", llm="other"),
+        worker_hello("another process"),
+        replace(worker_hello("worker"), role=Role.CLIENT),
+        client_hello("worker"),
+    ],
+)
+def test_a_later_hello_of_somebody_else_resets_the_connection(hello: Hello) -> None:
+    bench = Bench()
+    bench.worker()
+    before = bench.picture()
+    assert bench.tell("worker", hello) == [("worker", Reset("a hello of another process, role or LLM than before"))]
+    assert bench.picture() == before
+
+
+def test_a_client_that_turns_into_a_worker_resets_the_connection() -> None:
+    bench = Bench()
+    bench.client()
+    ((_, reset),) = bench.tell("client", worker_hello("client"))
+    assert isinstance(reset, Reset)
+    assert not bench.broker.llms
+
+
+def test_a_worker_that_names_no_llm_is_not_taken_in() -> None:
+    bench = Bench()
+    assert bench.tell("worker", worker_hello("worker", llm="")) == []
+    assert bench.logs == ["an unknown peer sent something unusable: a worker's hello that names no LLM"]
+    assert not bench.broker.peers
+
+
+ALL_BUT_HELLO: list[Message] = [
+    Ping(0),
+    Goodbye(),
+    submit("a"),
+    Release(ids("a")),
+    Await(ids("a"), False),
+    Ask(),
+    result(0, credit=1),
+    grant(1),
+    hold(),
+    Welcome(EPOCH, 1.0, Limits()),
+    Refuse("no"),
+    Reset("no"),
+    Missing(ids("a")),
+    answer(["a"], 0),
+    Fleet([]),
+    Status({}),
+    assign(0, "a"),
+    settle(0),
+    resend(0),
+]
+OF_BOTH = {Ping, Goodbye}
+OF_CLIENTS = {Submit, Release, Await, Ask} | OF_BOTH
+OF_WORKERS = {Result, Grant, Hold} | OF_BOTH
+
+
+def named(message: Message) -> str:
+    return type(message).__name__
+
+
+@pytest.mark.parametrize("message", ALL_BUT_HELLO, ids=named)
+def test_whoever_has_not_said_hello_is_told_to(message: Message) -> None:
+    bench = Bench()
+    assert bench.tell("stranger", message) == [("stranger", Reset("say hello first"))]
+    assert bench.picture() == Bench().picture()
+
+
+@pytest.mark.parametrize("message", [m for m in ALL_BUT_HELLO if type(m) not in OF_CLIENTS], ids=named)
+def test_a_client_that_speaks_as_another_is_reset(message: Message) -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a"))
+    before = bench.picture()
+    reason = f"a {type(message).__name__} is not for a client to send"
+    assert bench.tell("client", message) == [("client", Reset(reason))]
+    assert bench.logs == [f"client client:7 sent something unusable: {reason}"]
+    assert bench.picture() == before
+
+
+@pytest.mark.parametrize("message", [m for m in ALL_BUT_HELLO if type(m) not in OF_WORKERS], ids=named)
+def test_a_worker_that_speaks_as_another_is_reset(message: Message) -> None:
+    bench = Bench()
+    bench.worker()
+    before = bench.picture()
+    reason = f"a {type(message).__name__} is not for a worker to send"
+    assert bench.tell("worker", message) == [("worker", Reset(reason))]
+    assert bench.picture() == before
+
+
+def test_unusable_bytes_reset_the_peer_that_sent_them_and_nobody_else() -> None:
+    bench = Bench()
+    bench.client()
+    bench.broker.malformed(b"client", "an empty message")
+    bench.broker.malformed(b"stranger", "an empty message")
+    assert bench.flush() == [("client", Reset("an empty message"))]
+    assert len(bench.logs) == 2
+
+
+def test_a_broker_that_stops_says_so() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    sent = [(e.peer, e.message) for e in bench.broker.stop("it was stopped") if isinstance(e, Send)]
+    assert sent == [(b"client", Goodbye("it was stopped")), (b"worker", Goodbye("it was stopped"))]
+
+
+def test_a_new_connection_takes_the_place_of_one_that_was_not_seen_to_break() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.client("client/2")
+    bench.worker("worker/2", credit=2, held=hold((0, "a", False), (1, "b", False)))
+    assert sorted(bench.broker.peers) == [b"client/2", b"worker/2"]
+    assert bench.tell("worker/2", result(0, 1, credit=2)) == [("client/2", answer(["a", "b"], 0, 1))]
+    assert bench.tell("client", Ping(2)) == [("client", Reset("say hello first"))]
+    assert bench.tell("worker", result(0, credit=2)) == [("worker", Reset("say hello first"))]
+
+
+# Rows, from one end to the other.
+
+
+def test_a_row_goes_to_a_worker_and_its_answer_to_the_client_until_it_is_released() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    assert bench.tell("client", submit("a", seconds_left=5.0, num_generations=3, options=b"hot", kind="prompt")) == [
+        ("worker", assign(0, "a", seconds_left=5.0, num_generations=3, options=b"hot", kind="prompt"))
+    ]
+    assert bench.tell("worker", result(0, credit=2, tokens=12)) == [("client", answer(["a"], 0))]
+    assert bench.state_of("a") is RowState.ANSWERED
+    assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
+    assert not bench.broker.rows
+    assert not bench.broker.executions
+
+
+def test_a_burst_makes_one_message_for_each_peer() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    bench.worker(credit=8)
+    bench.broker.received(b"one", submit("a", "b"), bench.now)
+    bench.broker.received(b"two", submit("c"), bench.now)
+    bench.broker.received(b"one", submit("d"), bench.now)
+    assert bench.flush() == [("worker", assign(0, "a", "c", "b", "d"))]
+    bench.broker.received(b"worker", result(0, credit=9), bench.now)
+    bench.broker.received(b"worker", result(1, 3, credit=11), bench.now)
+    assert bench.flush() == [("one", answer(["a", "d"], 0, 3)), ("two", answer(["c"], 1))]
+
+
+def test_rows_that_may_not_share_a_call_go_in_runs_of_their_own() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=8)
+    bench.broker.received(b"client", submit("a", "b"), bench.now)
+    bench.broker.received(b"client", submit("c", num_generations=2), bench.now)
+    bench.broker.received(b"client", submit("d", seconds_left=9.0, num_generations=2), bench.now)
+    runs = [run_of(0, "a", "b"), run_of(2, "c", "d", num_generations=2)]
+    assert bench.flush() == [("worker", Assign(runs))]
+
+
+def test_messages_are_cut_by_size_and_count_in_both_directions() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(target_message_bytes=100, max_rows=3)))
+    bench.client()
+    bench.worker(credit=20)
+    large = submit("a", "b", "c", payloads=[b"x" * 60] * 3)
+    assert [len(m.runs) for _, m in bench.tell("client", large) if isinstance(m, Assign)] == [1, 1, 1]
+    sent = bench.tell("client", submit(*"defghij"))
+    assert assigned(sent) == {"worker": list("def")}  # at most max_rows at once; the next come with the next flush
+    assert assigned(bench.flush()) == {"worker": list("ghi")}
+    assert assigned(bench.flush()) == {"worker": list("j")}
+    sent = bench.tell("worker", Result([FIRST, FIRST + 1], [0, 0], 0, 22, [b"y" * 60] * 2))
+    assert [m.payloads for _, m in sent if isinstance(m, Answer)] == [[b"y" * 60], [b"y" * 60]]
+    sent = bench.tell("worker", result(3, 4, 5, 6, credit=22))
+    assert [len(m.ids) for _, m in sent if isinstance(m, Answer)] == [3, 1]
+    sent = bench.tell("client", Release(ids(*"abcd")))
+    assert sent == [("worker", settle(0, 1, 2)), ("worker", settle(3))]
+
+
+def test_a_released_row_that_waits_never_starts_and_one_that_runs_is_stopped() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("running", "waiting", "last"))
+    assert bench.tell("client", Release(ids("waiting", "running"))) == [("worker", settle(0))]
+    assert bench.tell("worker", grant(2)) == [("worker", assign(1, "last"))]
+
+
+def test_an_answer_that_crossed_a_release_is_not_forwarded() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    bench.tell("client", Release(ids("a")))
+    assert bench.tell("worker", result(0, credit=2)) == []
+
+
+def test_an_answer_to_an_execution_of_another_worker_is_ignored() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.worker("two", credit=0)
+    bench.tell("client", submit("a"))
+    before = bench.picture()
+    assert bench.tell("two", result(0, credit=0), result(77, credit=0)) == []
+    assert bench.picture() == before
+    assert bench.tell("one", result(0, credit=1)) == [("client", answer(["a"], 0))]
+
+
+def test_nobody_may_release_or_claim_rows_of_another_client() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    bench.worker(credit=0)
+    bench.tell("one", submit("a"))
+    before = bench.picture()
+    bench.tell("two", Release(ids("a")))
+    bench.tell("two", submit("a", payloads=[b"forged"]))
+    assert bench.picture() == before
+    assert bench.tell("worker", grant(1)) == [("worker", assign(0, "a"))]
+
+
+def test_a_row_whose_engine_raised_is_tried_again_and_fails_for_good_after_the_last_attempt() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=1)
+    bench.tell("client", submit("a"))
+    raised = Outcome.RAISED
+    assert bench.tell("worker", result(0, credit=2, outcome=raised)) == [
+        ("worker", assign(1, "a", charged=1)),
+        ("worker", settle(0)),
+    ]
+    assert bench.tell("worker", result(1, credit=3, outcome=raised)) == [
+        ("worker", assign(2, "a", charged=2)),
+        ("worker", settle(1)),
+    ]
+    assert bench.tell("worker", result(2, credit=4, outcome=raised)) == [
+        ("client", answer(["a"], 2, outcome=Outcome.FAILED, attempts=3)),
+        ("worker", settle(2)),
+    ]
+
+
+def test_a_row_that_is_handed_back_is_not_charged_and_goes_to_the_head() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=1)
+    bench.tell("client", submit("a", "b"))
+    bench.worker("two", credit=0)
+    bench.tell("one", grant(0, WorkerState.DRAINING))
+    assert bench.tell("one", result(0, credit=0, outcome=Outcome.RETURNED)) == [("one", settle(0))]
+    assert bench.tell("two", grant(2)) == [("two", assign(1, "a", "b"))]
+
+
+def test_a_row_that_fails_for_good_is_charged_once_however_often_its_answer_comes() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    failed = result(0, credit=2, outcome=Outcome.FAILED)
+    expected = [("client", answer(["a"], 0, outcome=Outcome.FAILED, attempts=1))]
+    assert bench.tell("worker", failed) == expected
+    bench.lose("worker")
+    bench.worker("worker/2", credit=1, held=hold((0, "a", True)))
+    assert bench.tell("worker/2", failed) == expected
+
+
+# Credit.
+
+
+def test_credit_is_a_total_that_may_fall_and_is_never_exceeded() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=3)
+    bench.tell("client", submit(*numbered("row", 20)))
+    worker = bench.peer("worker")
+    assert isinstance(worker, Worker)
+    given: list[int] = []
+    for credit in (3, 5, 4, 0, 5, 5, 6, 2, 9):
+        bench.tell("worker", grant(credit))
+        given.append(worker.used)
+        assert worker.free_calls == 0
+    assert given == [3, 5, 5, 5, 5, 5, 6, 6, 9]
+
+
+def test_rows_are_given_to_no_worker_that_has_not_said_what_it_holds() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", "b"))
+    assert bench.tell("worker", worker_hello("worker", credit=2)) == [("worker", Welcome(EPOCH, 1.0, Limits()))]
+    assert bench.tell("worker", grant(2)) == []
+    assert bench.tell("worker", hold(more=True)) == []
+    assert bench.tell("worker", hold()) == [("worker", assign(0, "a", "b"))]
+
+
+def test_credit_begins_anew_with_a_connection() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit(*"abcdef"))
+    bench.lose("worker")
+    assert bench.tell("worker/2", worker_hello("worker", credit=1)) == [("worker/2", Welcome(EPOCH, 1.0, Limits()))]
+    held = hold((0, "a", False), (1, "b", False))
+    assert bench.tell("worker/2", held) == [("worker/2", assign(2, "c"))]
+
+
+def test_rows_are_spread_over_the_free_workers() -> None:
+    bench = Bench()
+    bench.client()
+    for name in ("one", "two", "three"):
+        bench.worker(name, credit=8)
+    sent = bench.tell("client", submit(*numbered("row", 7)))
+    assert {name: len(rows) for name, rows in assigned(sent).items()} == {"one": 3, "two": 2, "three": 2}
+
+
+def test_workers_take_turns() -> None:
+    bench = Bench()
+    bench.client()
+    for name in ("one", "two"):
+        bench.worker(name, credit=8)
+    order = [name for number in range(4) for name in assigned(bench.tell("client", submit(f"row{number}")))]
+    assert order == ["one", "two", "one", "two"]
+
+
+def test_clients_take_turns_at_a_worker() -> None:
+    bench = Bench()
+    bench.client("big")
+    bench.client("small")
+    bench.worker(credit=1)
+    bench.tell("big", submit(*numbered("big", 4)))
+    bench.tell("small", submit(*numbered("small", 2)))
+    order = [assigned(bench.tell("worker", grant(credit)))["worker"][0] for credit in (2, 3, 4, 5, 6)]
+    assert order == ["big1", "small0", "big2", "small1", "big3"]
+
+
+def test_a_batch_worker_gets_one_run_for_each_call_it_grants() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(batch_size=4, concurrency=2, credit=2)
+    bench.tell("client", submit(*"ab"))
+    assert bench.tell("client", submit(*"cdefghij")) == [("worker", assign(2, *"cdef"))]
+    assert bench.tell("worker", grant(4)) == [("worker", assign(6, *"ghij"))]
+
+
+def test_a_batch_worker_gets_only_rows_that_fit_together_in_a_call() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", "b"), submit("c", num_generations=2), submit("d", "e"))
+    assert bench.worker(batch_size=4, credit=0) == "worker"
+    assert bench.tell("worker", grant(1)) == [("worker", assign(0, "a", "b"))]
+    assert bench.tell("worker", grant(2)) == [("worker", assign(2, "c", num_generations=2))]
+    assert bench.tell("worker", grant(3)) == [("worker", assign(3, "d", "e"))]
+
+
+def test_a_batch_of_large_rows_is_cut_within_the_credit() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(target_message_bytes=100)))
+    bench.client()
+    bench.tell("client", submit(*"abcd", payloads=[b"x" * 60] * 4))
+    bench.worker(batch_size=4, credit=0)
+    assert [run.ids for _, m in bench.tell("worker", grant(1)) if isinstance(m, Assign) for run in m.runs] == [ids("a")]
+    assert [run.ids for _, m in bench.tell("worker", grant(2)) if isinstance(m, Assign) for run in m.runs] == [ids("b")]
+
+
+def test_an_llm_gets_its_own_rows_only() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", llm="small", credit=5)
+    bench.worker("two", llm="large", credit=5)
+    sent = bench.tell("client", submit("s", llm="small"), submit("l", llm="large"), submit("n", llm="nobody's"))
+    assert assigned(sent) == {"one": ["s"], "two": ["l"]}
+    assert bench.state_of("n") is RowState.QUEUED
+
+
+# Deadlines.
+
+
+def test_a_row_whose_deadline_has_passed_is_answered_at_dispatch_and_never_handed_out() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("short", seconds_left=1.0), submit("long", seconds_left=9.0))
+    bench.tick(1.0)
+    assert bench.tell("worker", worker_hello("worker", credit=1))[0][0] == "worker"
+    given, (name, expired) = bench.tell("worker", hold())
+    assert given == ("worker", assign(0, "long", seconds_left=8.0))
+    assert name == "client"
+    assert isinstance(expired, Answer)
+    assert (expired.ids, expired.outcomes, expired.attempts) == (ids("short"), [Outcome.EXPIRED], [0])
+    failure = unpack_failure(expired.payloads[0])
+    assert (failure.type, failure.builtin) == ("Expired", "TimeoutError")
+    assert failure.message == "its deadline passed while it waited for a worker"
+
+
+def test_a_verdict_of_the_broker_is_told_again_to_a_client_that_comes_back() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", seconds_left=1.0))
+    bench.lose("client", silence_s=1.0)
+    bench.worker(credit=1)
+    bench.client("client/2")
+    ((name, expired),) = bench.tell("client/2", Await(ids("a"), False))
+    assert name == "client/2"
+    assert isinstance(expired, Answer)
+    assert expired.outcomes == [Outcome.EXPIRED]
+
+
+def test_a_suspect_whose_deadline_has_passed_is_not_tried_again() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=4)
+    bench.tell("client", submit("c", "d"), submit("a", "b", seconds_left=1.0))
+    bench.end("one")
+    bench.tick(1.0)
+    assert bench.tell("two", worker_hello("two", credit=4))[0][0] == "two"
+    given, (_, expired) = bench.tell("two", hold())
+    assert sorted(assigned([given])["two"]) == ["c", "d"]
+    assert isinstance(expired, Answer)
+    assert (sorted(expired.ids), expired.outcomes) == (ids("a", "b"), [Outcome.EXPIRED, Outcome.EXPIRED])
+
+
+# Clients that come and go.
+
+
+def test_a_clients_rows_survive_its_absence_for_the_grace() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("running", "waiting"))
+    bench.lose("client")
+    assert bench.tell("worker", result(0, credit=2)) == [("worker", assign(1, "waiting"))]
+    bench.tick(9.9)
+    assert len(bench.broker.rows) == 2
+    assert bench.tick(0.1) == [("worker", settle(0, 1))]
+    assert (bench.broker.rows, bench.broker.clients) == ({}, {})
+
+
+def test_a_client_that_comes_back_gets_the_answers_it_missed() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=3)
+    bench.tell("client", submit("answered", "running", "released"))
+    bench.lose("client")
+    bench.tell("worker", result(0, 2, credit=3))
+    bench.client("client/2")
+    sent = bench.tell("client/2", Await(ids("answered", "running"), False))
+    assert sent == [("worker", resend(0)), ("worker", settle(2))]
+    assert bench.tell("worker", result(0, credit=3)) == [("client/2", answer(["answered"], 0))]
+
+
+def test_an_await_in_parts_is_acted_on_when_its_last_part_is_there() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=0)
+    bench.tell("client", submit("a", "b", "c"))
+    bench.lose("client")
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), True)) == []
+    assert len(bench.broker.rows) == 3
+    assert bench.tell("client/2", Await(ids("c"), False)) == []
+    assert sorted(bench.broker.rows) == ids("a", "c")
+
+
+def test_an_await_that_a_cut_ended_leaves_nothing_to_the_next() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=0)
+    bench.tell("client", submit("a", "b"))
+    bench.lose("client")
+    bench.client("client/2")
+    bench.tell("client/2", Await(ids("a"), True))
+    bench.client("client/3")
+    bench.tell("client/3", Await(ids("b"), False))
+    assert sorted(bench.broker.rows) == ids("b")
+
+
+def test_awaited_rows_that_nobody_holds_are_asked_for_in_messages_of_bounded_size() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(max_rows=2)))
+    bench.client()
+    bench.worker(credit=3)
+    sent = bench.tell("client", Await(ids("a", "b", "c"), False))
+    assert [len(m.ids) for _, m in sent if isinstance(m, Missing)] == [2, 1]
+    assert sorted(row for _, m in sent if isinstance(m, Missing) for row in m.ids) == ids("a", "b", "c")
+    assert bench.tell("client", Ping(3)) == []  # they are in the ledger already
+    assert bench.tell("client", submit("a", "b", "c", again=True)) == [("worker", assign(0, "a", "b"))]
+    assert bench.flush() == [("worker", assign(2, "c"))]
+
+
+def test_a_row_that_is_missing_and_not_sent_again_can_be_released() -> None:
+    bench = Bench()
+    bench.client()
+    assert bench.tell("client", Await(ids("a"), False)) == [("client", Missing(ids("a")))]
+    assert bench.tell("client", Release(ids("a"))) == []
+    assert not bench.broker.rows
+
+
+def test_a_client_that_says_goodbye_takes_its_rows_along() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("running", "waiting"))
+    assert bench.tell("client", Goodbye()) == [("worker", settle(0))]
+    assert (bench.broker.rows, bench.broker.clients) == ({}, {})
+
+
+def test_a_ledger_that_differs_resets_the_client() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", "b"))
+    assert bench.tell("client", Ping(2)) == []
+    assert bench.tell("client", Ping(None)) == []
+    assert bench.tell("client", Ping(3)) == [("client", Reset("you hold 3 rows here and I know 2"))]
+
+
+def test_a_client_may_ask_for_the_status() -> None:
+    bench = Bench()
+    bench.client()
+    ((name, status),) = bench.tell("client", Ask())
+    assert name == "client"
+    assert isinstance(status, Status)
+    assert status.report["uptime_s"] == 100.0
+
+
+# Messages that come twice, or from who is gone.
+
+
+def scene_of_client(bench: Bench) -> None:
+    """A client with a row answered, one that runs and one that waits."""
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit("answered", "running", "waiting"))
+    bench.tell("worker", result(0, credit=2))
+
+
+CLIENT_MESSAGES: dict[str, Message] = {
+    "submit": submit("new"),
+    "submit again": submit("waiting", "running", "answered", again=True),
+    "release waiting": Release(ids("waiting")),
+    "release running": Release(ids("running")),
+    "release answered": Release(ids("answered")),
+    "release unknown": Release(ids("unknown")),
+    "await all": Await(ids("waiting", "running", "answered"), False),
+    "await none": Await([], False),
+    "await unknown": Await(ids("waiting", "unknown"), False),
+    "await more": Await(ids("waiting"), True),
+    "goodbye": Goodbye(),
+    "ask": Ask(),
+}
+
+WORKER_MESSAGES: dict[str, Message] = {
+    "done": result(1, credit=2),
+    "done before": result(0, credit=2),
+    "failed": result(1, credit=2, outcome=Outcome.FAILED),
+    "raised": result(1, credit=2, outcome=Outcome.RAISED),
+    "returned": result(1, credit=2, outcome=Outcome.RETURNED),
+    "unknown": result(55, credit=2),
+    "hold": hold((0, "answered", True), (1, "running", False)),
+    "hold nothing": hold(),
+    "hold more": hold((0, "answered", True), more=True),
+    "hold another's": hold((0, "running", False), (1, "answered", True)),
+    "grant": grant(2),
+    "grant less": grant(0),
+    "drain": grant(2, WorkerState.DRAINING),
+    "goodbye": Goodbye("it drains"),
+}
+PEERS = {"client": CLIENT_MESSAGES, "worker": WORKER_MESSAGES}
+EVERY = [(who, what) for who, messages in PEERS.items() for what in messages]
+
+
+@pytest.mark.parametrize(("who", "what"), EVERY)
+def test_a_message_that_comes_twice_changes_nothing_the_second_time(who: str, what: str) -> None:
+    bench = Bench()
+    scene_of_client(bench)
+    bench.tell(who, PEERS[who][what])
+    before = bench.picture()
+    again = bench.tell(who, PEERS[who][what])
+    assert bench.picture() == before
+    assert not assigned(again)
+
+
+@pytest.mark.parametrize(("who", "what"), EVERY)
+def test_a_message_after_its_connection_was_lost_changes_nothing(who: str, what: str) -> None:
+    bench = Bench()
+    scene_of_client(bench)
+    bench.lose(who)
+    before = bench.picture()
+    assert bench.tell(who, PEERS[who][what]) == [(who, Reset("say hello first"))]
+    assert bench.picture() == before
+
+
+@pytest.mark.parametrize("first", EVERY, ids="-".join)
+def test_after_any_two_messages_and_both_again_nothing_is_left_when_the_client_goes(first: tuple[str, str]) -> None:
+    for second in EVERY:
+        bench = Bench()
+        scene_of_client(bench)
+        for who, what in (first, second, first, second):
+            bench.tell(who, PEERS[who][what])
+        bench.lose("client")
+        bench.tick(SETTINGS.client_grace_s)
+        assert not bench.broker.rows, second
+        assert not bench.broker.executions, second
+        assert not bench.broker.clients, second
+
+
+# Workers that come and go.
+
+
+def test_a_lost_workers_rows_go_to_the_head_of_the_queue_after_the_grace() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit(*"abcd"))
+    bench.worker("two", credit=0)
+    bench.lose("one", silence_s=9.0)
+    assert bench.tick(0.4) == [("client", bench.broker._fleet())]
+    assert bench.tick(0.2) == []
+    assert bench.tell("two", grant(3)) == [("two", assign(2, "a", "b", "c"))]
+
+
+def test_a_worker_that_comes_back_in_time_goes_on_and_repeats_nothing() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=3)
+    bench.tell("client", submit("running", "finished", "never arrived"))
+    bench.lose("worker")
+    bench.tick(0.4)
+    assert bench.tell("worker/2", worker_hello("worker", credit=1))[0][0] == "worker/2"
+    sent = bench.tell("worker/2", hold((0, "running", False), (1, "finished", True)))
+    assert sent == [
+        ("worker/2", resend(1)),
+        ("worker/2", assign(3, "never arrived")),
+        ("worker/2", settle(2)),
+    ]
+    assert bench.tick(2.0) == [("client", bench.broker._fleet())]
+    assert bench.tell("worker/2", result(0, 1, credit=1)) == [("client", answer(["running", "finished"], 0, 1))]
+
+
+def test_what_was_released_while_a_worker_was_away_is_settled_when_it_is_back() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    bench.lose("worker")
+    assert bench.tell("client", Release(ids("a"))) == []
+    assert bench.tell("worker/2", worker_hello("worker", credit=1))[0][0] == "worker/2"
+    assert bench.tell("worker/2", hold((0, "a", True))) == [("worker/2", settle(0))]
+
+
+def test_a_worker_lost_twice_in_a_row_keeps_its_ledger() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    bench.lose("worker")
+    bench.tell("worker/2", worker_hello("worker", credit=1))
+    bench.lose("worker/2")
+    bench.tell("worker/3", worker_hello("worker", credit=0))
+    assert bench.tell("worker/3", hold((0, "a", False))) == []
+    assert bench.tell("worker/3", result(0, credit=1)) == [("client", answer(["a"], 0))]
+
+
+def test_a_worker_that_drains_and_says_goodbye_charges_nobody() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.worker("two", credit=2)
+    bench.tell("one", grant(0, WorkerState.DRAINING, "it was told to stop"))
+    assert bench.tell("one", Goodbye("it was told to stop")) == [("two", assign(2, "a", "b"))]
+
+
+def test_a_frozen_worker_charges_nobody() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.worker("two", credit=2)
+    bench.lose("one", silence_s=8.0)
+    assert assigned(bench.tick(0.5)) == {"two": ["a", "b"]}
+    assert all(row.charged == 0 for row in bench.broker.rows.values())
+
+
+def test_rows_in_messages_that_never_left_are_not_charged() -> None:
+    """A batch worker gets a message for each call; the first that fails shows that the worker is gone."""
+    bench = Bench()
+    bench.client()
+    bench.worker(batch_size=2, concurrency=2, credit=2)
+    bench.gone.add("worker")
+    assert bench.tell("client", submit(*"abcd")) == []
+    assert not bench.broker.executions
+    bench.tick(0.5)
+    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    bench.worker("two", credit=4)
+    assert {row.state for row in bench.broker.rows.values()} == {RowState.RUNNING}
+
+
+def test_rows_that_waited_in_an_outbox_are_not_charged() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=2)
+    bench.full.add("worker")
+    assert bench.tell("client", submit("a", "b")) == []
+    assert len(bench.peer("worker").outbox) == 1
+    bench.lose("worker")
+    assert not bench.broker.executions
+    bench.tick(0.5)
+    assert all(row.charged == 0 for row in bench.broker.rows.values())
+
+
+def test_finished_rows_of_a_worker_that_ends_are_not_charged() -> None:
+    """Known from its last connection's end: their answers were on the way again."""
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit("finished", "running"))
+    bench.lose("worker")
+    bench.worker("worker/2", credit=0, held=hold((0, "finished", True), (1, "running", False)))
+    bench.end("worker/2")
+    assert {row.id: row.charged for row in bench.broker.rows.values()} == dict(
+        zip(ids("finished", "running"), [0, 1], strict=True)
+    )
+
+
+def test_an_answer_that_dies_with_its_worker_while_the_client_was_away_is_computed_again() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    bench.lose("client")
+    bench.tell("one", result(0, credit=1))
+    bench.worker("two", credit=1)
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == [("one", resend(0))]
+    assert assigned(bench.end("one")) == {"two": ["a"]}
+    assert bench.tell("two", result(1, credit=1)) == [("client/2", answer(["a"], 1))]
+
+
+def test_an_answer_is_waited_for_while_its_worker_may_come_back() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    bench.lose("client")
+    bench.tell("one", result(0, credit=1))
+    bench.lose("one")
+    bench.worker("two", credit=1)
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == []
+    assert assigned(bench.tick(0.5)) == {"two": ["a"]}
+    assert bench.broker.rows[ids("a")[0]].charged == 0
+
+
+def test_an_answer_whose_worker_is_long_gone_is_computed_again() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    bench.lose("client")
+    bench.tell("one", result(0, credit=1))
+    bench.end("one")
+    bench.worker("two", credit=1)
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == [("two", assign(1, "a"))]
+
+
+# Blame.
+
+
+def suspects_of(bench: Bench, rows: int, doomed: str = "doomed") -> None:
+    """So many rows have just ended the worker that ran them together."""
+    bench.client()
+    bench.worker(doomed, credit=rows)
+    bench.tell("client", submit(*numbered("s", rows)))
+    bench.end(doomed)
+
+
+def test_a_lost_workers_rows_are_charged_and_tried_again_in_groups_on_one_worker() -> None:
+    bench = Bench()
+    suspects_of(bench, 9)
+    bench.worker("one", credit=8, concurrency=8)
+    running = bench.peer("one")
+    assert isinstance(running, Worker)
+    assert running.running == 3
+    bench.worker("two", credit=8, concurrency=8)
+    assert assigned(bench.tell("client", submit(*numbered("good", 4)))) == {"two": numbered("good", 4)}
+    assert assigned(bench.tell("two", grant(20))) == {}  # suspects run on one worker at a time
+    numbers = [number - FIRST for number in running.executions]
+    sent = bench.tell("one", result(*numbers[:2], credit=10))
+    assert assigned(sent) == {}  # the group is not done
+    assert len(assigned(bench.tell("one", result(numbers[2], credit=11)))["one"]) == 3
+    assert all(row.charged in (0, 1) for row in bench.broker.rows.values())
+
+
+def test_a_worker_that_tries_suspects_runs_nothing_else_meanwhile() -> None:
+    bench = Bench()
+    suspects_of(bench, 4)
+    bench.worker("one", credit=8)
+    running = bench.peer("one")
+    assert isinstance(running, Worker)
+    assert running.running == 2
+    assert bench.tell("client", submit("good")) == []
+    numbers = sorted(number - FIRST for number in running.executions)
+    sent = bench.tell("one", result(*numbers, credit=10))
+    assert len(assigned(sent)["one"]) == 2
+    assert "good" not in assigned(sent)["one"]
+    numbers = sorted(n - FIRST for n, execution in running.executions.items() if not execution.finished)
+    assert assigned(bench.tell("one", result(*numbers, credit=12))) == {"one": ["good"]}
+
+
+def test_suspects_wait_until_a_worker_is_idle() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.worker("busy", credit=1)
+    bench.tell("other", submit("long"))
+    suspects_of(bench, 4)
+    assert assigned(bench.tell("busy", grant(9))) == {}
+    assert assigned(bench.tell("other", submit("more"))) == {}
+    assert len(assigned(bench.tell("busy", result(0, credit=9)))["busy"]) == 2
+
+
+def test_a_poison_is_found_within_three_deaths_and_its_neighbours_are_answered() -> None:
+    bench = Bench()
+    bench.client()
+    names = numbered("row", 100)
+    poison = "row42"
+    workers = count()
+    deaths = 0
+    answered: list[str] = []
+    failed: list[Answer] = []
+
+    def note(sent: list[Sent]) -> None:
+        for _, message in sent:
+            if isinstance(message, Answer) and Outcome.FAILED in message.outcomes:
+                failed.append(message)
+
+    current = bench.worker(f"worker{next(workers)}", credit=100, concurrency=100)
+    note(bench.tell("client", submit(*names)))
+    while len(answered) + len(failed) < 100:
+        worker = bench.peer(current)
+        assert isinstance(worker, Worker)
+        running = {n - FIRST: e.row.payload for n, e in worker.executions.items() if not e.finished}
+        assert running
+        if poison.encode() in running.values():
+            deaths += 1
+            note(bench.end(current))
+            current = bench.worker(f"worker{next(workers)}", credit=100, concurrency=100)
+        else:
+            note(bench.tell(current, result(*running, credit=worker.used + 100)))
+            answered += [payload.decode() for payload in running.values() if payload]
+    assert deaths == 3
+    assert sorted([*answered, poison]) == sorted(names)
+    (told,) = failed
+    assert (told.ids, told.attempts) == (ids(poison), [3])
+    failure = unpack_failure(told.payloads[0])
+    assert failure.type == "WorkerLost"
+    assert failure.message == ("the row ended 3 worker processes of 'llm', the last one (worker2:8) while it ran alone")
+
+
+def test_a_row_that_must_be_alone_is_not_tried_in_a_larger_group() -> None:
+    """Two workers have ended, with 3 rows and with 1: what may run in twos does not take the lonely one along."""
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=3)
+    bench.tell("client", submit("a", "b", "c"))
+    bench.worker("two", credit=1)
+    bench.tell("client", submit("lonely"))
+    bench.lose("one", "two")
+    bench.tick(0.5)
+    sizes = {row.payload: row.suspect_group for row in bench.broker.rows.values()}
+    assert sizes == {b"a": 2, b"b": 2, b"c": 2, b"lonely": 1}
+    bench.worker("three", credit=8)
+    worker = bench.peer("three")
+    assert isinstance(worker, Worker)
+    groups: list[set[bytes | None]] = []
+    while running := {n - FIRST: e.row.payload for n, e in worker.executions.items() if not e.finished}:
+        groups.append(set(running.values()))
+        bench.tell("three", result(*running, credit=worker.used + 8))
+    assert sorted(map(len, groups)) == [1, 1, 2]
+    assert {b"lonely"} in groups
+
+
+def test_suspects_go_in_no_more_calls_than_a_batch_worker_has_free() -> None:
+    """Rows of four kinds need a call each."""
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=4)
+    bench.tell("client", *(submit(name, options=name.encode()) for name in "abcd"))
+    bench.end("one")
+    for row in bench.broker.rows.values():
+        row.suspect_group = 4
+    bench.tell("two", worker_hello("two", batch_size=4, concurrency=2, credit=2))
+    sent = bench.tell("two", hold())
+    assert [len(run.ids) for _, m in sent if isinstance(m, Assign) for run in m.runs] == [1, 1]
+    worker = bench.peer("two")
+    assert isinstance(worker, Worker)
+    assert (worker.used, worker.hello.credit) == (2, 2)
+    assert len(bench.broker.llms["llm"].suspects) == 2
+
+
+def test_a_worker_taken_for_ended_that_comes_back_is_given_its_rows_and_nobody_is_blamed() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=4)
+    bench.tell("client", submit(*"abcd"))
+    bench.end("one")
+    bench.worker("two", credit=2)
+    tried = bench.peer("two")
+    assert isinstance(tried, Worker)
+    assert tried.running == 2
+    bench.tell("one/2", worker_hello("one", credit=0))
+    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    sent = bench.tell("one/2", hold(*((number, name, False) for number, name in enumerate("abcd"))))
+    assert assigned(sent) == {}
+    assert not bench.broker.llms["llm"].suspects
+    told, (name, stopped) = bench.tell("one/2", result(0, 1, 2, 3, credit=4))
+    assert told == ("client", answer(list("abcd"), 0, 1, 2, 3))
+    assert name == "two"
+    assert isinstance(stopped, Settle)
+    assert sorted(stopped.executions) == [FIRST + 4, FIRST + 5]
+
+
+def test_a_refund_is_for_the_rows_of_that_worker_alone_and_for_a_minute() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.end("one")
+    bench.tell("other", worker_hello("other", credit=0))
+    assert [row.charged for row in bench.broker.rows.values()] == [1, 1]
+    bench.tick(61.0)
+    bench.tell("one/2", worker_hello("one", credit=0))
+    assert [row.charged for row in bench.broker.rows.values()] == [1, 1]
+
+
+# A broker's restart.
+
+
+def test_rows_submitted_again_wait_until_the_workers_have_spoken() -> None:
+    bench = Bench(age=0.0)
+    bench.client()
+    bench.worker(credit=4)
+    assert bench.tell("client", submit("a", "b", again=True), submit("new")) == [("worker", assign(0, "new"))]
+    assert bench.tick(1.9) == [("client", bench.broker._fleet())]
+    assert bench.tick(0.2) == [("worker", assign(1, "a", "b"))]
+
+
+def test_a_row_submitted_again_that_a_worker_holds_is_not_handed_out() -> None:
+    bench = Bench(age=0.0)
+    bench.client()
+    bench.tell("client", submit("a", "b", again=True))
+    earlier = 5 << 38
+    bench.tell("worker", worker_hello("worker", credit=3))
+    held = Hold([earlier, earlier + 1], ids("a", "b"), [False, True], False)
+    assert bench.tell("worker", held) == [("worker", Resend([earlier + 1]))]
+    assert assigned(bench.tick(3.0)) == {}
+    sent = bench.tell("worker", Result([earlier, earlier + 1], [0, 0], 0, 3, [b"one", b"two"]))
+    assert sent == [("client", Answer(ids("a", "b"), [0, 0], [0, 0], [b"one", b"two"]))]
+
+
+@pytest.mark.parametrize("by", ["await", "submit"])
+def test_answers_of_an_earlier_life_are_kept_for_the_client_that_has_yet_to_come(by: str) -> None:
+    bench = Bench(age=0.0)
+    earlier = 5 << 38
+    bench.tell("worker", worker_hello("worker", credit=3))
+    assert bench.tell("worker", Hold([earlier, earlier + 1], ids("a", "b"), [True, False], False)) == []
+    bench.client()
+    message = Await(ids("a", "b"), False) if by == "await" else submit("a", "b", again=True)
+    assert bench.tell("client", message) == [("worker", Resend([earlier]))]
+    sent = bench.tell("worker", Result([earlier, earlier + 1], [0, 0], 0, 3, [b"one", b"two"]))
+    assert sent == [("client", Answer(ids("a", "b"), [0, 0], [0, 0], [b"one", b"two"]))]
+    assert bench.tell("client", Release(ids("a", "b"))) == [("worker", Settle([earlier, earlier + 1]))]
+
+
+def test_answers_of_an_earlier_life_that_nobody_asks_for_are_settled_after_the_grace() -> None:
+    bench = Bench(age=0.0)
+    earlier = 5 << 38
+    bench.worker(credit=0, held=Hold([earlier], ids("a"), [True], False))
+    bench.tick(9.9)
+    assert len(bench.broker.rows) == 1
+    assert bench.tick(0.2) == [("worker", Settle([earlier]))]
+    assert not bench.broker.rows
+
+
+def test_answers_of_an_earlier_life_are_settled_at_once_when_every_client_has_had_its_time() -> None:
+    bench = Bench()
+    earlier = 5 << 38
+    bench.tell("worker", worker_hello("worker", credit=0))
+    assert bench.tell("worker", Hold([earlier], ids("a"), [True], False)) == [("worker", Settle([earlier]))]
+
+
+def test_an_execution_of_this_life_that_was_settled_is_settled_again() -> None:
+    bench = Bench(age=0.0)
+    bench.tell("worker", worker_hello("worker", credit=0))
+    assert bench.tell("worker", hold((9, "a", True))) == [("worker", settle(9))]
+
+
+def test_a_row_known_from_its_worker_alone_is_asked_for_when_that_worker_is_lost() -> None:
+    bench = Bench(age=0.0)
+    earlier = 5 << 38
+    bench.worker(credit=0, held=Hold([earlier], ids("a"), [False], False))
+    bench.client()
+    assert bench.tell("client", Await(ids("a"), False)) == []
+    bench.lose("worker")
+    assert [sent for sent in bench.tick(0.5) if not isinstance(sent[1], Fleet)] == [("client", Missing(ids("a")))]
+    bench.worker("two", credit=1)
+    assert bench.tell("client", Ping(1)) == []
+    assert assigned(bench.tell("client", submit("a", again=True))) == {}  # it settles first
+    assert assigned(bench.tick(2.0)) == {"two": ["a"]}
+
+
+def test_the_payload_of_a_row_known_from_its_worker_is_kept_for_a_second_try() -> None:
+    bench = Bench(age=0.0)
+    earlier = 5 << 38
+    bench.worker(credit=0, held=Hold([earlier], ids("a"), [False], False))
+    bench.client()
+    bench.tell("client", submit("a", again=True, num_generations=4))
+    bench.worker("two", credit=1)
+    sent = bench.tell("worker", Result([earlier], [Outcome.RETURNED], 0, 0, [b""]))
+    assert sent == [("two", assign(0, "a", num_generations=4)), ("worker", Settle([earlier]))]
+
+
+# What is told, and when.
+
+
+def test_clients_are_told_of_the_fleet_once_a_tick_however_much_has_changed() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    bench.worker("a", llm="x", credit=0, state=WorkerState.LOADING)
+    bench.worker("b", llm="y", credit=2)
+    bench.tell("a", grant(1), grant(1, WorkerState.UNWELL, "no server"), grant(1, WorkerState.UNWELL, "no quota"))
+    fleet = bench.broker._fleet()
+    assert [(info.name, info.ready, info.unwell, info.reason) for info in fleet.llms] == [
+        ("x", 0, 1, "no quota"),
+        ("y", 1, 0, ""),
+    ]
+    assert bench.tick() == [("one", fleet), ("two", fleet)]
+    assert bench.tick(0.1) == []
+    bench.tell("b", grant(3))
+    assert bench.tick(0.1) == []  # credit is no news
+
+
+def test_an_llm_that_somebody_only_asked_for_is_not_part_of_the_fleet() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", llm="nobody's"))
+    assert bench.broker._fleet() == Fleet([])
+
+
+def test_the_name_of_an_llm_is_remembered_for_a_while_after_its_last_worker() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.end("worker")
+    (info,) = bench.broker._fleet().llms
+    assert (info.name, info.ready, info.model_names) == ("llm", 0, ["model"])
+    bench.tick(3598.0)
+    assert len(bench.broker._fleet().llms) == 1
+    assert bench.tick(2.0) == [("client", Fleet([]))]
+
+
+def test_a_ping_goes_to_everybody_at_each_interval_with_the_count_of_the_workers_ledger() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("two", worker_hello("two"))
+    bench.tell("client", submit("a", "b"))
+    bench.tick_all(1.0)
+    pings = [(name, m) for name, m in bench.tick_all(1.0) if isinstance(m, Ping)]
+    assert pings == [("client", Ping(None)), ("one", Ping(2)), ("two", Ping(None))]
+    assert bench.tick_all(0.9) == []
+
+
+def test_a_ping_counts_after_all_that_was_said_before_it() -> None:
+    """Otherwise a worker whose rows were dropped in that tick would think that something was lost."""
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.lose("client")
+    bench.tick_all(9.5)
+    sent = [(name, m) for name, m in bench.tick_all(1.0) if name == "worker"]
+    assert sent == [("worker", settle(0, 1)), ("worker", Ping(0))]
+
+
+# Peers that do not read.
+
+
+def test_what_a_full_peer_did_not_take_is_tried_again_in_order_at_each_tick() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=3)
+    bench.tell("client", submit(*"abc"))
+    bench.full.add("client")
+    assert bench.tell("worker", result(0, credit=3)) == []
+    assert bench.tell("worker", result(1, credit=3)) == []
+    assert bench.tick(0.1) == []
+    bench.full.clear()
+    # Behind what waits, though the peer would take it now.
+    assert bench.tell("worker", result(2, credit=3)) == []
+    fleet = ("client", bench.broker._fleet())
+    waiting = [("client", answer([name], number)) for number, name in enumerate("abc")]
+    assert bench.tick(0.1) == [waiting[0], waiting[1], fleet, waiting[2]]
+    assert bench.tick(0.1) == []
+
+
+def test_pings_do_not_pile_up_for_a_peer_that_does_not_read() -> None:
+    bench = Bench()
+    bench.client()
+    bench.full.add("client")
+    for _ in range(50):
+        bench.tick(1.0)
+    assert list(bench.peer("client").outbox) == []
+
+
+def test_rows_of_a_client_that_does_not_read_are_held_back_while_others_go_on() -> None:
+    bench = Bench()
+    bench.client("stalled")
+    bench.client("other")
+    bench.worker(credit=2)
+    bench.tell("stalled", submit(*"abcd"))
+    bench.full.add("stalled")
+    half = b"x" * (MAX_OUTBOX_BYTES // 2 + 1)
+    for number in (0, 1):
+        bench.tell("worker", Result([FIRST + number], [0], 0, 2, [half]))
+    bench.tick(0.1)  # what waits is tried again, and still counts
+    stalled = bench.peer("stalled")
+    assert isinstance(stalled, Client)
+    assert stalled.is_stalled
+    bench.tell("worker", grant(4))
+    assert assigned(bench.tell("other", submit("e", "f"))) == {"worker": ["e", "f"]}
+    bench.full.clear()
+    bench.tick(0.1)
+    assert not stalled.is_stalled
+    assert assigned(bench.tell("worker", grant(6))) == {"worker": ["c", "d"]}
+
+
+def test_what_waited_for_a_lost_connection_is_not_sent_to_the_next() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    bench.full.add("client")
+    bench.tell("worker", result(0, credit=1))
+    bench.lose("client")
+    bench.client("client/2")
+    assert bench.tick(0.1) == [("client/2", bench.broker._fleet())]
+    assert bench.tell("client/2", Await(ids("a"), False)) == [("worker", resend(0))]
+
+
+def test_a_send_that_failed_for_somebody_unknown_is_no_news() -> None:
+    bench = Bench()
+    bench.lose("nobody")
+    assert bench.logs == []

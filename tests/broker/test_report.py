@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from genpool.broker.machine import Broker, BrokerSettings
+from genpool.broker.report import report
+from genpool.protocol.codec import decode, encode
+from genpool.protocol.messages import (
+    Goodbye,
+    Hello,
+    Hold,
+    Outcome,
+    Result,
+    Role,
+    Status,
+    Submit,
+    SubmitRun,
+    WorkerState,
+)
+
+
+def broker() -> Broker:
+    return Broker(BrokerSettings(), bytes(16), now=10.0)
+
+
+def tell(machine: Broker, peer: bytes, *messages: object, now: float = 20.0) -> None:
+    for message in messages:
+        machine.received(peer, message, now)  # type: ignore[arg-type]
+    machine.flush(now)
+
+
+def client(name: str) -> Hello:
+    return Hello(role=Role.CLIENT, instance=name.encode(), host=name, pid=1)
+
+
+def worker(name: str, llm: str, **said: object) -> Hello:
+    hello = Hello(role=Role.WORKER, instance=name.encode(), host=name, pid=2, llm=llm, release="0.1.0")
+    for key, value in said.items():
+        setattr(hello, key, value)
+    return hello
+
+
+def submit(llm: str, rows: int) -> Submit:
+    ids = [bytes([number]) * 16 for number in range(rows)]
+    return Submit([SubmitRun(llm, "input", 1, b"", None, False, ids, [b"row"] * rows)])
+
+
+def test_an_idle_broker_reports_how_long_it_has_been_there() -> None:
+    assert report(broker(), now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": []}
+
+
+def test_a_fleet_at_work_is_reported_in_full() -> None:
+    machine = broker()
+    ready = worker(
+        "gpu1", "small", state=WorkerState.READY, model_name="SmolLM2", concurrency=2, credit=2, task={"t": 1}
+    )
+    tell(machine, b"w", ready, Hold([], [], [], False))
+    tell(machine, b"c", client("laptop"), submit("small", 5))
+    first = next(iter(machine.executions))
+    tell(machine, b"w", Result([first], [Outcome.DONE], 7, 3, [b"answer"]))
+    assert report(machine, now=21.0) == {
+        "uptime_s": 11.0,
+        "rows": 5,
+        "llms": [
+            {
+                "name": "small",
+                "announced": True,
+                "model_names": ["SmolLM2"],
+                "task": {"t": 1},
+                "queued": 2,
+                "running": 2,
+                "capacity": 2,
+                "workers": [
+                    {
+                        "host": "gpu1",
+                        "pid": 2,
+                        "state": "ready",
+                        "reason": "",
+                        "model_name": "SmolLM2",
+                        "release": "0.1.0",
+                        "batch_size": 1,
+                        "concurrency": 2,
+                        "credit": 0,
+                        "running": 2,
+                        "unsettled": 1,
+                        "done": 1,
+                        "failed": 0,
+                        "tokens": 7,
+                    }
+                ],
+            }
+        ],
+        "clients": [{"host": "laptop", "pid": 1, "rows": 5, "answered": 1, "away_s": None}],
+    }
+
+
+def test_who_is_loading_unwell_or_away_is_shown_and_llms_stand_in_order() -> None:
+    machine = broker()
+    tell(machine, b"1", worker("gpu1", "zeta", state=WorkerState.UNWELL, reason="no quota"))
+    tell(machine, b"2", worker("gpu2", "alpha"))
+    tell(machine, b"c", client("laptop"), submit("asked for", 1))
+    machine.send_failed(b"c", Goodbye(), gone=True, now=21.0)
+    shown = report(machine, now=23.5)
+    assert [llm["name"] for llm in shown["llms"]] == ["alpha", "asked for", "zeta"]
+    assert [(llm["announced"], llm["queued"]) for llm in shown["llms"]] == [(True, 0), (False, 1), (True, 0)]
+    assert [(w["state"], w["reason"]) for llm in shown["llms"] for w in llm["workers"]] == [
+        ("loading", ""),
+        ("unwell", "no quota"),
+    ]
+    assert shown["llms"][0]["model_names"] == []
+    assert shown["clients"][0]["away_s"] == 2.5
+
+
+def test_a_report_travels_as_it_is() -> None:
+    machine = broker()
+    tell(machine, b"w", worker("gpu1", "small", state=WorkerState.READY))
+    tell(machine, b"c", client("laptop"), submit("small", 2))
+    status = Status(report(machine, now=21.0))
+    assert decode(encode(status, 1 << 20)) == status

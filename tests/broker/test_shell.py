@@ -1,0 +1,337 @@
+"""The broker's shell: what a fake ROUTER cannot send, and the real command with peers held by hand."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import zmq
+from fleet import PATIENCE_S, Fleet, until
+from wire import Peer, client_hello, worker_hello
+
+from genpool.broker.machine import BrokerSettings, Send
+from genpool.broker.peer import MAX_OUTBOX_BYTES, Client
+from genpool.broker.shell import ShellSettings, _Loop
+from genpool.protocol.address import Connection, read_connection_file, write_connection_file
+from genpool.protocol.codec import decode
+from genpool.protocol.limits import Limits
+from genpool.protocol.messages import (
+    Answer,
+    Ask,
+    Assign,
+    Goodbye,
+    Hold,
+    Message,
+    Outcome,
+    Ping,
+    Release,
+    Reset,
+    Result,
+    Settle,
+    Status,
+    Submit,
+    SubmitRun,
+    Welcome,
+)
+from genpool.protocol.messages import (
+    Fleet as FleetMessage,
+)
+
+ROW = b"the row's id 123"
+
+
+def submit(payload: bytes = b"payload") -> Submit:
+    return Submit([SubmitRun("llm", "input", 1, b"", None, False, [ROW], [payload])])
+
+
+def said(fleet: Fleet, number: int = 0) -> str:
+    return (fleet.folder / f"{number}-broker.log").read_text()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short one, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="b-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+# What cannot be sent, with a ROUTER that does as it is told.
+
+
+class FakeRouter:
+    """Takes messages but for peers that are ``full`` or ``gone``."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, Message]] = []
+        self.tried: list[bytes] = []
+        self.full: set[bytes] = set()
+        self.gone: set[bytes] = set()
+
+    def send_multipart(self, frames: list[bytes], flags: int) -> None:
+        assert flags == zmq.NOBLOCK
+        peer, *rest = frames
+        self.tried.append(peer)
+        if peer in self.full:
+            raise zmq.Again
+        if peer in self.gone:
+            raise zmq.ZMQError(errno.EHOSTUNREACH)
+        self.sent.append((peer, decode(rest)))
+
+
+@pytest.fixture
+def router() -> FakeRouter:
+    return FakeRouter()
+
+
+@pytest.fixture
+def loop(router: FakeRouter) -> Iterator[_Loop]:
+    loop = _Loop(cast(Any, router), ShellSettings("tcp://127.0.0.1:*"), BrokerSettings())
+    for name in (b"one", b"two"):
+        loop._machine.received(name, client_hello(name.decode()), 0.0)
+    loop._perform(loop._machine.flush(0.0))
+    router.sent.clear()
+    router.tried.clear()
+    yield loop
+    os.close(loop._ear)
+    os.close(loop._bell)
+
+
+def client_of(loop: _Loop, name: bytes) -> Client:
+    peer = loop._machine.peers[name]
+    assert isinstance(peer, Client)
+    return peer
+
+
+def big(size: int = 10) -> Answer:
+    return Answer([ROW], [Outcome.DONE], [0], [b"x" * size])
+
+
+def test_what_a_full_peer_did_not_take_waits_in_order_and_others_get_theirs(loop: _Loop, router: FakeRouter) -> None:
+    router.full.add(b"one")
+    loop._perform([Send(b"one", big(1)), Send(b"two", big(2)), Send(b"one", big(3)), Send(b"one", Goodbye("last"))])
+    assert router.sent == [(b"two", big(2))]
+    assert router.tried == [b"one", b"two"]  # nothing overtakes the first
+    assert list(client_of(loop, b"one").outbox) == [big(1), big(3), Goodbye("last")]
+    router.full.clear()
+    loop._perform(loop._machine.tick(0.01))
+    kept = [message for peer, message in router.sent if peer == b"one" and not isinstance(message, Ping)]
+    assert kept == [big(1), big(3), Goodbye("last")]
+    assert not client_of(loop, b"one").outbox
+
+
+def test_a_peer_that_takes_nothing_is_seen_as_stalled_however_often_it_is_tried_again(
+    loop: _Loop, router: FakeRouter
+) -> None:
+    router.full.add(b"one")
+    part = big(MAX_OUTBOX_BYTES // 64)
+    for number in range(65):
+        loop._perform([Send(b"one", part)])
+        loop._perform(loop._machine.tick(0.01 * number))
+    assert client_of(loop, b"one").is_stalled
+    assert len(client_of(loop, b"one").outbox) == 65
+
+
+def test_a_peer_that_is_gone_is_lost_at_the_first_message(loop: _Loop, router: FakeRouter) -> None:
+    router.gone.add(b"one")
+    loop._perform([Send(b"one", big()), Send(b"one", big()), Send(b"two", big())])
+    assert router.sent == [(b"two", big())]
+    assert router.tried == [b"one", b"two"]
+    assert list(loop._machine.peers) == [b"two"]
+
+
+def test_any_other_fault_of_the_socket_is_raised(
+    loop: _Loop, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(frames: list[bytes], flags: int) -> None:
+        raise zmq.ZMQError(errno.ENOTSOCK)
+
+    monkeypatch.setattr(router, "send_multipart", broken)
+    with pytest.raises(zmq.ZMQError):
+        loop._perform([Send(b"one", big())])
+
+
+# The real command.
+
+
+def test_a_row_goes_through_and_its_answer_comes_back(fleet: Fleet) -> None:
+    fleet.start_broker()
+    with Peer(fleet.address, worker_hello(credit=1)) as worker, Peer(fleet.address, client_hello()) as client:
+        worker.send(Hold([], [], [], False))
+        payload = b"x" * (3 * Limits().max_frame_bytes)
+        client.send(submit(payload))
+        (run,) = worker.wait_for(Assign).runs
+        assert (run.ids, run.payloads) == ([ROW], [payload])
+        worker.send(Result([run.first_execution], [Outcome.DONE], 0, 2, [b"answer"]))
+        assert client.wait_for(Answer) == Answer([ROW], [Outcome.DONE], [0], [b"answer"])
+        client.send(Release([ROW]))
+        assert worker.wait_for(Settle).executions == [run.first_execution]
+
+
+def test_garbage_costs_its_sender_the_connection_and_nobody_else_anything(fleet: Fleet) -> None:
+    fleet.start_broker()
+    with Peer(fleet.address, client_hello()) as client, Peer(fleet.address, client_hello("other")) as other:
+        for frames in ((b"",), (b"?",), (b"P\xc1",), (b"S" + b"\x80",), (b"H", b"", b"x"), (os.urandom(64),) * 3):
+            client.send_frames(*frames)
+            assert client.wait_for(Reset).reason
+        other.send(Ask())
+        assert len(other.wait_for(Status).report["clients"]) == 2
+    with Peer(fleet.address) as stranger:
+        stranger.send_frames(b"?")
+        stranger.send(Ask())
+        assert stranger.wait_for(Reset).reason == "say hello first"
+    assert "client client:1 sent something unusable: a message of the unknown kind b'?'" in said(fleet)
+
+
+def test_a_peer_that_is_gone_is_noticed_and_clients_are_told(fleet: Fleet) -> None:
+    fleet.start_broker()
+    with Peer(fleet.address, client_hello()) as client:
+        with Peer(fleet.address, worker_hello()):
+            client.wait_for(FleetMessage, lambda fleet: any(info.ready for info in fleet.llms))
+        told = client.wait_for(FleetMessage, lambda fleet: not any(info.ready for info in fleet.llms))
+        assert [info.name for info in told.llms] == ["llm"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_goodbye(fleet: Fleet, number: signal.Signals) -> None:
+    process = fleet.start_broker()
+    with Peer(fleet.address, client_hello()) as client:
+        process.send_signal(number)
+        assert client.wait_for(Goodbye).reason == "it was stopped"
+    assert process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in said(fleet)
+
+
+def test_a_second_signal_ends_it_at_once(fleet: Fleet) -> None:
+    process = fleet.start_broker()
+    # Both are there when it wakes up; SIGINT, the lower number, is handled first.
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        process.send_signal(number)
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+
+
+def test_the_connection_file_is_its_owners_alone_and_removed_at_the_end(fleet: Fleet) -> None:
+    process = fleet.start_broker()
+    assert stat.S_IMODE(fleet.connection_file.stat().st_mode) == 0o600
+    assert read_connection_file(fleet.connection_file) == Connection(fleet.address, process.pid)
+    with Peer(fleet.address) as peer:
+        peer.send(client_hello())
+        assert isinstance(peer.receive(), Welcome)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert not fleet.connection_file.exists()
+    assert [path.name for path in fleet.folder.iterdir()] == ["0-broker.log"]
+
+
+def test_a_connection_file_that_another_broker_has_taken_over_is_left(fleet: Fleet) -> None:
+    process = fleet.start_broker()
+    theirs = Connection("tcp://127.0.0.1:1", process.pid + 1)
+    write_connection_file(fleet.connection_file, theirs)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert read_connection_file(fleet.connection_file) == theirs
+
+
+def test_a_live_ipc_address_is_refused_and_its_broker_goes_on(fleet: Fleet, folder: Path) -> None:
+    fleet.address = f"ipc://{folder}/broker"
+    first = fleet.start_broker()
+    second = fleet.start("broker", "--bind", fleet.address, "--connection-file", str(fleet.connection_file))
+    assert second.wait(PATIENCE_S) == 2
+    assert f"the broker cannot listen on {fleet.address}: another process listens there" in said(fleet, 1)
+    assert read_connection_file(fleet.connection_file).pid == first.pid
+    with Peer(fleet.address, client_hello()) as client:
+        client.send(Ask())
+        assert client.wait_for(Status).report["rows"] == 0
+    first.terminate()
+    assert first.wait(PATIENCE_S) == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_socket_left_by_a_killed_broker_is_taken_over(fleet: Fleet, folder: Path) -> None:
+    fleet.address = f"ipc://{folder}/broker"
+    first = fleet.start_broker()
+    first.kill()
+    first.wait()
+    assert (folder / "broker").exists()
+    fleet.start_broker()
+    with Peer(fleet.address, client_hello()) as client:
+        client.send(Ask())
+        assert client.wait_for(Status)
+
+
+def test_a_file_that_is_no_socket_is_refused_and_left_alone(fleet: Fleet, folder: Path) -> None:
+    path = folder / "broker"
+    path.write_text("precious")
+    process = fleet.start("broker", "--bind", f"ipc://{path}")
+    assert process.wait(PATIENCE_S) == 2
+    assert f"the broker cannot listen on ipc://{path}: a file that is no socket stands there" in said(fleet)
+    assert path.read_text() == "precious"
+
+
+def test_a_tcp_port_in_use_is_refused_in_a_sentence(fleet: Fleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        process = fleet.start("broker", "--bind", address)
+        assert process.wait(PATIENCE_S) == 2
+    assert said(fleet) == (
+        f"genpool: the broker cannot listen on {address}: another process listens there; "
+        "choose another port with --bind, or stop that process\n"
+    )
+
+
+def test_it_ends_with_its_owner_and_removes_the_folder_of_its_socket(folder: Path) -> None:
+    ours, theirs = os.pipe()
+    private = folder / "private"
+    private.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "genpool.cli",
+        "broker",
+        "--bind",
+        f"ipc://{private}/broker",
+        "--lifeline",
+        str(ours),
+    ]
+    process = subprocess.Popen(command, pass_fds=[ours], stderr=subprocess.DEVNULL)
+    os.close(ours)
+    try:
+        until((private / "broker").exists)
+        with Peer(f"ipc://{private}/broker", client_hello()) as client:
+            os.write(theirs, b"still here")
+            client.send(Ask())
+            assert client.wait_for(Status)
+            os.close(theirs)
+            assert client.wait_for(Goodbye)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_machine_is_told_of_each_life_of_a_broker(fleet: Fleet) -> None:
+    epochs: set[bytes] = set()
+    for _ in range(2):
+        process = fleet.start_broker()
+        with Peer(fleet.address) as peer:
+            peer.send(client_hello())
+            epochs.add(peer.wait_for(Welcome).epoch)
+        process.kill()
+        process.wait()
+    assert len(epochs) == 2

@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import asyncio
+import builtins
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from voices import Asked, FakeLink, FakeVoice, done, echo, failed
+
+from genpool.client.call import Call, CallSettings, Record
+from genpool.client.row import Ending
+from genpool.protocol.content import pack
+from genpool.protocol.errors import Expired, GenpoolError, RemoteError, UnknownLLM, generation_error
+from genpool.protocol.messages import Outcome
+from genpool.tasks.base import Task
+from genpool.tasks.prompt import Prompt
+
+
+def settings(num_generations: int = 1, **said: Any) -> CallSettings:
+    usual: dict[str, Any] = {
+        "weights": [1.0, 1.0],
+        "draw_each_row": False,
+        "seed": None,
+        "options": b"",
+        "deadline": None,
+        "fill_errors": False,
+    }
+    return CallSettings(num_generations, **{**usual, **said})
+
+
+def inputs(*texts: str) -> list[dict[str, Any]]:
+    return [{"input": text} for text in texts]
+
+
+class Run:
+    """A call over two voices, "a" and "b", and what came of it."""
+
+    def __init__(
+        self, asked_for: CallSettings, link: FakeLink | None = None, *, other: FakeLink | None = None, **of_voice: Any
+    ) -> None:
+        self.link = link or FakeLink()
+        of_voice.setdefault("arguments", ["input"])
+        self.voices = [FakeVoice("a", self.link, **of_voice), FakeVoice("b", other or self.link, **of_voice)]
+        self.records: list[Record] = []
+        self.advances: list[int] = []
+        self.call = Call(self.voices, asked_for, self.records.append, self._progress)
+
+    def _progress(self, *, advance: int) -> None:
+        self.advances.append(advance)
+
+    def over(self, given: Iterable[Any]) -> dict[int, Record]:
+        self.call.begin(enumerate(given))
+        return {record.index: record for record in self.records}
+
+    def texts(self, index: int = 0) -> list[Any]:
+        (record,) = [record for record in self.records if record.index == index]
+        return [output["raw_output"] for output in record.outputs]
+
+
+class Shout(Task):
+    """A task whose prompts and answers cannot be mistaken for anybody else's."""
+
+    system_prompt = "Shout."
+
+    @property
+    def input_args_names(self) -> list[str]:
+        return ["input"]
+
+    @property
+    def output_args_names(self) -> list[str]:
+        return ["shout"]
+
+    def generate_prompt(self, input: str) -> Any:
+        if input == "unspeakable":
+            raise KeyError("no words")
+        if input == "number":
+            return 7
+        return [{"role": "user", "content": input}] if input == "chat" else Prompt(self.system_prompt, input)
+
+    def parse_output(self, output: str) -> dict[str, str]:
+        if "mumble" in output:
+            raise ValueError("cannot be read")
+        return {"shout": output.upper()}
+
+
+def test_shares_are_joined_in_the_order_of_the_voices() -> None:
+    link = FakeLink(lambda asked: None)
+    run = Run(settings(4), link)
+    run.over(inputs("x", "y"))
+    for asked in sorted(link.held, key=lambda asked: (asked.text, asked.llm), reverse=True):
+        link.end(asked)
+    assert [record.index for record in run.records] == [1, 0]
+    assert run.texts(0) == ["a: x #1", "a: x #2", "b: x #1", "b: x #2"]
+    assert run.texts(1) == ["a: y #1", "a: y #2", "b: y #1", "b: y #2"]
+
+
+def test_a_voice_without_a_share_is_not_asked() -> None:
+    run = Run(settings(1, seed=3))
+    run.over(inputs("x", "y", "z"))
+    assert len({asked.llm for asked in run.link.rows}) == 1
+    assert len(run.link.rows) == 3
+
+
+def test_shares_are_drawn_once_a_call() -> None:
+    run = Run(settings(1, draw_each_row=False))
+    assert len({tuple(record.shares) for record in run.over(inputs(*"abcdefghijklmnop")).values()}) == 1
+
+
+def test_or_anew_for_each_row() -> None:
+    run = Run(settings(1, draw_each_row=True))
+    drawn = {tuple(record.shares) for record in run.over(inputs(*map(str, range(64)))).values()}
+    assert drawn == {(1, 0), (0, 1)}
+
+
+@pytest.mark.parametrize("each_row", [False, True])
+def test_a_seed_repeats_the_draw(each_row: bool) -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        run = Run(settings(3, draw_each_row=each_row, seed=seed))
+        return [record.shares for record in run.over(inputs(*map(str, range(40)))).values()]
+
+    assert drawn(5) == drawn(5)
+    assert len({str(drawn(seed)) for seed in range(8)}) > 1
+
+
+def test_weights_make_shares_unequal() -> None:
+    run = Run(settings(8, weights=[3.0, 1.0]))
+    assert run.over(inputs("x"))[0].shares == [6, 2]
+
+
+def test_every_row_has_a_sampling_seed_of_its_own_which_a_call_repeats() -> None:
+    def seeds(seed: int | None) -> list[Any]:
+        run = Run(settings(2, seed=seed))
+        run.over(inputs("same", "same", "same"))
+        return [asked.seed for asked in run.link.rows if asked.llm == "a"]
+
+    assert len(set(seeds(7))) == 3
+    assert seeds(7) == seeds(7)
+    assert set(seeds(7)).isdisjoint(seeds(8))
+    assert all(0 <= seed < 2**31 for seed in seeds(7))
+    assert seeds(None) == [None, None, None]
+
+
+def test_options_and_deadline_go_with_every_row() -> None:
+    run = Run(settings(2, options=pack({"temperature": 0.5}), deadline=123.0))
+    run.over(inputs("x"))
+    assert [asked.options for asked in run.link.rows] == [{"temperature": 0.5}] * 2
+    assert {asked.row.spec.deadline for asked in run.link.rows} == {123.0}
+
+
+def test_rows_of_one_share_travel_together_and_share_a_spec() -> None:
+    run = Run(settings(2))
+    run.over(inputs(*map(str, range(50))))
+    assert run.link.batches == [50, 50]
+    assert len({id(asked.row.spec) for asked in run.link.rows}) == 2
+    assert len({asked.row.id for asked in run.link.rows}) == 100
+
+
+def test_only_the_arguments_of_the_task_are_sent() -> None:
+    run = Run(settings(2))
+    run.over([{"input": "x", "id": 7, "when": datetime.date(2024, 1, 1)}])
+    assert [asked.content for asked in run.link.rows] == [{"input": "x"}] * 2
+
+
+def test_without_knowing_the_arguments_the_whole_input_is_sent() -> None:
+    run = Run(settings(2), arguments=None)
+    run.over([{"question": "x", "id": 7}])
+    assert [asked.content for asked in run.link.rows] == [{"question": "x", "id": 7}] * 2
+
+
+def test_an_input_that_lacks_an_argument_gets_outputs_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(settings(4), arguments=["input", "context"])
+    records = run.over([{"input": "x"}, {"input": "y", "context": "z"}])
+    assert [(output["prompt_used"], output["raw_output"], output["parsed_output"]) for output in records[0].outputs] == [
+        (None, None, None)
+    ] * 4
+    assert [output["model_name"] for output in records[0].outputs] == ["model of a"] * 2 + ["model of b"] * 2
+    assert records[0].failure is None
+    assert len(records[1].outputs) == 4
+    assert run.link.texts == ["y", "y"]
+    assert "input 0 lacks 'context'" in caplog.text
+
+
+def test_progress_adds_up_whatever_becomes_of_the_rows() -> None:
+    def answer(asked: Asked) -> Ending:
+        return failed("bad") if asked.text == "bad" else echo(asked)
+
+    run = Run(settings(5), FakeLink(answer))
+    run.over([{"input": "good"}, {"input": "bad"}, {"nothing": 1}, "not a dict"])
+    assert sum(run.advances) == 5 * 4
+    assert all(advance > 0 for advance in run.advances)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError])
+def test_progress_that_raises_costs_no_output(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    def explode(advance: int) -> None:
+        raise error("the bar is broken")
+
+    link = FakeLink(lambda asked: None)
+    records: list[Record] = []
+    call = Call([FakeVoice("a", link)], settings(2, weights=[1.0]), records.append, explode)
+    call.begin(enumerate(inputs("x")))
+    if issubclass(error, Exception):
+        link.end()
+        assert "progress_callback_func raised" in caplog.text
+    else:
+        with pytest.raises(error):
+            link.end()
+    assert [output["raw_output"] for output in records[0].outputs] == ["a: x #1", "a: x #2"]
+
+
+def test_a_failed_share_leaves_the_others() -> None:
+    run = Run(settings(4), FakeLink(lambda asked: failed("too hot", "OSError") if asked.llm == "b" else echo(asked)))
+    (record,) = run.over(inputs("x")).values()
+    assert [output["raw_output"] for output in record.outputs] == ["a: x #1", "a: x #2"]
+    error = record.failure
+    assert error is not None
+    assert (error.type_name, error.message, error.kind) == ("OSError", "too hot", OSError)
+    assert (error.llm, error.worker, error.host, error.attempts) == ("b", "123", "gpu1", 2)
+    assert error.traceback == "the traceback"
+    assert "too hot" in str(error)
+
+
+def test_all_failures_of_an_input_are_told() -> None:
+    run = Run(settings(2), FakeLink(lambda asked: failed(f"{asked.llm} is broken")))
+    (record,) = run.over(inputs("x")).values()
+    assert record.failure is not None
+    assert [error.message for error in (record.failure, *record.failure.others)] == ["a is broken", "b is broken"]
+
+
+def test_the_failures_of_one_input_are_not_those_of_another() -> None:
+    """An error that ended several rows, as when an LLM could not be loaded, knows only its own input's others."""
+    gone = {name: RemoteError("WorkerLost", f"{name} is gone", llm=name) for name in "ab"}
+
+    def answer(asked: Asked) -> Ending | GenpoolError:
+        return echo(asked) if (asked.text, asked.llm) == ("y", "b") else gone[asked.llm]
+
+    run = Run(settings(2), FakeLink(answer))
+    records = run.over(inputs("x", "y"))
+    failures = [records[at].failure for at in (0, 1)]
+    assert [[str(other) for other in failure.others] for failure in failures if failure] == [[str(gone["b"])], []]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        (failed("late", "TimeoutError", type="Expired", outcome=Outcome.EXPIRED), Expired),
+        (Expired("late"), Expired),
+        (UnknownLLM("who?"), UnknownLLM),
+        (failed("odd", "no_such_builtin"), Exception),
+        (failed("not an error", "print"), Exception),
+    ],
+)
+def test_of_what_kind_a_failure_is(ending: Any, kind: type[BaseException]) -> None:
+    run = Run(settings(2), FakeLink(lambda asked: ending))
+    (record,) = run.over(inputs("x")).values()
+    assert record.failure is not None
+    assert record.failure.kind is kind
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", pack({"no": "list"}), pack(["no", "dicts"]), pack([])])
+def test_an_answer_that_cannot_be_read_is_a_failure_and_no_hang(payload: bytes) -> None:
+    run = Run(settings(2), FakeLink(lambda asked: Ending(Outcome.DONE, 1, payload)))
+    (record,) = run.over(inputs("x")).values()
+    assert record.failure is not None
+    assert record.outputs == []
+
+
+def test_an_answer_of_too_few_outputs_is_a_failure() -> None:
+    run = Run(settings(4), FakeLink(lambda asked: done({"raw_output": "only one"})))
+    (record,) = run.over(inputs("x")).values()
+    assert record.failure is not None
+    assert "1 outputs" in record.failure.message
+
+
+@pytest.mark.parametrize("given", ["text", 7, None, ["input"]])
+def test_an_input_that_is_no_dict_fails_alone(given: Any) -> None:
+    run = Run(settings(2))
+    records = run.over([given, {"input": "x"}])
+    assert records[0].failure is not None
+    assert f"input 0 is a {type(given).__name__} and not a dict" in records[0].failure.message
+    assert records[0].failure.kind is ValueError
+    assert records[1].failure is None
+
+
+def test_an_input_that_cannot_be_carried_fails_alone() -> None:
+    run = Run(settings(2))
+    records = run.over([{"input": datetime.date(2024, 1, 1)}, {"input": "x"}])
+    assert records[0].failure is not None
+    assert "date" in records[0].failure.message
+    assert "['input']" in records[0].failure.message
+    assert records[1].failure is None
+
+
+def test_failures_are_filled_in_where_asked() -> None:
+    run = Run(settings(4, fill_errors=True), FakeLink(lambda asked: failed("no") if asked.llm == "a" else echo(asked)))
+    (record,) = run.over(inputs("x")).values()
+    assert [output["raw_output"] for output in record.outputs] == [None, None, "b: x #1", "b: x #2"]
+    first, second = record.outputs[:2]
+    assert first["model_name"] == "model of a"
+    assert "ValueError: no" in first.get("error", "")
+    assert first == second
+    assert first is not second
+    assert record.failure is not None
+
+
+def test_a_task_here_makes_the_prompts_and_reads_the_completions() -> None:
+    run = Run(settings(2), task=Shout())
+    records = run.over(inputs("hello", "chat"))
+    assert {asked.kind for asked in run.link.rows} == {"prompt"}
+    assert run.link.rows[0].content == [
+        {"role": "system", "content": "Shout."},
+        {"role": "user", "content": "hello"},
+    ]
+    assert run.link.rows[1].content == [{"role": "user", "content": "chat"}]
+    assert [output["parsed_output"] for output in records[1].outputs] == [
+        {"shout": output["raw_output"].upper()} for output in records[1].outputs
+    ]
+
+
+@pytest.mark.parametrize(("text", "told"), [("unspeakable", "KeyError: 'no words'"), ("number", "not int")])
+def test_a_task_that_makes_no_prompt_fails_its_row_alone(text: str, told: str) -> None:
+    run = Run(settings(2), task=Shout())
+    records = run.over(inputs(text, "hello"))
+    assert records[0].failure is not None
+    assert told in records[0].failure.message
+    assert "input 0" in records[0].failure.message
+    assert records[0].failure.kind is ValueError
+    assert records[1].failure is None
+
+
+def test_a_completion_that_cannot_be_read_keeps_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(settings(2), task=Shout())
+    (record,) = run.over(inputs("mumble")).values()
+    assert record.failure is None
+    assert [output["parsed_output"] for output in record.outputs] == [None, None]
+    assert all("mumble" in output["raw_output"] for output in record.outputs)
+    assert "cannot be read" in caplog.text
+
+
+def test_a_task_that_would_end_the_program_ends_its_row_alone() -> None:
+    class Exits(Shout):
+        def parse_output(self, output: str) -> Any:
+            if "bad" in output:
+                raise SystemExit(3)
+            return output
+
+    run = Run(settings(2), task=Exits())
+    records = run.over(inputs("bad", "good"))
+    assert records[0].failure is not None
+    assert records[0].failure.type_name == "SystemExit"
+    assert records[1].failure is None
+
+
+def test_cancel_withdraws_what_has_not_ended_and_nothing_is_told_any_more() -> None:
+    one, other = FakeLink(lambda asked: None), FakeLink(lambda asked: None)
+    run = Run(settings(2), one, other=other)
+    run.over(inputs("x", "y"))
+    one.end()
+    running = list(other.held)
+    run.call.cancel()
+    assert [asked.text for asked in one.withdrawn] == ["y"]
+    assert [asked.text for asked in other.withdrawn] == ["x", "y"]
+    for asked in running:
+        asked.row.owner.ended(asked.row, echo(asked))
+    assert run.records == []
+    assert sum(run.advances) == 1
+
+
+def test_nothing_begins_after_a_cancel() -> None:
+    run = Run(settings(2))
+    run.call.cancel()
+    run.over(inputs("x"))
+    assert run.link.rows == []
+    assert run.records == []
+
+
+def test_cancel_may_come_twice_and_after_the_end() -> None:
+    run = Run(settings(2))
+    run.over(inputs("x"))
+    run.call.cancel()
+    run.call.cancel()
+    assert run.link.withdrawn == []
+    assert len(run.records) == 1
+
+
+def test_a_task_that_is_interrupted_leaves_nothing_behind() -> None:
+    class Interrupted(Shout):
+        def generate_prompt(self, input: str) -> Any:
+            if input == "stop":
+                raise KeyboardInterrupt
+            return input
+
+    run = Run(settings(2), task=Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run.over(inputs("hello", "stop"))
+    run.call.cancel()
+    assert run.link.rows == []
+    assert run.records == []
+
+
+BUILTIN_ERRORS = sorted(
+    name for name, one in vars(builtins).items() if isinstance(one, type) and issubclass(one, Exception)
+)
+
+
+@pytest.mark.parametrize("name", BUILTIN_ERRORS)
+def test_whatever_builtin_an_engine_raises_becomes_an_error_that_can_be_raised(name: str) -> None:
+    run = Run(settings(2), FakeLink(lambda asked: failed("it broke", name)))
+    (record,) = run.over(inputs("x")).values()
+    assert record.failure is not None
+    error = generation_error({0: record.failure}, [record.outputs])
+    assert "it broke" in str(error)
+    assert error.failures[0].message == "it broke"

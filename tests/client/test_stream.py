@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from genpool.client import stream as module
+from genpool.client.call import Call, Record
+from genpool.client.stream import Row, astream, stream
+from genpool.protocol.errors import RemoteError
+from genpool.tasks.output import LLMOutput
+
+_WINDOW = 8
+
+
+class FakeCall:
+    """Begins inputs; ``when_begun(call)`` may finish some, in any order."""
+
+    def __init__(self, when_begun: Callable[[FakeCall], Any] = lambda call: call.finish_all()) -> None:
+        self._when_begun = when_begun
+        self._tell: Callable[[Record], None] = lambda record: None
+        self.pending: dict[int, Any] = {}
+        self.groups: list[int] = []
+        self.cancelled = 0
+
+    def make(self, finished: Callable[[Record], None]) -> Call:
+        self._tell = finished
+        return cast(Call, self)
+
+    def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
+        group = list(inputs)
+        self.groups.append(len(group))
+        self.pending.update(group)
+        self._when_begun(self)
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def finish(self, index: int, error: RemoteError | None = None) -> None:
+        given = self.pending.pop(index)
+        output = LLMOutput(model_name="model", prompt_used=given, raw_output=f"answer to {given}", parsed_output=None)
+        part: list[LLMOutput] | RemoteError = [output] if error is None else error
+        self._tell(Record(index, given, [1], [part], 0, failure=error))
+
+    def finish_all(self, *, backwards: bool = False) -> None:
+        for index in sorted(self.pending, reverse=backwards):
+            self.finish(index)
+
+
+def streamed(call: FakeCall, inputs: Iterable[Any], window: int = _WINDOW, *, ordered: bool = False) -> Iterator[Row]:
+    return stream(call.make, inputs, lambda: window, ordered=ordered)
+
+
+def astreamed(call: FakeCall, inputs: Any, window: int = _WINDOW, *, ordered: bool = False) -> AsyncIterator[Row]:
+    return astream(call.make, inputs, lambda: window, ordered=ordered)
+
+
+async def gathered(rows: AsyncIterator[Row]) -> list[Row]:
+    return [row async for row in rows]
+
+
+def once_full(call: FakeCall, window: int, finish: Callable[[FakeCall], Any]) -> None:
+    if len(call.pending) == window:
+        finish(call)
+
+
+class Watched:
+    """A source that knows how far it was read, and never lets more than ``window`` be read and not yielded."""
+
+    def __init__(self, call: FakeCall, count: int, window: int = _WINDOW) -> None:
+        self.call, self.count, self.window = call, count, window
+        self.read = self.yielded = self.furthest = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.count):
+            self.read += 1
+            self.furthest = max(self.furthest, self.read - self.yielded)
+            assert self.read - self.yielded <= self.window
+            yield number
+        self.call.finish_all()
+
+
+def test_every_row_comes_with_its_index_input_and_outputs() -> None:
+    rows = list(streamed(FakeCall(), ["a", "b", "c"]))
+    assert [(row.index, row.input, row.outputs[0]["raw_output"], row.error) for row in rows] == [
+        (0, "a", "answer to a", None),
+        (1, "b", "answer to b", None),
+        (2, "c", "answer to c", None),
+    ]
+
+
+def test_no_inputs_no_rows() -> None:
+    call = FakeCall()
+    assert list(streamed(call, [])) == []
+    assert call.cancelled == 1
+
+
+def test_rows_come_as_they_finish() -> None:
+    call = FakeCall(lambda call: once_full(call, 5, lambda call: call.finish_all(backwards=True)))
+    assert [row.index for row in streamed(call, range(5))] == [4, 3, 2, 1, 0]
+
+
+def test_or_in_the_order_of_the_inputs() -> None:
+    call = FakeCall(lambda call: once_full(call, 5, lambda call: call.finish_all(backwards=True)))
+    assert [row.index for row in streamed(call, range(5), ordered=True)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_window_bounds_reading_ahead(ordered: bool) -> None:
+    chance = random.Random(0)
+
+    def finish_some(call: FakeCall) -> None:
+        if source.read - source.yielded < _WINDOW:
+            return
+        some = {min(call.pending), *chance.sample(sorted(call.pending), chance.randint(0, len(call.pending)))}
+        for index in chance.sample(sorted(some), len(some)):
+            call.finish(index)
+
+    call = FakeCall(finish_some)
+    source = Watched(call, 500)
+    seen: list[int] = []
+    for row in streamed(call, source, ordered=ordered):
+        source.yielded += 1
+        seen.append(row.index)
+    assert sorted(seen) == list(range(500))
+    assert (seen == sorted(seen)) is ordered
+    assert source.furthest == _WINDOW
+
+
+def test_the_window_may_grow_and_shrink() -> None:
+    window = 2
+    call = FakeCall(lambda call: call.finish_all() if len(call.pending) >= min(window, 6) else None)
+    source = Watched(call, 40, window=8)
+    for row in stream(call.make, source, lambda: window, ordered=False):
+        source.yielded += 1
+        window = 8 if row.index < 20 else 1
+    assert source.yielded == 40
+    assert source.furthest > 2
+
+
+def test_an_endless_source_is_read_as_far_as_the_window() -> None:
+    call = FakeCall()
+    source = Watched(call, 10**12)
+    rows = streamed(call, source)
+    for _ in range(100):
+        next(rows)
+        source.yielded += 1
+    assert source.read <= 100 + _WINDOW
+    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_input_begins_before_the_next_is_read() -> None:
+    call = FakeCall()
+
+    def each_waits_for_the_last() -> Iterator[int]:
+        for number in range(20):
+            assert sum(call.groups) == number
+            yield number
+
+    assert len(list(streamed(call, each_waits_for_the_last()))) == 20
+
+
+def test_leaving_the_iteration_cancels() -> None:
+    call = FakeCall(lambda call: call.finish(0) if len(call.groups) == 3 else None)
+    for row in streamed(call, range(100)):
+        assert row.index == 0
+        break
+    assert call.cancelled == 1
+    assert list(call.pending) == [1, 2]
+
+
+def test_an_iteration_that_never_starts_begins_nothing() -> None:
+    call = FakeCall()
+    rows = streamed(call, range(100))
+    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert call.groups == []
+
+
+def test_an_error_of_the_consumer_cancels() -> None:
+    call = FakeCall(lambda call: call.finish(0) if len(call.groups) == 3 else None)
+    rows = streamed(call, range(100))
+    next(rows)
+    with pytest.raises(RuntimeError, match="stop"):
+        rows.throw(RuntimeError("stop"))  # pyright: ignore[reportAttributeAccessIssue]
+    assert call.cancelled == 1
+
+
+def test_a_failed_row_is_yielded_and_nothing_is_raised() -> None:
+    error = RemoteError("ValueError", "bad")
+
+    def finish(call: FakeCall) -> None:
+        for index in list(call.pending):
+            call.finish(index, error if index == 1 else None)
+
+    rows = sorted(streamed(FakeCall(finish), range(3)), key=lambda row: row.index)
+    assert [row.error for row in rows] == [None, error, None]
+    assert rows[1].outputs == []
+
+
+def test_an_error_of_the_source_is_raised_and_cancels() -> None:
+    def source() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        raise OSError("the disk is gone")
+
+    call = FakeCall()
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(streamed(call, source()))
+    assert call.cancelled == 1
+
+
+class Clock:
+    """Stands for the time module where only ``monotonic`` is used."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_slow_source_does_not_hold_up_what_is_begun_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+
+    def slowly() -> Iterator[int]:
+        for number in range(5):
+            clock.now += 10.0
+            yield number
+
+    call = FakeCall()
+    rows = streamed(call, slowly())
+    assert next(rows).index == 0
+    assert clock.now == 10.0
+    assert [row.index for row in rows] == [1, 2, 3, 4]
+
+
+def test_once_a_source_is_slow_all_that_is_finished_comes_before_it_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    call = FakeCall(lambda call: once_full(call, 6, lambda call: call.finish_all()))
+
+    def slow_after_some() -> Iterator[int]:
+        yield from range(6)
+        while True:
+            clock.now += 10.0
+            yield 6
+
+    rows = streamed(call, slow_after_some())
+    assert [next(rows).index for _ in range(6)] == list(range(6))
+    assert clock.now == 10.0
+    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_inputs_are_read_in_the_thread_that_iterates() -> None:
+    readers: set[int] = set()
+
+    def source() -> Iterator[int]:
+        for number in range(20):
+            readers.add(threading.get_ident())
+            yield number
+
+    assert len(list(streamed(FakeCall(), source()))) == 20
+    assert readers == {threading.get_ident()}
+
+
+# For asyncio.
+
+
+class InThread:
+    """Runs finishes on a thread of its own, as a link does."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, call: FakeCall) -> None:
+        pending = sorted(call.pending)
+        thread = threading.Thread(target=lambda: [call.finish(index) for index in pending if index in call.pending])
+        self.threads.append(thread)
+        thread.start()
+        thread.join()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_astream_yields_all(ordered: bool) -> None:
+    call = FakeCall(InThread())
+    rows = asyncio.run(gathered(astreamed(call, range(50), ordered=ordered)))
+    assert sorted(row.index for row in rows) == list(range(50))
+    assert not ordered or [row.index for row in rows] == list(range(50))
+    assert call.cancelled == 1
+
+
+def test_astream_yields_in_order_what_finishes_in_another() -> None:
+    call = FakeCall(lambda call: once_full(call, 5, lambda call: call.finish_all(backwards=True)))
+    rows = asyncio.run(gathered(astreamed(call, range(5), ordered=True)))
+    assert [row.index for row in rows] == [0, 1, 2, 3, 4]
+
+
+def test_astream_takes_async_iterables() -> None:
+    async def source() -> AsyncIterator[str]:
+        for text in ("a", "b", "c"):
+            await asyncio.sleep(0)
+            yield text
+
+    rows = asyncio.run(gathered(astreamed(FakeCall(), source())))
+    assert sorted(row.input for row in rows) == ["a", "b", "c"]
+
+
+def test_astream_of_nothing() -> None:
+    assert asyncio.run(gathered(astreamed(FakeCall(), []))) == []
+
+
+def test_the_window_bounds_astream_too() -> None:
+    call = FakeCall(lambda call: once_full(call, _WINDOW, lambda call: call.finish_all()))
+    source = Watched(call, 200)
+
+    async def main() -> list[int]:
+        seen: list[int] = []
+        async for row in astreamed(call, source):
+            source.yielded += 1
+            seen.append(row.index)
+        return seen
+
+    assert sorted(asyncio.run(main())) == list(range(200))
+    assert source.furthest == _WINDOW
+
+
+def test_astream_yields_while_a_slow_source_is_still_waited_for() -> None:
+    call = FakeCall()
+
+    async def main() -> list[int]:
+        goes_on = asyncio.Event()
+
+        async def source() -> AsyncIterator[int]:
+            yield 0
+            await goes_on.wait()
+            yield 1
+
+        seen: list[int] = []
+        async for row in astreamed(call, source()):
+            seen.append(row.index)
+            goes_on.set()
+        return seen
+
+    assert asyncio.run(main()) == [0, 1]
+
+
+def test_leaving_astream_cancels() -> None:
+    call = FakeCall(lambda call: call.finish(0) if len(call.groups) == 3 else None)
+
+    async def main() -> None:
+        async with aclosing(astreamed(call, range(100))) as rows:  # pyright: ignore[reportArgumentType]
+            async for row in rows:
+                assert row.index == 0
+                break
+
+    asyncio.run(main())
+    assert call.cancelled == 1
+
+
+def test_cancelling_the_task_that_iterates_cancels() -> None:
+    call = FakeCall(lambda call: None)
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(gathered(astreamed(call, range(3))))
+        while len(call.pending) < 3:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())
+    assert call.cancelled == 1
+
+
+def test_an_error_of_the_source_of_astream_is_raised_and_cancels() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        raise OSError("the disk is gone")
+
+    call = FakeCall()
+    with pytest.raises(OSError, match="the disk is gone"):
+        asyncio.run(gathered(astreamed(call, source())))
+    assert call.cancelled == 1
+
+
+def test_what_finishes_after_the_loop_has_ended_is_dropped() -> None:
+    call = FakeCall(lambda call: None)
+
+    async def main() -> None:
+        rows = astreamed(call, range(3))
+        waiting = asyncio.ensure_future(anext(rows))
+        while len(call.pending) < 3:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())
+    call.finish_all()
+    assert call.pending == {}

@@ -1,0 +1,548 @@
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from genpool.protocol.codec import MAX_HEAD_BYTES, decode, encode
+from genpool.protocol.errors import DecodeError
+from genpool.protocol.limits import MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
+from genpool.protocol.messages import (
+    Answer,
+    Ask,
+    Assign,
+    AssignRun,
+    Await,
+    Fleet,
+    Goodbye,
+    Grant,
+    Hello,
+    Hold,
+    LLMInfo,
+    Message,
+    Missing,
+    Outcome,
+    Ping,
+    Refuse,
+    Release,
+    Resend,
+    Reset,
+    Result,
+    Role,
+    RowKind,
+    Settle,
+    Status,
+    Submit,
+    SubmitRun,
+    Welcome,
+    WorkerState,
+)
+
+# How long an example takes says nothing on a busy machine.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+# Characters of every category: lone surrogates too, which tokenizers produce.
+texts = st.text(st.characters(), max_size=12)
+counts = st.integers(0, 2**63 - 1)
+positives = st.integers(1, 2**63 - 1)
+seconds = st.floats(0, 1e12)
+row_ids = st.binary(min_size=ROW_ID_BYTES, max_size=ROW_ID_BYTES)
+payloads = st.binary(max_size=40)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts
+plain_data = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+)
+plain_maps = st.dictionaries(texts, plain_data, max_size=3)
+
+
+def rows_of(make: Callable[..., Any], shared: dict[str, Any], **columns: SearchStrategy[Any]) -> SearchStrategy[Any]:
+    """Records with equally long columns."""
+
+    def joined(drawn: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> Any:
+        common, rows = drawn
+        return make(**common, **{name: [row[at] for row in rows] for at, name in enumerate(columns)})
+
+    return st.tuples(st.fixed_dictionaries(shared), st.lists(st.tuples(*columns.values()), max_size=5)).map(joined)
+
+
+run_fields: dict[str, SearchStrategy[Any]] = {
+    "kind": st.sampled_from(RowKind),
+    "num_generations": positives,
+    "options": payloads,
+    "seconds_left": st.none() | seconds,
+}
+submit_runs = rows_of(SubmitRun, {"llm": texts, "again": st.booleans(), **run_fields}, ids=row_ids, payloads=payloads)
+assign_runs = rows_of(
+    AssignRun, {"charged": counts, "first_execution": counts, **run_fields}, ids=row_ids, payloads=payloads
+)
+llm_infos = st.builds(
+    LLMInfo,
+    texts,
+    st.lists(texts, max_size=3),
+    plain_maps,
+    st.lists(texts, max_size=3),
+    counts,
+    counts,
+    counts,
+    counts,
+    texts,
+)
+hellos = st.builds(
+    Hello,
+    role=st.sampled_from(Role),
+    instance=payloads,
+    host=texts,
+    pid=counts,
+    release=texts,
+    llm=texts,
+    state=st.sampled_from(WorkerState),
+    reason=texts,
+    model_name=texts,
+    task=plain_maps,
+    batch_size=positives,
+    concurrency=positives,
+    options=st.lists(texts, max_size=3),
+    credit=counts,
+)
+outcomes = st.sampled_from(Outcome)
+MESSAGES: dict[type[Any], SearchStrategy[Any]] = {
+    Hello: hellos,
+    Welcome: st.builds(Welcome, payloads, seconds, st.builds(Limits, positives, positives, positives, positives)),
+    Refuse: st.builds(Refuse, texts),
+    Reset: st.builds(Reset, texts),
+    Ping: st.builds(Ping, st.none() | counts),
+    Goodbye: st.builds(Goodbye, texts),
+    Submit: st.builds(Submit, st.lists(submit_runs, max_size=4)),
+    Release: st.builds(Release, st.lists(row_ids, max_size=5)),
+    Await: st.builds(Await, st.lists(row_ids, max_size=5), st.booleans()),
+    Missing: st.builds(Missing, st.lists(row_ids, max_size=5)),
+    Answer: rows_of(Answer, {}, ids=row_ids, outcomes=outcomes, attempts=counts, payloads=payloads),
+    Fleet: st.builds(Fleet, st.lists(llm_infos, max_size=3)),
+    Ask: st.just(Ask()),
+    Status: st.builds(Status, plain_maps),
+    Assign: st.builds(Assign, st.lists(assign_runs, max_size=4)),
+    Settle: st.builds(Settle, st.lists(counts, max_size=5)),
+    Resend: st.builds(Resend, st.lists(counts, max_size=5)),
+    Result: rows_of(
+        Result, {"tokens": counts, "credit": counts}, executions=counts, outcomes=outcomes, payloads=payloads
+    ),
+    Grant: st.builds(Grant, counts, st.sampled_from(WorkerState), texts),
+    Hold: rows_of(Hold, {"more": st.booleans()}, executions=counts, ids=row_ids, finished=st.booleans()),
+}
+messages = st.one_of(*MESSAGES.values())
+
+ROW_ID = bytes(range(ROW_ID_BYTES))
+SUBMIT_RUN = SubmitRun("llm", RowKind.INPUT, 2, b"", None, False, [ROW_ID], [b"row"])
+ASSIGN_RUN = AssignRun(RowKind.PROMPT, 1, b"", 3.5, 0, 7, [ROW_ID], [b"row"])
+INFO = LLMInfo("llm", ["model"], {"name": "Task"}, ["seed"], 1, 0, 0, 4)
+EXAMPLES: dict[str, Message] = {
+    type(message).__name__: message
+    for message in (
+        Hello(role=Role.WORKER, instance=b"i", host="h", pid=1, llm="llm", task={"name": "Task"}, options=["seed"]),
+        Welcome(b"epoch", 0.5, Limits()),
+        Refuse("no"),
+        Reset("lost count"),
+        Ping(3),
+        Goodbye("done"),
+        Submit([SUBMIT_RUN]),
+        Release([ROW_ID]),
+        Await([ROW_ID], True),
+        Missing([ROW_ID]),
+        Answer([ROW_ID], [Outcome.DONE], [1], [b"answer"]),
+        Fleet([INFO]),
+        Ask(),
+        Status({"llms": [{"name": "llm", "queued": 1}]}),
+        Assign([ASSIGN_RUN]),
+        Settle([1, 2]),
+        Resend([3]),
+        Result([7], [Outcome.DONE], 12, 4, [b"answer"]),
+        Grant(5, WorkerState.READY),
+        Hold([7], [ROW_ID], [True], False),
+    )
+}
+
+
+def head_of(message: Message) -> dict[str, Any]:
+    """The fields of the head, to be spoiled."""
+    return msgpack.unpackb(encode(message, 1000)[0][1:], unicode_errors="surrogatepass")
+
+
+def spoiled(name: str, *body: bytes, **changed: Any) -> list[bytes]:
+    """The frames of an example with some fields of its head changed; without a body, its own."""
+    frames = encode(EXAMPLES[name], 1000)
+    head = head_of(EXAMPLES[name]) | changed
+    return [frames[0][:1] + msgpack.packb(head), *(body or frames[1:])]
+
+
+def spoiled_run(name: str, *body: bytes, **changed: Any) -> list[bytes]:
+    run = head_of(EXAMPLES[name])["runs"][0] | changed
+    return spoiled(name, *body, runs=[run])
+
+
+def raw(name: str, head: bytes) -> list[bytes]:
+    """A head of the kind with these bytes for its map."""
+    return [encode(EXAMPLES[name], 1000)[0][:1] + head]
+
+
+def nested(depth: int) -> Any:
+    value: Any = "core"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_every_kind_of_message_is_tried() -> None:
+    kinds = set(get_args(Message))
+
+    assert set(MESSAGES) == kinds
+    assert set(EXAMPLES) == {kind.__name__ for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+def test_what_is_encoded_is_decoded(kind: type[Any]) -> None:
+    @unhurried
+    @given(MESSAGES[kind], st.integers(1, 100))
+    def check(message: Message, max_frame_bytes: int) -> None:
+        frames = encode(message, max_frame_bytes)
+
+        assert decode(frames) == message
+        assert all(len(frame) <= max_frame_bytes for frame in frames[1:])
+
+    check()
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+def test_one_byte_names_the_kind_and_no_two_share_it(kind: type[Any]) -> None:
+    heads = {name: encode(message, 1000)[0][:1] for name, message in EXAMPLES.items()}
+
+    assert list(heads.values()).count(heads[kind.__name__]) == 1
+
+
+def test_the_body_is_cut_into_frames_wherever_that_falls() -> None:
+    rows = [b"a" * 700, b"", b"b" * 1500, b"c"]
+    message = Answer([ROW_ID] * 4, [0] * 4, [1] * 4, rows)
+
+    head, *body = encode(message, 1000)
+
+    assert [len(frame) for frame in body] == [1000, 1000, 201]
+    assert b"".join(body) == b"".join(rows)
+    assert b"aaa" not in head
+    assert decode([head, *body]) == message
+
+
+def test_a_body_that_fits_is_one_frame_and_a_message_without_rows_none() -> None:
+    assert [len(frame) for frame in encode(Answer([ROW_ID], [0], [1], [b"x" * 1000]), 1000)][1:] == [1000]
+    assert len(encode(Submit([]), 1000)) == 1
+    assert len(encode(Ping(0), 1000)) == 1
+
+
+def test_rows_without_bytes_come_back() -> None:
+    message = Answer([ROW_ID] * 2, [0] * 2, [1] * 2, [b"", b""])
+
+    assert decode(encode(message, 1000)) == message
+
+
+def test_a_body_may_be_cut_otherwise_than_encode_does() -> None:
+    message = Submit([SUBMIT_RUN, replace(SUBMIT_RUN, payloads=[b"another row"])])
+    head, body = encode(message, 1000)
+
+    assert decode([head, body[:4], b"", body[4:]]) == message
+
+
+def test_lone_surrogates_pass() -> None:
+    for message in (
+        Goodbye("\ud800 and \udfff"),
+        Status({"\udc80": ["\ud834"]}),
+        Fleet([replace(INFO, name="\udead")]),
+    ):
+        assert decode(encode(message, 1000)) == message
+
+
+def test_options_are_not_read() -> None:
+    run = replace(SUBMIT_RUN, options=b"\xc1 no msgpack")
+
+    assert decode(encode(Submit([run]), 1000)) == Submit([run])
+
+
+def test_the_hello_keeps_its_encoding() -> None:
+    hello = Hello(
+        role=Role.WORKER,
+        instance=b"\x00\x01\x02\x03",
+        host="gpu1",
+        pid=300,
+        release="0.1.0",
+        llm="smollm2",
+        state=WorkerState.READY,
+        model_name="SmolLM2",
+        task={"name": "T"},
+        options=["seed"],
+        credit=4,
+    )
+
+    assert encode(hello, 1000) == [
+        b"H\x8f"
+        b"\xa4role\xa6worker"
+        b"\xa8instance\xc4\x04\x00\x01\x02\x03"
+        b"\xa4host\xa4gpu1"
+        b"\xa3pid\xcd\x01\x2c"
+        b"\xa7version\x01"
+        b"\xa7release\xa50.1.0"
+        b"\xa3llm\xa7smollm2"
+        b"\xa5state\xa5ready"
+        b"\xa6reason\xa0"
+        b"\xaamodel_name\xa7SmolLM2"
+        b"\xa4task\x81\xa4name\xa1T"
+        b"\xaabatch_size\x01"
+        b"\xabconcurrency\x01"
+        b"\xa7options\x91\xa4seed"
+        b"\xa6credit\x04"
+    ]
+
+
+def test_the_refusal_keeps_its_encoding() -> None:
+    assert encode(Refuse("go away"), 1000) == [b"R\x82\xa6reason\xa7go away\xa7version\x01"]
+
+
+def test_a_hello_of_another_version_tells_its_version_whatever_else_it_holds() -> None:
+    theirs = {"version": 2, "role": 7, "credit": "lots", "state": "dreaming", "news": [1]}
+
+    assert decode([b"H" + msgpack.packb(theirs), b"a body"]) == Hello(version=2)
+
+
+def test_a_refusal_of_another_version_tells_its_reason() -> None:
+    assert decode([b"R" + msgpack.packb({"version": 9, "reason": "too old", "code": 3})]) == Refuse("too old", 9)
+    assert decode([b"R" + msgpack.packb({"version": 9})]) == Refuse("", 9)
+
+
+def test_fields_that_are_not_known_are_passed_over_and_absent_ones_take_their_default() -> None:
+    assert decode([b"G" + msgpack.packb({"colour": "blue"})]) == Goodbye()
+    assert decode([b"H" + msgpack.packb({"version": 1, "role": "client"})]) == Hello(role="client")
+
+
+def test_the_hello_of_a_client_names_no_llm() -> None:
+    hello = Hello(role=Role.CLIENT, instance=b"i")
+
+    assert decode(encode(hello, 1000)) == hello
+
+
+MALFORMED: dict[str, tuple[list[bytes], str]] = {
+    "no frames": ([], "an empty message"),
+    "an empty head": ([b""], "an empty message"),
+    "an empty head with a body": ([b"", b"body"], "an empty message"),
+    "an unknown kind": ([b"?\x80"], "a message of the unknown kind b'?'"),
+    "another protocol": ([b"GET / HTTP/1.1\r\n"], "Goodbye: its head is no msgpack"),
+    "a kind alone": ([b"P"], "Ping: its head is no msgpack"),
+    "a text for a head": (raw("Ping", b"\xa4ping"), "Ping: its head is no map of names"),
+    "a list for a head": (raw("Ping", b"\x90"), "Ping: its head is no map of names"),
+    "bytes after the head": (raw("Ask", b"\x80\x80"), "Ask: its head is no msgpack"),
+    "a number as a key": (raw("Ping", b"\x81\x01\x01"), "Ping: its head is no msgpack"),
+    "a list as a key": (raw("Ping", b"\x81\x90\x01"), "Ping: its head is no msgpack"),
+    "bytes as a key": (raw("Status", b"\x81\xa6report\x81\xc4\x01k\x01"), "Status: report is no map of names"),
+    "a type that is not used": (raw("Ping", b"\xc1"), "Ping: its head is no msgpack"),
+    "no text": (raw("Goodbye", b"\x81\xa6reason\xa1\xff"), "Goodbye: its head is no msgpack"),
+    "a list of 4 billion": (raw("Settle", b"\x81\xaaexecutions\xdd\xff\xff\xff\xff"), "Settle: its head is no msgpack"),
+    "a map of 4 billion": (raw("Status", b"\x81\xa6report\xdf\xff\xff\xff\xff"), "Status: its head is no msgpack"),
+    "a text of 4 billion": (raw("Goodbye", b"\x81\xa6reason\xdb\xff\xff\xff\xff"), "Goodbye: its head is no msgpack"),
+    "bytes of 4 billion": (raw("Release", b"\x81\xa3ids\xc6\xff\xff\xff\xff"), "Release: its head is no msgpack"),
+    "a bottomless list": (raw("Status", b"\x81\xa6report" + b"\x91" * 5000), "Status: its head is no msgpack"),
+    "a deep task": (spoiled("Hello", task={"deep": nested(40)}), "Hello: task is nested too deeply"),
+    "a deep report": (spoiled("Status", report={"deep": nested(100)}), "Status: report is nested too deeply"),
+    "bytes in a task": (spoiled("Hello", task={"name": b"T"}), "Hello: task holds a value of type bytes"),
+    "a moment in a task": (
+        spoiled("Hello", task={"at": msgpack.Timestamp(1)}),
+        "Hello: task holds a value of type Timestamp",
+    ),
+    "a list for a task": (spoiled("Hello", task=["T"]), "Hello: task is no map of names"),
+    "a hello without a version": (raw("Hello", b"\x80"), "Hello: version is no count"),
+    "a flag for a version": (spoiled("Hello", version=True), "Hello: version is no count"),
+    "a foreign refusal without words": (spoiled("Refuse", version=2, reason=7), "Refuse: reason is no text"),
+    "an unknown role": (spoiled("Hello", role="king"), "Hello: role is none of"),
+    "no role": (spoiled("Hello", role=None), "Hello: role is none of"),
+    "a list for a role": (spoiled("Hello", role=["client"]), "Hello: role is none of"),
+    "a batch of none": (spoiled("Hello", batch_size=0), "Hello: batch_size is below 1"),
+    "credit below 0": (spoiled("Hello", credit=-1), "Hello: credit is no count"),
+    "credit beyond 63 bits": (spoiled("Grant", credit=2**63), "Grant: credit is no count"),
+    "credit in parts": (spoiled("Grant", credit=1.5), "Grant: credit is no count"),
+    "an option that is no name": (spoiled("Hello", options=["seed", 3]), "Hello: options is no text"),
+    "an instance that is text": (spoiled("Hello", instance="me"), "Hello: instance is no byte string"),
+    "limits that are a list": (spoiled("Welcome", limits=[1]), "Welcome: limits is no map of names"),
+    "frames of no size": (
+        spoiled("Welcome", limits=head_of(EXAMPLES["Welcome"])["limits"] | {"max_frame_bytes": 0}),
+        "Welcome: limits max_frame_bytes is below 1",
+    ),
+    "an interval below 0": (spoiled("Welcome", ping_interval_s=-0.5), "Welcome: ping_interval_s is no number of"),
+    "an interval that is no number": (
+        spoiled("Welcome", ping_interval_s=float("nan")),
+        "Welcome: ping_interval_s is no number of seconds",
+    ),
+    "an endless interval": (spoiled("Welcome", ping_interval_s=float("inf")), "Welcome: ping_interval_s is no number"),
+    "a flag for an interval": (spoiled("Welcome", ping_interval_s=True), "Welcome: ping_interval_s is no number of"),
+    "a ping that holds text": (spoiled("Ping", held="3"), "Ping: held is no count"),
+    "a ping that says nothing": (raw("Ping", b"\x80"), "Ping: lacks some of held"),
+    "a run without its llm": (raw("Submit", msgpack.packb({"runs": [{"ids": b""}]})), "Submit: runs lacks some of llm"),
+    "runs that are a map": (spoiled("Submit", runs={}), "Submit: runs is no list"),
+    "a run that is a number": (spoiled("Submit", runs=[1]), "Submit: runs is no map of names"),
+    "an unknown row kind": (spoiled_run("Submit", kind="file"), "Submit: runs kind is none of input, prompt"),
+    "no generations": (spoiled_run("Assign", num_generations=0), "Assign: runs num_generations is below 1"),
+    "options that are a map": (spoiled_run("Assign", options={}), "Assign: runs options is no byte string"),
+    "a deadline before now": (spoiled_run("Submit", seconds_left=-1), "Submit: runs seconds_left is no number"),
+    "half an id": (spoiled("Release", ids=ROW_ID[:7]), "Release: ids is no string of at most"),
+    "ids in a list": (spoiled("Release", ids=[ROW_ID]), "Release: ids is no byte string"),
+    "too many ids": (
+        spoiled("Release", ids=ROW_ID * (MAX_ROWS_PER_MESSAGE + 1)),
+        "Release: ids is no string of at most",
+    ),
+    "too many executions": (
+        spoiled("Settle", executions=[1] * (MAX_ROWS_PER_MESSAGE + 1)),
+        f"Settle: executions has {MAX_ROWS_PER_MESSAGE + 1} entries",
+    ),
+    "executions in a map": (spoiled("Resend", executions={"a": 1}), "Resend: executions is no list"),
+    "a flag that is a number": (spoiled("Await", more=1), "Await: more is no flag"),
+    "flags that are numbers": (spoiled("Hold", finished=[1]), "Hold: finished is no flag"),
+    "flags that are one flag": (spoiled("Hold", finished=True), "Hold: finished is no list"),
+    "an unknown outcome": (spoiled("Answer", outcomes=[17]), "Answer: outcomes is none of 0, 1, 2, 3, 4"),
+    "an outcome that is a flag": (spoiled("Answer", outcomes=[True]), "Answer: outcomes is none of 0, 1, 2, 3, 4"),
+    "an outcome that is a float": (spoiled("Result", outcomes=[0.0]), "Result: outcomes is none of 0, 1, 2, 3, 4"),
+    "one outcome too many": (spoiled("Answer", outcomes=[0, 0]), "differ in length"),
+    "one id too few": (spoiled("Answer", ids=b""), "Answer: ids, outcomes, attempts, payloads differ in length"),
+    "one execution too many": (spoiled("Result", executions=[7, 8]), "Result: executions, outcomes, payloads differ"),
+    "one flag too few": (spoiled("Hold", finished=[]), "Hold: executions, ids, finished differ in length"),
+    "one size too many": (spoiled_run("Assign", sizes=[3, 0]), "Assign: ids, payloads differ in length"),
+    "no sizes": (spoiled("Answer", sizes=None), "Answer: sizes is no list"),
+    "a size below 0": (spoiled("Answer", sizes=[-6]), "Answer: sizes is no count"),
+    "a size beyond the body": (spoiled("Answer", sizes=[7]), "Answer: its rows have 7 bytes and its body 6"),
+    "a size beyond all memory": (spoiled("Answer", sizes=[2**62]), "Answer: its rows have"),
+    "sizes that add up to more than 63 bits": (
+        spoiled("Answer", ids=ROW_ID * 2, outcomes=[0] * 2, attempts=[1] * 2, sizes=[2**63 - 1] * 2),
+        "Answer: its rows have",
+    ),
+    "a body that is too short": (spoiled_run("Submit", b"ro"), "Submit: its rows have 3 bytes and its body 2"),
+    "a body that is too long": (spoiled_run("Submit", b"row", b"s"), "Submit: its rows have 3 bytes and its body 4"),
+    "no body": (encode(EXAMPLES["Submit"], 1000)[:1], "Submit: its rows have 3 bytes and its body 0"),
+    "a body without rows": (spoiled("Ping", b"body"), "Ping: has a body and no rows"),
+    "a body without runs": (spoiled("Submit", b"body", runs=[]), "Submit: has a body and no rows"),
+    "a state that is not known": (spoiled("Grant", state="asleep"), "Grant: state is none of loading, ready"),
+    "a huge head": ([b"G" + bytes(MAX_HEAD_BYTES)], f"Goodbye: its head has {MAX_HEAD_BYTES + 1} bytes, more than"),
+}
+
+
+@pytest.mark.parametrize(("frames", "complaint"), MALFORMED.values(), ids=MALFORMED)
+def test_what_is_malformed_is_an_error_with_a_sentence(frames: list[bytes], complaint: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(frames)
+
+    assert complaint in str(caught.value)
+
+
+def decoded(frames: list[bytes]) -> Message | None:
+    """The message, or None after an error with a sentence. Any other exception fails the test."""
+    try:
+        return decode(frames)
+    except DecodeError as error:
+        complaint = str(error)
+    assert complaint
+    return None
+
+
+def assert_can_be_passed_on(message: Message | None) -> None:
+    """What was let in can be encoded again: the broker passes on what it is told."""
+    assert message is None or encode(message, 1000)
+
+
+@unhurried
+@given(st.lists(st.binary(max_size=60), max_size=4))
+def test_arbitrary_bytes_do_no_harm(frames: list[bytes]) -> None:
+    assert_can_be_passed_on(decoded(frames))
+
+
+@unhurried
+@given(st.sampled_from(sorted(EXAMPLES)), st.binary(max_size=60), st.lists(st.binary(max_size=8), max_size=2))
+def test_arbitrary_heads_do_no_harm(name: str, head: bytes, body: list[bytes]) -> None:
+    assert_can_be_passed_on(decoded([*raw(name, head), *body]))
+
+
+anything = st.recursive(
+    scalars | st.binary(max_size=20) | st.floats() | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.integers(-9, 9), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@unhurried
+@given(st.data())
+def test_fields_of_any_type_do_no_harm(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(EXAMPLES)))
+    frames = encode(EXAMPLES[name], 1000)
+    head = head_of(EXAMPLES[name])
+    target = head["runs"][0] if "runs" in head and data.draw(st.booleans()) else head
+    for field in data.draw(st.lists(st.sampled_from(sorted(target)), max_size=3)) if target else []:
+        target[field] = data.draw(anything)
+
+    packed = msgpack.packb(head, unicode_errors="surrogatepass")
+
+    assert_can_be_passed_on(decoded([frames[0][:1] + packed, *frames[1:]]))
+
+
+@unhurried
+@given(messages, st.data())
+def test_a_spoiled_byte_does_no_harm(message: Message, data: st.DataObject) -> None:
+    frames = encode(message, 1000)
+    at = data.draw(st.integers(0, len(frames[0]) - 1))
+    byte = bytes([data.draw(st.integers(0, 255))])
+
+    assert_can_be_passed_on(decoded([frames[0][:at] + byte + frames[0][at + 1 :], *frames[1:]]))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_head_cut_anywhere_is_an_error(name: str) -> None:
+    head, *body = encode(EXAMPLES[name], 1000)
+
+    for length in range(len(head)):
+        with pytest.raises(DecodeError):
+            decode([head[:length], *body])
+
+
+def test_the_task_of_any_hello_can_be_passed_on_in_a_report() -> None:
+    deepest = next(depth for depth in range(40, 0, -1) if decoded(spoiled("Hello", task={"deep": nested(depth)})))
+    task = {"deep": nested(deepest)}
+
+    report = Status({"llms": [{"name": "llm", "task": task, "workers": [{"pid": 1}]}]})
+
+    assert deepest > 5
+    assert decode(encode(report, 1000)) == report
+    assert decode(encode(Fleet([replace(INFO, task=task)]), 1000)) == Fleet([replace(INFO, task=task)])
+
+
+def test_lists_that_announce_much_cost_little() -> None:
+    """Each list is allocated as it is announced, so nested ones could take far more memory than the head has bytes."""
+    announced = b"\xdd" + struct.pack(">I", MAX_HEAD_BYTES - 100_000)
+    bomb = b"\x81\xa6report" + announced * 900
+    bomb += b"\xc0" * (MAX_HEAD_BYTES - len(bomb) - 1)
+
+    with pytest.raises(DecodeError, match="max_array_len"):
+        decode(raw("Status", bomb))
+
+
+def test_errors_do_not_repeat_what_the_peer_sent() -> None:
+    secret = "s3cret" * 1000
+    with pytest.raises(DecodeError) as caught:
+        decode(spoiled("Hello", role=secret, state=secret))
+
+    assert len(str(caught.value)) < 200
+
+
+def test_every_field_of_every_message_is_checked() -> None:
+    """A value that no field takes, in each field in turn."""
+    for name, message in EXAMPLES.items():
+        for field in fields(message):
+            if field.name in ("payloads", "runs"):
+                continue
+            with pytest.raises(DecodeError, match=field.name):
+                decode(spoiled(name, **{field.name: msgpack.ExtType(5, b"x")}))
