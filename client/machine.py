@@ -106,7 +106,6 @@ class Client(Session):
         self.submitted: dict[bytes, Row] = {}
         self.lines: dict[str, _Line] = {}
         self.fleet: dict[str, LLMInfo] | None = None
-        self._ever_open = False
         self._begun = now
         self._ended: list[tuple[Row, Ending | GenpoolError]] = []
         self._releases: list[bytes] = []
@@ -147,7 +146,9 @@ class Client(Session):
     def end(self, reason: str = "") -> None:
         """Say goodbye and stay away. Rows that nobody can answer any more end as Closed."""
         for llm in self.lines:
-            self.fail(llm, Closed(f"the connection to the broker at {self.address} was closed before this row was finished"))
+            self.fail(
+                llm, Closed(f"the connection to the broker at {self.address} was closed before this row was finished")
+            )
         super().end(reason)
 
     def ask(self, now: float) -> None:
@@ -165,7 +166,6 @@ class Client(Session):
         return len(self.submitted)
 
     def _opened(self, now: float) -> None:
-        self._ever_open = True
         self._releases.clear()  # what is not awaited is released
         ids = list(self.submitted)
         most = self.limits.max_rows
@@ -244,7 +244,7 @@ class Client(Session):
         """End what was waited for long enough, and say what a quiet line waits for."""
         if self.state is SessionState.REFUSED:
             self.fail(line.llm, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
-        elif not self._ever_open:
+        elif not self.ever_open:
             self._give_up(line, self._begun, now, self._no_broker)
         elif self.fleet is not None and line.llm not in self.fleet:
             line.unknown_since = now if line.unknown_since is None else line.unknown_since
@@ -255,9 +255,7 @@ class Client(Session):
             line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + _LONGEST_NOTICE_S)
             self._effect(Log("warning", self._notice(line, now)))
 
-    def _give_up(
-        self, line: _Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]
-    ) -> None:
+    def _give_up(self, line: _Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
         for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:
             self._end(row, error(row, now))
 
@@ -278,7 +276,9 @@ class Client(Session):
         return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {known}"
 
     def _notice(self, line: _Line, now: float) -> str:
-        waits = f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
+        waits = (
+            f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
+        )
         if self.state is not SessionState.OPEN:
             return f"{waits}there is no broker at {self.address} ({self.trouble})"
         info = (self.fleet or {}).get(line.llm)
@@ -361,4 +361,3 @@ class Client(Session):
         for at in range(0, len(self._releases), most):
             self._effect(Send(Release(self._releases[at : at + most])))
         self._releases.clear()
-

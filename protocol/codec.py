@@ -54,7 +54,7 @@ MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
 _MOST_LLMS = 100_000
 
-# A task's description goes on to clients inside a report; msgpack would read more levels than it packs.
+# A task's description goes on to clients inside further maps, and msgpack ends at some depth: levels must be left.
 _DEEPEST_TASK = 16
 _DEEPEST_REPORT = 64
 

@@ -19,6 +19,10 @@ from enum import Enum, auto
 from .limits import PROTOCOL_VERSION, Limits
 from .messages import Fleet, Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
 
+# A wait for the broker is logged after the first time, so that a wrong address shows in a second, and then now and then.
+_FIRST_NOTICE_S = 1.0
+_NEXT_NOTICE_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
@@ -85,6 +89,7 @@ class Session(ABC):
         limits: what the broker told in its welcome.
         lost_at: since when there is no open connection; None while there is one.
         trouble: why the last attempt failed, for people.
+        ever_open: whether a broker has said welcome at any time.
     """
 
     def __init__(self, address: str, settings: SessionSettings, random: Callable[[], float], now: float) -> None:
@@ -94,6 +99,7 @@ class Session(ABC):
         self.limits = Limits()
         self.lost_at: float | None = now
         self.trouble = "it has not answered yet"
+        self.ever_open = False
         self._random = random
         self._attempts = 0
         self._delay_s = 0.0
@@ -104,7 +110,7 @@ class Session(ABC):
         self._ping_interval_s = 1.0
         self._next_ping = now
         self._ping_due = False
-        self._next_notice = now + 3.0
+        self._next_notice = now + _FIRST_NOTICE_S
         self._effects: list[object] = []
 
     # What a subclass gives.
@@ -167,7 +173,7 @@ class Session(ABC):
             # connection that did some work, or lasted longer than it was waited for, starts the backoff anew.
             if now - self._opened_at >= self._delay_s:
                 self._attempts = 0
-            self._next_notice = now + 3.0
+            self._next_notice = now + _FIRST_NOTICE_S
             self._effect(Log("warning", f"lost the broker at {self.address} ({reason}); trying again"))
             self._broken(now)
         self._open_at = now + self._backoff()
@@ -185,7 +191,7 @@ class Session(ABC):
             self._next_ping = now + self._ping_interval_s
             self._ping_due = True
         if self.lost_at is not None and now >= self._next_notice and self.state in _TRYING:
-            self._next_notice = now + 30.0
+            self._next_notice = now + _NEXT_NOTICE_S
             waited = f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s"
             self._effect(Log("warning", f"{waited}: {self.trouble}"))
         return self.flush(now)
@@ -221,6 +227,7 @@ class Session(ABC):
         if self.state is not SessionState.GREETING:
             return
         self.state = SessionState.OPEN
+        self.ever_open = True
         self._opened_at = now
         self.limits = message.limits
         self._ping_interval_s = message.ping_interval_s

@@ -23,7 +23,7 @@ from genpool.protocol.codec import decode, encode
 from genpool.protocol.errors import GenpoolError
 from genpool.protocol.messages import Hello, Message, Outcome, Role
 from genpool.protocol.session import Session, SessionSettings
-from genpool.worker.machine import Exit, RowResult, StartCall, StopRow, Worker
+from genpool.worker.machine import Exit, Load, RowResult, StartCall, StopRow, Worker
 
 TICK_S = 0.05
 FRAME_BYTES = 4096
@@ -76,6 +76,7 @@ class FakeWorker(Endpoint):
     started: list[int] = field(default_factory=list[int])
     stopped: list[int] = field(default_factory=list[int])
     outcome: Callable[[bytes], int] = lambda payload: Outcome.DONE
+    loads: int = 0
     exit_code: int | None = None
 
     @property
@@ -91,6 +92,8 @@ class FakeWorker(Endpoint):
                 self.network.computed.update(effect.payloads)
                 if self.run_s is not None:
                     self.network.after(self.run_s, lambda: self.finish(effect.call))
+            case Load():
+                self.loads += 1
             case StopRow():
                 self.stopped.append(effect.execution)
             case Exit():

@@ -410,3 +410,20 @@ def test_whatever_happens_every_row_is_answered_once(seed: int) -> None:
     for client in clients:
         assert_all_answered_once(client, 400)
     assert_nothing_left(network)
+
+
+def test_an_llm_that_is_unwell_while_it_loads_is_loaded_again() -> None:
+    network = Network()
+    worker = network.add_worker(ready=False)
+    client = network.add_client()
+    client.submit(b"row")
+    network.run(1.0)
+    worker.worker.unwell("its server is not there yet", network.now)
+    network.run(0.5)
+    assert network.broker is not None
+    (info,) = [llm.info() for llm in network.broker.llms.values()]
+    assert (info.loading, info.unwell, info.reason) == (0, 1, "its server is not there yet")
+    network.run_until(lambda: worker.loads == 1)
+    assert not worker.started
+    worker.worker.loaded(worker.worker.identity, network.now)
+    network.run_until(lambda: client.done == 1)

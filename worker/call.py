@@ -71,7 +71,11 @@ class Caller:
         Raises:
             EngineDead: the engine cannot go on, and its process must end.
         """
-        options = cast(dict[str, Any], unpack(call.options)) if call.options else {}
+        try:
+            options = _options(call.options)
+        except DecodeError as error:
+            yield from (self._failed(execution, error) for execution in call.executions)
+            return
         rows: list[Row] = []
         for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
             try:
@@ -131,8 +135,7 @@ class Caller:
             payload = pack(outputs)
         except RowError as error:
             return self._failed(execution, error)
-        tokens = sum(output.get("usage", {}).get("completion_tokens", 0) for output in outputs)
-        return RowResult(execution, Outcome.DONE, payload, tokens)
+        return RowResult(execution, Outcome.DONE, payload, sum(map(_tokens, outputs)))
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
@@ -151,6 +154,21 @@ def builtin_name(error: BaseException) -> str:
 
 def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _options(packed: bytes) -> dict[str, Any]:
+    """The call's options by name. Raises DecodeError."""
+    options = unpack(packed) if packed else {}
+    if not isinstance(options, dict):
+        raise DecodeError("the options are no map of names")
+    return cast(dict[str, Any], options)
+
+
+def _tokens(output: LLMOutput) -> int:
+    """How many tokens were generated, if the output says so; a user's engine may say anything."""
+    usage = cast(Any, output.get("usage"))
+    count: Any = cast(dict[str, Any], usage).get("completion_tokens") if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else 0
 
 
 def _check(answers: Any, rows: int, num_generations: int) -> None:

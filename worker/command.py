@@ -39,6 +39,12 @@ from .shell import WorkerSettings, run
 )
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
 @click.option(
+    "--wait",
+    type=float,
+    metavar="SECONDS",
+    help="Exit with 3 when no broker is there by then.  [default: wait for ever]",
+)
+@click.option(
     "--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long the broker may be silent."
 )
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
@@ -52,6 +58,7 @@ def worker(
     task: str | None,
     batch_size: int,
     concurrency: int | None,
+    wait: float | None,
     heartbeat_timeout: float,
     lifeline: int | None,
 ) -> int:
@@ -63,13 +70,14 @@ def worker(
     genpool worker --llm mine --load package.module:load_llm
 
     Start as many as you like under one name, on any host. SIGTERM and Ctrl-C drain: what runs is finished and handed
-    over, then the process ends. Exit codes: 0 done, 2 usage, 4 refused by the broker, 70 the engine died.
+    over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died.
     """
     settings = WorkerSettings(
         llm=llm,
         broker=resolve(broker),
         batch_size=batch_size,
         concurrency=concurrency,
+        wait_s=wait,
         heartbeat_timeout_s=heartbeat_timeout,
         lifeline=lifeline,
         release=__version__,

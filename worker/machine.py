@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from ..protocol.content import Failure, pack_failure
 from ..protocol.messages import (
     Assign,
     AssignRun,
@@ -34,8 +35,15 @@ MAX_HELD_BYTES = 256 * 1024 * 1024
 _FIRST_PROBE_S = 1.0
 _LONGEST_PROBE_S = 30.0
 
+EXIT_NO_BROKER = 3
+
 # How long a draining worker waits, once it is idle, for clients to take their answers.
 _LAST_ANSWERS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Effect: try to load the LLM again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,11 @@ class _Held:
 
 
 class Worker(Session):
-    """The machine. ``identity`` is the hello without state and credit, which it keeps itself."""
+    """The machine.
+
+    ``identity`` is the hello without state and credit, which it keeps itself. ``wait_s`` is how long a first
+    connection is tried for, None for ever.
+    """
 
     def __init__(
         self,
@@ -100,14 +112,16 @@ class Worker(Session):
         settings: SessionSettings,
         random: Callable[[], float],
         now: float,
+        wait_s: float | None = None,
     ) -> None:
         super().__init__(address, settings, random, now)
+        self._give_up_at = None if wait_s is None else now + wait_s
         self.identity = identity
         self.worker_state = WorkerState.LOADING
+        self.is_loaded = False
         self.reason = ""
         self.held: dict[int, _Held] = {}
-        self.calls: dict[int, set[int]] = {}  # running engine calls -> executions that are not finished in them
-        self._stopped: set[int] = set()  # running, but nobody wants them
+        self.calls: set[int] = set()  # running engine calls
         self._waiting: deque[AssignRun] = deque()  # one engine call each
         self._used = 0
         # What the broker was told last, and whether there is more to say than a Grant can.
@@ -126,22 +140,21 @@ class Worker(Session):
 
     def loaded(self, identity: Hello, now: float) -> None:
         """The LLM is there: say so, with credit."""
-        self.identity = identity
-        if self.worker_state is WorkerState.LOADING:
-            self.worker_state = WorkerState.READY
+        self.identity, self.is_loaded = identity, True
+        if self.worker_state in (WorkerState.LOADING, WorkerState.UNWELL):
+            self.worker_state, self.reason = WorkerState.READY, ""
         self._hello_due = True
 
     def row_ended(self, result: RowResult, now: float) -> None:
         """The engine is done with one execution of a running call."""
-        self._stopped.discard(result.execution)
-        for executions in self.calls.values():
-            executions.discard(result.execution)
         if result.outcome == Outcome.DONE:
             self._on_probation = False
             self._probe_delay_s = _FIRST_PROBE_S
         held = self.held.get(result.execution)
         if held is None:
             return  # settled meanwhile
+        if len(result.payload) > self.limits.max_row_bytes:
+            result = self._too_large(result)
         held.stage, held.outcome = _Stage.FINISHED, result.outcome
         held.payload, held.tokens = result.payload, result.tokens
         self._held_bytes += len(result.payload)
@@ -149,14 +162,15 @@ class Worker(Session):
 
     def call_ended(self, call: int, now: float) -> None:
         """The engine has returned from a call: its place is free."""
-        del self.calls[call]
+        self.calls.remove(call)
 
     def unwell(self, reason: str, now: float) -> None:
         """The engine's server, key or quota is at fault: grant nothing, and try again later."""
         if self.worker_state is WorkerState.DRAINING:
             return
-        if self.worker_state is not WorkerState.UNWELL:
-            self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
+        if self.worker_state is WorkerState.UNWELL:
+            return  # another call of the same moment; the wait grows with each probe, not with each call
+        self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
         self.worker_state, self.reason = WorkerState.UNWELL, reason
         self._probe_at = now + self._probe_delay_s
         self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
@@ -164,7 +178,7 @@ class Worker(Session):
 
     def drain(self, now: float) -> None:
         """Take no more, finish what runs, hand back what waits, then exit with 0."""
-        if self.worker_state is WorkerState.LOADING:
+        if not self.is_loaded:
             self._leave()
             return
         self.worker_state, self.reason = WorkerState.DRAINING, "it was told to stop"
@@ -229,9 +243,11 @@ class Worker(Session):
     def tick(self, now: float) -> list[object]:
         if self._probe_at is not None and now >= self._probe_at:
             self._probe_at = None
-            self._on_probation = True
-            if self.worker_state is WorkerState.UNWELL:
-                self.worker_state, self.reason = WorkerState.READY, ""
+            self._probe()
+        if self._give_up_at is not None and now >= self._give_up_at and not self.ever_open:
+            self._give_up_at = None
+            self._effect(Log("error", f"no broker at {self.address} in the time given: {self.trouble}"))
+            self._effect(Exit(EXIT_NO_BROKER))
         effects = super().tick(now)
         if self.worker_state is WorkerState.DRAINING and not self.calls and self.state is not SessionState.ENDED:
             self._idle_since = now if self._idle_since is None else self._idle_since
@@ -241,6 +257,16 @@ class Worker(Session):
         return effects
 
     # Within.
+
+    def _probe(self) -> None:
+        """See whether an unwell LLM is well: load it where it is not, else ask for a single call."""
+        if self.worker_state is not WorkerState.UNWELL:
+            return
+        if self.is_loaded:
+            self._on_probation = True
+            self.worker_state, self.reason = WorkerState.READY, ""
+        else:
+            self._effect(Load())
 
     def _leave(self) -> None:
         self.worker_state = WorkerState.DRAINING
@@ -274,9 +300,15 @@ class Worker(Session):
             return
         self._held_bytes -= len(held.payload)
         if held.stage is _Stage.RUNNING:
-            self._stopped.add(execution)
             self._effect(StopRow(execution))
         held.stage = _Stage.FINISHED  # a waiting one is passed over when its call's turn comes
+
+    def _too_large(self, result: RowResult) -> RowResult:
+        most = self.limits.max_row_bytes
+        text = f"the answer has {len(result.payload)} bytes and this broker carries answers of up to {most}"
+        identity = self.identity
+        failure = Failure("RowError", text, "ValueError", worker=str(identity.pid), host=identity.host)
+        return replace(result, outcome=Outcome.FAILED, payload=pack_failure(failure))
 
     def _start_calls(self) -> None:
         while self._waiting and len(self.calls) < self.identity.concurrency:
@@ -295,7 +327,7 @@ class Worker(Session):
             self.held[number].stage = _Stage.RUNNING
         call = self._next_call
         self._next_call += 1
-        self.calls[call] = set(executions)
+        self.calls.add(call)
         payloads = [payload for _, payload in wanted]
         self._effect(StartCall(call, run.kind, run.num_generations, run.options, executions, payloads))
 

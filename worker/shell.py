@@ -20,13 +20,13 @@ from typing import Any
 
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import Dealer
-from ..protocol.errors import ConfigurationError, DecodeError, EngineDead
+from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
 from ..protocol.messages import Hello
 from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
 from .call import Caller
 from .llm import LLM
-from .machine import Exit, StartCall, StopRow, Worker
+from .machine import Exit, Load, StartCall, StopRow, Worker
 
 log = logging.getLogger("genpool.worker")
 
@@ -38,7 +38,7 @@ EXIT_ENGINE_DEAD = 70
 class WorkerSettings:
     """What one worker process serves, and how. Times in seconds.
 
-    ``concurrency`` None takes what the LLM says of itself. ``lifeline`` is a descriptor whose other end the owner
+    ``concurrency`` None takes what the LLM says of itself. ``wait_s`` is how long a first connection is tried for. ``lifeline`` is a descriptor whose other end the owner
     holds open.
     """
 
@@ -46,6 +46,7 @@ class WorkerSettings:
     broker: str
     batch_size: int = 1
     concurrency: int | None = None
+    wait_s: float | None = None
     heartbeat_timeout_s: float = 10.0
     lifeline: int | None = None
     release: str = ""
@@ -101,7 +102,7 @@ class _Shell:
             concurrency=settings.concurrency or 1,
         )
         session = SessionSettings(silence_s=settings.heartbeat_timeout_s)
-        self._machine = Worker(settings.broker, identity, session, random.random, time.monotonic())
+        self._machine = Worker(settings.broker, identity, session, random.random, time.monotonic(), settings.wait_s)
         self._dealer = Dealer(
             settings.broker, self._machine, self._perform, heartbeat_timeout_s=settings.heartbeat_timeout_s, log=log
         )
@@ -116,7 +117,7 @@ class _Shell:
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        threading.Thread(target=self._load_llm, name="engine-loader", daemon=True).start()
+        self._start_loading()
         self._dealer.run(self._is_over)
         return self._finish()
 
@@ -153,6 +154,9 @@ class _Shell:
 
     # Loading.
 
+    def _start_loading(self) -> None:
+        threading.Thread(target=self._load_llm, name="engine-loader", daemon=True).start()
+
     def _load_llm(self) -> None:
         then = self._try_to_load()
         try:
@@ -162,12 +166,15 @@ class _Shell:
             self._dealer.post(then)
 
     def _try_to_load(self) -> Callable[[float], None]:
-        """What the main thread shall do then: say that it is ready, or end."""
+        """What the main thread shall do then: say that it is ready or unwell, or end."""
         try:
             llm = self._load()
             identity = self._describe(llm)
         # Whatever a loader raises ends the process with a sentence; SystemExit and KeyboardInterrupt among it.
         except BaseException as error:
+            if isinstance(error, EngineUnwell) and self._tell_owner is None:
+                reason = str(error)
+                return lambda now: self._machine.unwell(reason, now)
             self._load_error = error
             code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
             goodbye = f"its LLM could not be loaded: {error}"
@@ -204,6 +211,8 @@ class _Shell:
         match effect:
             case StartCall():
                 self._start(effect)
+            case Load():
+                self._start_loading()
             case StopRow():
                 flag = self._cancelled.get(effect.execution)
                 if flag is not None:

@@ -1,0 +1,724 @@
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from voices import info
+
+from genpool.client.machine import Client, Ended, FleetSeen, Reported, TurnedAway
+from genpool.client.row import Ending, Row, RowSpec
+from genpool.protocol.errors import Closed, Expired, GenpoolError, NoBroker, Refused, RowError, UnknownLLM
+from genpool.protocol.limits import Limits
+from genpool.protocol.messages import (
+    Answer,
+    Ask,
+    Await,
+    Fleet,
+    Goodbye,
+    Hello,
+    LLMInfo,
+    Message,
+    Missing,
+    Outcome,
+    Ping,
+    Refuse,
+    Release,
+    Settle,
+    Status,
+    Submit,
+    Welcome,
+)
+from genpool.protocol.session import Close, Log, Open, Send, SessionSettings
+
+LEAST_WINDOW = 256
+
+
+class Owner:
+    """Whom a row belongs to; the machine never calls it."""
+
+    def ended(self, row: Row, ending: Ending | GenpoolError) -> None:
+        raise AssertionError("the shell tells owners")
+
+
+class Driven:
+    """A client machine, the effects that came out of it, and the broker's ledger as those would make it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.now = 100.0
+        self.limits = limits or Limits()
+        identity = Hello(role="client", instance=b"i" * 16)
+        self.client = Client("tcp://broker:5555", identity, SessionSettings(), lambda: 1.0, self.now)
+        self.sent: list[Message] = []
+        self.log: list[str] = []
+        self.others: list[object] = []
+        self.ended: dict[bytes, Ending | GenpoolError] = {}
+        self.ledger: set[bytes] = set()
+        self._awaited: set[bytes] = set()
+        self._number = 0
+
+    def perform(self, effects: Iterable[object]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self.sent.append(effect.message)
+                    self._count(effect.message)
+                case Ended():
+                    for row, ending in effect.rows:
+                        assert row.payload not in self.ended, "a row has ended twice"
+                        self.ended[row.payload] = ending
+                case Log():
+                    self.log.append(effect.text)
+                case _:
+                    self.others.append(effect)
+
+    def _count(self, message: Message) -> None:
+        match message:
+            case Submit():
+                self.ledger.update(row_id for run in message.runs for row_id in run.ids)
+            case Release():
+                assert self.ledger.issuperset(message.ids)
+                self.ledger.difference_update(message.ids)
+            case Await():
+                self._awaited.update(message.ids)
+                if not message.more:
+                    self.ledger, self._awaited = self._awaited, set()
+            case Ping():
+                assert message.held == len(self.ledger)
+            case _:
+                pass
+
+    def flush(self) -> None:
+        self.perform(self.client.flush(self.now))
+
+    def receive(self, *messages: Message) -> None:
+        for message in messages:
+            self.client.received(message, self.now)
+        self.flush()
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.perform(self.client.tick(self.now))
+
+    def pass_time(self, seconds: float, step_s: float = 0.1) -> None:
+        for _ in range(round(seconds / step_s)):
+            self.tick(step_s)
+
+    def open(self, *llms: LLMInfo) -> None:
+        self.tick(2.0)
+        self.receive(Welcome(b"e" * 16, 0.5, self.limits), Fleet(list(llms)))
+        self.log.clear()
+
+    def keep_alive(self, seconds: float) -> None:
+        """Time passes, and the broker says nothing but that it is there."""
+        for _ in range(round(seconds)):
+            self.receive(Ping(None))
+            self.pass_time(1.0)
+
+    def row(self, payload: bytes, spec: RowSpec) -> Row:
+        self._number += 1
+        return Row(self._number.to_bytes(16, "big"), spec, payload, Owner(), (0, 0))
+
+    def submit(self, *payloads: bytes, llm: str = "a", spec: RowSpec | None = None, **said: Any) -> list[Row]:
+        rows = [self.row(payload, spec or spec_of(llm, **said)) for payload in payloads]
+        self.client.submit(rows, self.now)
+        self.flush()
+        return rows
+
+    def withdraw(self, *rows: Row) -> None:
+        self.client.withdraw(rows, self.now)
+        self.flush()
+
+    def answer(self, *rows: Row, outcome: int = Outcome.DONE) -> None:
+        ids = [row.id for row in rows]
+        self.receive(Answer(ids, [outcome] * len(ids), [1] * len(ids), [b"answer"] * len(ids)))
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for one in self.of(Submit) for run in one.runs for payload in run.payloads]
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def kinds_ended(self) -> dict[bytes, type]:
+        return {payload: type(ending) for payload, ending in self.ended.items()}
+
+
+_specs: dict[Any, RowSpec] = {}
+
+
+def spec_of(llm: str = "a", *, deadline: float | None = None, wait_s: float = 60.0, n: int = 1) -> RowSpec:
+    """One object for equal specs, as a call has it."""
+    spec = RowSpec(llm, "input", n, b"", deadline, wait_s)
+    return _specs.setdefault(spec, spec)
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"%d" % number for number in range(start, start + count)]
+
+
+@pytest.fixture
+def driven() -> Driven:
+    """A client whose broker has one LLM, ``a``."""
+    driven = Driven()
+    driven.open(info("a"))
+    return driven
+
+
+# What goes to the broker, and when.
+
+
+def test_rows_wait_at_home_until_the_broker_knows_their_llm() -> None:
+    driven = Driven()
+    driven.submit(b"row")
+    driven.tick(2.0)
+    assert driven.others == [Open()]
+    driven.receive(Welcome(b"e" * 16, 0.5, Limits()))
+    assert driven.payloads == []
+    driven.receive(Fleet([info("b")]))
+    assert driven.payloads == []
+    driven.receive(Fleet([info("a"), info("b")]))
+    assert driven.payloads == [b"row"]
+
+
+def test_rows_go_in_the_order_in_which_they_came(driven: Driven) -> None:
+    driven.submit(*numbered(1000))
+    for _ in range(4):
+        driven.answer(*driven.client.submitted.values())
+    assert driven.payloads == numbered(1000)
+
+
+def test_a_run_says_what_its_rows_share(driven: Driven) -> None:
+    spec = RowSpec("a", "prompt", 3, b"options", driven.now + 5.0, 60.0)
+    driven.submit(b"x", b"y", spec=spec)
+    (submit,) = driven.of(Submit)
+    (run,) = submit.runs
+    assert (run.llm, run.kind, run.num_generations, run.options, run.again) == ("a", "prompt", 3, b"options", False)
+    assert run.seconds_left == pytest.approx(5.0)
+    assert run.payloads == [b"x", b"y"]
+
+
+def test_rows_of_another_spec_are_another_run(driven: Driven) -> None:
+    one, other = spec_of(n=1), spec_of(n=2)
+    driven.client.submit([driven.row(b"x", one), driven.row(b"y", other), driven.row(b"z", other)], driven.now)
+    driven.flush()
+    (submit,) = driven.of(Submit)
+    assert [(run.num_generations, run.payloads) for run in submit.runs] == [(1, [b"x"]), (2, [b"y", b"z"])]
+
+
+# The window.
+
+
+@pytest.mark.parametrize(("capacity", "window"), [(0, LEAST_WINDOW), (1, LEAST_WINDOW), (64, LEAST_WINDOW), (100, 400)])
+def test_the_window_follows_the_capacity(capacity: int, window: int) -> None:
+    driven = Driven()
+    driven.open(info("a", capacity=capacity))
+    driven.submit(*numbered(1000))
+    assert len(driven.client.submitted) == window
+
+
+def test_the_window_grows_with_the_fleet_and_shrinks_with_it(driven: Driven) -> None:
+    rows = driven.submit(*numbered(2000))
+    assert len(driven.client.submitted) == LEAST_WINDOW
+    driven.receive(Fleet([info("a", capacity=200)]))
+    assert len(driven.client.submitted) == 800
+    driven.receive(Fleet([info("a", capacity=1)]))
+    driven.answer(*rows[:500])
+    assert len(driven.client.submitted) == 300
+    driven.answer(*rows[500:600])
+    assert len(driven.client.submitted) == LEAST_WINDOW
+
+
+def test_answers_make_room(driven: Driven) -> None:
+    rows = driven.submit(*numbered(300))
+    driven.answer(*rows[:10])
+    assert driven.payloads == numbered(LEAST_WINDOW + 10)
+    assert driven.ledger == set(driven.client.submitted)
+
+
+def test_an_llm_that_is_behind_does_not_hold_up_another() -> None:
+    driven = Driven()
+    driven.open(info("a"), info("b"))
+    driven.submit(*numbered(1000))
+    driven.submit(b"for b", llm="b")
+    assert driven.payloads[-1] == b"for b"
+
+
+def test_the_window_is_bounded_in_bytes(driven: Driven) -> None:
+    mebibyte = bytes(1024 * 1024)
+    rows = driven.submit(*[mebibyte] * 50)
+    assert len(driven.client.submitted) == 32
+    driven.client.withdraw(rows[:2], driven.now)
+    driven.flush()
+    assert len(driven.client.submitted) == 32
+    assert len(driven.of(Submit)) >= 32
+
+
+def test_a_row_larger_than_the_window_goes_alone(driven: Driven) -> None:
+    large = bytes(33 * 1024 * 1024)
+    first, second = driven.submit(large, large)
+    assert list(driven.client.submitted) == [first.id]
+    driven.withdraw(first)
+    assert list(driven.client.submitted) == [second.id]
+
+
+def test_a_row_too_long_for_the_broker_fails_alone() -> None:
+    driven = Driven(Limits(max_row_bytes=10))
+    driven.open(info("a"))
+    driven.submit(b"short", b"much too long", b"0123456789")
+    assert driven.payloads == [b"short", b"0123456789"]
+    error = driven.ended[b"much too long"]
+    assert isinstance(error, RowError)
+    assert str(error) == "the row has 13 bytes and this broker takes rows of up to 10"
+
+
+def test_only_rows_that_are_too_long_leave_nothing_behind() -> None:
+    driven = Driven(Limits(max_row_bytes=1))
+    driven.open(info("a"))
+    driven.submit(*numbered(100, start=100))
+    assert len(driven.ended) == 100
+    driven.tick(0.1)
+    assert driven.client.lines == {}
+
+
+def test_messages_are_bounded_in_rows_and_bytes() -> None:
+    driven = Driven(Limits(max_rows=10, target_message_bytes=100))
+    driven.open(info("a"))
+    driven.submit(*[b"%02d" % number for number in range(25)])
+    driven.submit(*[b"%060d" % number for number in range(4)], b"x" * 500, b"last")
+    sizes = [[len(payload) for run in submit.runs for payload in run.payloads] for submit in driven.of(Submit)]
+    assert [len(size) for size in sizes[:3]] == [10, 10, 5]
+    assert sizes[3:] == [[60], [60], [60], [60], [500], [4]]
+
+
+# How rows end.
+
+
+def test_an_answer_ends_its_row_once_and_releases_it(driven: Driven) -> None:
+    (row,) = driven.submit(b"row")
+    driven.answer(row)
+    assert driven.ended == {b"row": Ending(Outcome.DONE, 1, b"answer")}
+    assert [release.ids for release in driven.of(Release)] == [[row.id]]
+    driven.answer(row)
+    assert len(driven.of(Release)) == 1
+
+
+def test_answers_that_come_together_are_released_together() -> None:
+    driven = Driven(Limits(max_rows=100))
+    driven.open(info("a"))
+    rows = driven.submit(*numbered(250))
+    driven.answer(*rows)
+    assert [len(release.ids) for release in driven.of(Release)] == [100, 100, 50]
+
+
+def test_a_withdrawn_row_that_waits_is_never_sent(driven: Driven) -> None:
+    rows = driven.submit(*numbered(300))
+    driven.withdraw(rows[299], rows[298])
+    driven.answer(*rows[:200])
+    assert driven.payloads == numbered(298)
+    assert driven.ended.keys() == set(numbered(200))
+
+
+def test_a_withdrawn_row_at_the_broker_is_released(driven: Driven) -> None:
+    rows = driven.submit(*numbered(3))
+    driven.withdraw(rows[1])
+    assert [release.ids for release in driven.of(Release)] == [[rows[1].id]]
+    driven.answer(rows[1])
+    assert driven.ended == {}
+
+
+def test_a_row_that_was_withdrawn_before_it_came_is_not_taken(driven: Driven) -> None:
+    early = driven.row(b"early", spec_of())
+    unknown = driven.row(b"unknown", spec_of("nobody"))
+    driven.withdraw(early, unknown)
+    driven.client.submit([early, driven.row(b"other", spec_of())], driven.now)
+    driven.flush()
+    assert driven.payloads == [b"other"]
+    driven.tick(0.1)
+    assert list(driven.client.lines) == ["a"]
+
+
+class Counted(Row):
+    """A row that counts how often somebody looks whether it is over."""
+
+    looks = 0
+
+    @property
+    def over(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        Counted.looks += 1
+        return self._over
+
+    @over.setter
+    def over(self, value: bool) -> None:
+        self._over = value
+
+
+@pytest.mark.parametrize("order", ["first to last", "last to first", "mixed"])
+def test_withdrawing_many_waiting_rows_costs_the_same_for_each(order: str) -> None:
+    driven = Driven()
+    count = 100_000
+    spec, owner = spec_of(), Owner()
+    rows = [Counted(number.to_bytes(16, "big"), spec, b"", owner, (0, 0)) for number in range(count)]
+    driven.client.submit(rows, driven.now)
+    if order == "last to first":
+        rows.reverse()
+    elif order == "mixed":
+        random.Random(0).shuffle(rows)
+    Counted.looks = 0
+    largest_rest = 0
+    for done, row in enumerate(rows, 1):
+        driven.client.withdraw([row], driven.now)
+        largest_rest = max(largest_rest, len(driven.client.lines["a"].waiting) - 2 * (count - done))
+    assert Counted.looks < 8 * count
+    assert largest_rest <= 2
+    driven.tick(0.1)
+    assert driven.client.lines == {}
+
+
+def test_what_is_over_is_forgotten(driven: Driven) -> None:
+    """A deadline far away must not keep the rows of a long run."""
+    rows = driven.submit(*numbered(400), deadline=driven.now + 1e6)
+    owners = [weakref.ref(row.owner) for row in rows]
+    driven.withdraw(*rows[300:])
+    driven.answer(*rows[:300])
+    driven.answer(*rows[:300])
+    driven.tick(0.1)
+    del rows
+    assert [owner for owner in owners if owner() is not None] == []
+    assert driven.client.submitted == {}
+
+
+def test_one_llm_fails_and_the_others_go_on() -> None:
+    driven = Driven()
+    driven.open(info("a"), info("b"))
+    driven.submit(*numbered(300))
+    driven.submit(b"for b", llm="b")
+    driven.client.fail("a", Closed("gone"))
+    driven.client.fail("nobody", Closed("gone"))
+    driven.flush()
+    assert driven.kinds_ended() == dict.fromkeys(numbered(300), Closed)
+    assert len(driven.client.submitted) == len(driven.ledger) == 1
+
+
+# Deadlines.
+
+
+def test_a_deadline_ends_what_waits_and_what_runs(driven: Driven) -> None:
+    driven.submit(*numbered(300), deadline=driven.now + 3.0)
+    driven.submit(b"no deadline")
+    driven.pass_time(2.9)
+    assert driven.ended == {}
+    driven.pass_time(0.2)
+    assert driven.kinds_ended() == dict.fromkeys(numbered(300), Expired)
+    assert "no answer from 'a' within 3." in str(driven.ended[b"0"])
+    assert len(driven.client.submitted) == len(driven.ledger) == 1
+
+
+def test_a_deadline_ends_only_what_is_not_over(driven: Driven) -> None:
+    first, second, third = driven.submit(b"first", b"second", b"third", deadline=driven.now + 3.0)
+    driven.answer(first)
+    driven.withdraw(second)
+    driven.pass_time(4.0)
+    assert driven.kinds_ended() == {b"first": Ending, b"third": Expired}
+    assert third.over
+
+
+def test_deadlines_come_in_their_order(driven: Driven) -> None:
+    driven.submit(b"late", deadline=driven.now + 3.0)
+    driven.submit(b"soon", deadline=driven.now + 1.0)
+    driven.pass_time(1.5)
+    assert list(driven.ended) == [b"soon"]
+    driven.pass_time(2.0)
+    assert list(driven.ended) == [b"soon", b"late"]
+
+
+def test_a_row_that_comes_after_its_deadline_ends_at_once(driven: Driven) -> None:
+    deadline = driven.now + 1.0
+    driven.submit(b"in time", deadline=deadline)
+    driven.pass_time(2.0)
+    driven.submit(b"too late", deadline=deadline)
+    driven.tick(0.1)
+    assert driven.kinds_ended() == {b"in time": Expired, b"too late": Expired}
+
+
+def test_a_deadline_needs_no_broker() -> None:
+    driven = Driven()
+    driven.submit(b"row", deadline=driven.now + 1.0)
+    driven.pass_time(1.2)
+    assert driven.kinds_ended() == {b"row": Expired}
+
+
+def test_the_broker_hears_of_an_expired_row_before_it_hears_the_count(driven: Driven) -> None:
+    driven.submit(*numbered(3), deadline=driven.now + 0.5)
+    driven.tick(0.5)  # due now: the deadline, and the ping
+    assert [type(message) for message in driven.sent[-2:]] == [Release, Ping]
+    assert driven.sent[-1] == Ping(0)
+
+
+# What is waited for.
+
+
+def test_no_broker_is_waited_for_and_then_an_error() -> None:
+    driven = Driven()
+    driven.submit(b"patient", wait_s=30.0)
+    driven.submit(b"hasty", wait_s=5.0)
+    driven.tick(0.1)
+    driven.client.broken("nothing answers there", driven.now)
+    driven.pass_time(4.8)
+    assert driven.ended == {}
+    driven.pass_time(0.5)
+    assert driven.kinds_ended() == {b"hasty": NoBroker}
+    assert "no broker at tcp://broker:5555 for 5" in str(driven.ended[b"hasty"])
+    assert "nothing answers there" in str(driven.ended[b"hasty"])
+
+
+def test_a_row_waits_its_own_time() -> None:
+    driven = Driven()
+    driven.pass_time(100.0)
+    driven.submit(b"row", wait_s=5.0)
+    driven.pass_time(4.8)
+    assert driven.ended == {}
+    driven.pass_time(0.4)
+    assert driven.kinds_ended() == {b"row": NoBroker}
+
+
+def test_a_broker_that_was_there_is_waited_for(driven: Driven) -> None:
+    driven.submit(b"row", wait_s=5.0)
+    driven.client.broken("it was killed", driven.now)
+    driven.pass_time(100.0)
+    assert driven.ended == {}
+
+
+def test_an_unknown_llm_is_waited_for_and_then_an_error_that_lists_the_known() -> None:
+    driven = Driven()
+    driven.open(info("qwen"), info("gemma"))
+    driven.submit(b"row", llm="gwen", wait_s=5.0)
+    driven.keep_alive(4.0)
+    assert driven.ended == {}
+    driven.keep_alive(2.0)
+    error = driven.ended[b"row"]
+    assert isinstance(error, UnknownLLM)
+    assert str(error).startswith(
+        "no worker has announced an LLM named 'gwen' at tcp://broker:5555; known there: gemma, qwen; it was waited for 5"
+    )
+
+
+def test_an_llm_that_comes_in_time_is_served() -> None:
+    driven = Driven()
+    driven.open()
+    driven.submit(b"row", wait_s=5.0)
+    driven.keep_alive(4.0)
+    driven.receive(Fleet([info("a")]))
+    driven.keep_alive(4.0)
+    assert driven.payloads == [b"row"]
+    assert driven.ended == {}
+
+
+def test_refused_ends_everything_and_says_why(driven: Driven) -> None:
+    driven.submit(*numbered(300))
+    driven.receive(Refuse("install the same release"))
+    assert any(isinstance(effect, TurnedAway) for effect in driven.others)
+    driven.tick(0.1)
+    assert driven.kinds_ended() == dict.fromkeys(numbered(300), Refused)
+    assert "tcp://broker:5555 refused this client: install the same release" in str(driven.ended[b"0"])
+    driven.submit(b"later")
+    driven.tick(0.1)
+    assert isinstance(driven.ended[b"later"], Refused)
+
+
+def test_what_a_quiet_call_waits_for_is_said_now_and_then(driven: Driven) -> None:
+    driven.submit(*numbered(300))
+    driven.keep_alive(9.0)
+    assert driven.log == []
+    driven.keep_alive(2.0)
+    assert driven.log == ["300 rows for 'a' had no answer for 10 s: its 1 workers are at work"]
+    driven.keep_alive(600.0)
+    quiet = [int(line.split(" s:")[0].split()[-1]) for line in driven.log]
+    assert quiet == pytest.approx([10, 20, 40, 80, 160, 320, 620][: len(quiet)], abs=1)
+
+
+def test_an_answer_ends_the_quiet(driven: Driven) -> None:
+    rows = driven.submit(*numbered(30))
+    for row in rows:
+        driven.keep_alive(8.0)
+        driven.answer(row)
+    assert driven.log == []
+
+
+def test_a_call_after_a_long_pause_is_not_quiet_yet(driven: Driven) -> None:
+    driven.answer(*driven.submit(b"first"))
+    driven.keep_alive(100.0)
+    driven.submit(b"second")
+    driven.keep_alive(8.0)
+    assert driven.log == []
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"ready": 2}, "its 2 workers are at work"),
+        ({"ready": 0, "loading": 3}, "no worker is ready (3 are loading)"),
+        ({"ready": 0}, "no worker is ready (none is loading)"),
+        (
+            {"ready": 0, "unwell": 1, "reason": "no quota"},
+            "no worker is ready (none is loading, 1 unwell: no quota)",
+        ),
+    ],
+)
+def test_a_notice_says_how_the_llm_is(said: dict[str, Any], told: str) -> None:
+    driven = Driven()
+    driven.open(info("a", **said))
+    driven.submit(b"row")
+    driven.keep_alive(11.0)
+    assert driven.log == [f"1 rows for 'a' had no answer for 10 s: {told}"]
+
+
+def test_a_notice_says_that_the_llm_is_unknown() -> None:
+    driven = Driven()
+    driven.open(info("b"))
+    driven.submit(b"row")
+    driven.keep_alive(11.0)
+    assert driven.log[0].endswith("no worker has announced an LLM named 'a' at tcp://broker:5555; known there: b")
+
+
+def test_a_notice_says_that_the_broker_is_away(driven: Driven) -> None:
+    driven.submit(b"row")
+    driven.client.broken("the connection broke", driven.now)
+    driven.pass_time(11.0)
+    notice = "1 rows for 'a' had no answer for 10 s: there is no broker at tcp://broker:5555 (the connection broke)"
+    assert notice in driven.log
+
+
+# Connections.
+
+
+def test_a_new_connection_says_what_is_awaited() -> None:
+    driven = Driven(Limits(max_rows=100))
+    driven.open(info("a"))
+    rows = driven.submit(*numbered(250))
+    driven.answer(rows[0])
+    driven.client.broken("it was cut", driven.now)
+    driven.withdraw(rows[1])
+    driven.sent.clear()
+    driven.open(info("a"))
+    awaits = driven.of(Await)
+    assert [len(one.ids) for one in awaits] == [100, 100, 48]
+    assert [one.more for one in awaits] == [True, True, False]
+    assert {row_id for one in awaits for row_id in one.ids} == {row.id for row in rows[2:]}
+    assert driven.of(Release) == []  # what is not awaited is released
+
+
+def test_a_connection_that_awaits_nothing_says_so(driven: Driven) -> None:
+    assert driven.of(Await) == [Await([], False)]
+
+
+def test_nothing_is_sent_between_connections(driven: Driven) -> None:
+    rows = driven.submit(*numbered(300))
+    driven.client.broken("it was cut", driven.now)
+    driven.sent.clear()
+    driven.withdraw(*rows[:50])
+    driven.submit(b"more")
+    assert driven.sent == []
+    driven.open(info("a"))
+    assert driven.payloads == [*numbered(44, start=256), b"more"]
+
+
+def test_rows_that_the_broker_misses_are_sent_again_under_their_ids(driven: Driven) -> None:
+    rows = driven.submit(*numbered(3))
+    driven.sent.clear()
+    driven.receive(Missing([rows[2].id, rows[0].id, b"unknown id of 16"]))
+    (submit,) = driven.of(Submit)
+    (run,) = submit.runs
+    assert (run.again, run.ids, run.payloads) == (True, [rows[2].id, rows[0].id], [b"2", b"0"])
+    assert driven.client.lines["a"].at_broker == 3
+
+
+def test_the_fleet_is_forgotten_with_the_connection(driven: Driven) -> None:
+    assert driven.client.fleet is not None
+    driven.client.broken("it was cut", driven.now)
+    assert driven.client.fleet is None
+
+
+def test_closing_says_goodbye_and_ends_what_nobody_can_answer(driven: Driven) -> None:
+    driven.submit(*numbered(300))
+    driven.client.end("it is done")
+    driven.flush()
+    assert driven.sent[-1] == Goodbye("it is done")
+    assert any(isinstance(effect, Close) for effect in driven.others)
+    assert driven.kinds_ended() == dict.fromkeys(numbered(300), Closed)
+    assert "tcp://broker:5555 was closed" in str(driven.ended[b"0"])
+
+
+def test_closing_without_a_broker_ends_rows_too() -> None:
+    driven = Driven()
+    driven.submit(b"row")
+    driven.client.end()
+    driven.flush()
+    assert driven.kinds_ended() == {b"row": Closed}
+    assert driven.sent == []
+
+
+def test_what_the_fleet_is_goes_out_as_an_effect(driven: Driven) -> None:
+    driven.receive(Fleet([info("b")]))
+    assert driven.others[-1] == FleetSeen({"b": info("b")})
+
+
+def test_a_report_is_asked_for_once_there_is_a_broker() -> None:
+    driven = Driven()
+    driven.client.ask(driven.now)
+    driven.open()
+    assert driven.of(Ask) == [Ask()]
+    driven.client.broken("it was cut", driven.now)
+    driven.open()
+    assert driven.of(Ask) == [Ask(), Ask()]
+    driven.receive(Status({"llms": []}))
+    assert driven.others[-1] == Reported({"llms": []})
+    driven.client.ask(driven.now)
+    driven.flush()
+    assert len(driven.of(Ask)) == 3
+
+
+def test_a_message_for_others_is_logged_and_does_no_harm(driven: Driven) -> None:
+    driven.receive(Settle([1]))
+    assert driven.log == ["the broker sent a Settle, which is not for a client"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_happens_the_counts_agree_and_every_row_ends_once(seed: int) -> None:
+    """``Driven`` checks every ping against the ledger that the messages before it make."""
+    chance = random.Random(seed)
+    driven = Driven(Limits(max_rows=chance.choice([3, 1024]), max_row_bytes=1000))
+    driven.open(info("a"), info("b"))
+    rows: list[Row] = []
+    withdrawn: set[bytes] = set()
+    for step in range(300):
+        match chance.randrange(7):
+            case 0 | 1:
+                deadline = chance.choice([None, driven.now + chance.uniform(0, 2)])
+                names = [b"%d" % (1000 * step + at) for at in range(chance.randint(1, 80))]
+                rows += driven.submit(*names, llm=chance.choice("ab"), deadline=deadline)
+            case 2:
+                gone = chance.sample(rows, min(len(rows), chance.randint(0, 50)))
+                withdrawn |= {row.payload for row in gone if not row.over}
+                driven.withdraw(*gone)
+            case 3:
+                there = [row for row in rows if row.id in driven.client.submitted]
+                driven.answer(*chance.sample(there, len(there) // 2))
+            case 4:
+                driven.receive(Fleet([info("a", capacity=chance.randint(0, 200)), info("b")]))
+            case 5 if chance.random() < 0.2:
+                driven.client.broken("it was cut", driven.now)
+                driven.open(info("a"), info("b"))
+            case _:
+                driven.tick(chance.uniform(0, 0.6))
+        rows = [row for row in rows if not row.over]
+        for line in driven.client.lines.values():
+            there = [row for row in driven.client.submitted.values() if row.spec.llm == line.llm]
+            assert (line.at_broker, line.bytes_at_broker) == (len(there), sum(len(row.payload) for row in there))
+            assert line.at_home == sum(not row.over for row in line.waiting)
+    while driven.client.submitted:
+        driven.answer(*driven.client.submitted.values())
+    assert withdrawn.isdisjoint(driven.ended)
+    assert driven.ledger == set()
