@@ -642,7 +642,7 @@ class Broker:
             f"the row ended {row.charged} worker processes of {hello.llm!r}, the last one "
             f"({hello.host}:{hello.pid}) while it ran alone"
         )
-        return Failure("WorkerLost", text, worker=str(hello.pid), host=hello.host)
+        return Failure("WorkerLost", text, "WorkerLost", worker=str(hello.pid), host=hello.host)
 
     def _refund(self, instance: bytes) -> None:
         """A worker that was taken for ended is back: nobody was to blame."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..protocol.content import Failure, pack_row, unpack_failure, unpack_outputs
-from ..protocol.errors import DecodeError, Expired, GenpoolError, RemoteError, RowError, builtin_error
+from ..protocol.errors import DecodeError, Expired, GenpoolError, RemoteError, RowError, known_error
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import LLMInfo, Outcome, RowKind
 from ..tasks.base import missing_arguments
@@ -35,7 +35,7 @@ class Voice(Protocol):
     @property
     def llm_name(self) -> str: ...
     @property
-    def shown_name(self) -> str: ...
+    def known_model_name(self) -> str | None: ...
     @property
     def rendering_task(self) -> Any | None: ...
     @property
@@ -168,7 +168,7 @@ class Call:
                 self._end(record, at, self._local_error(voice, error))
                 continue
             if payload is None:
-                self._end(record, at, [empty_output(voice.shown_name) for _ in range(share)])
+                self._end(record, at, self._empty_outputs(at, share))
                 continue
             row = Row(os.urandom(ROW_ID_BYTES), self._spec(at, share), payload, self, (record.index, at))
             record.rows.append(row)
@@ -193,10 +193,11 @@ class Call:
         if not isinstance(given, Mapping):
             raise RowError(f"input {record.index} is a {type(given).__name__} and not a dict of the task's arguments")
         missing = missing_arguments(arguments, given) if arguments is not None else []
-        if missing:
+        if missing and (voice.rendering_task is not None or voice.known_model_name is not None):
             log.warning("input %d lacks %s; its outputs are None", record.index, ", ".join(map(repr, missing)))
             return None
-        content = dict(given) if arguments is None else {name: given[name] for name in arguments}
+        # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
+        content = dict(given) if arguments is None else {name: given[name] for name in arguments if name in given}
         if voice.rendering_task is None:
             return pack_row(content, seed)
         try:
@@ -259,9 +260,13 @@ class Call:
     def _fill(self, record: Record) -> None:
         for at, part in enumerate(record.parts):
             if isinstance(part, RemoteError):
-                output = empty_output(self._voices[at].shown_name)
-                output["error"] = str(part)
-                record.parts[at] = [output.copy() for _ in range(record.shares[at])]
+                outputs = record.parts[at] = self._empty_outputs(at, record.shares[at])
+                for output in outputs:
+                    output["error"] = str(part)
+
+    def _empty_outputs(self, at: int, count: int) -> list[LLMOutput]:
+        name = self._voices[at].known_model_name or self._voices[at].llm_name
+        return [empty_output(name) for _ in range(count)]
 
     def _part(self, record: Record, at: int, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
         voice = self._voices[at]
@@ -290,7 +295,7 @@ class Call:
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:
-    kind = Expired if ending.outcome == Outcome.EXPIRED else builtin_error(failure.builtin)
+    kind = Expired if ending.outcome == Outcome.EXPIRED else known_error(failure.builtin)
     return RemoteError(
         failure.type,
         failure.message,

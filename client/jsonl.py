@@ -58,7 +58,8 @@ class Source:
             self._file: BinaryIO = open(0 if self.path is None else path, "rb", closefd=self.path is not None)  # noqa: SIM115
             self.stat = os.fstat(self._file.fileno())
             if is_read_twice and not self._file.seekable():
-                self._file = io.BytesIO(self._file.read())
+                with self._file as pipe:
+                    self._file = io.BytesIO(pipe.read())
             self._start = self._file.tell() if self._file.seekable() else 0
         except OSError as error:
             raise ConfigurationError(f"the input {self.name} cannot be read: {error.strerror}") from None
@@ -103,7 +104,7 @@ class Source:
 
     def _line(self, number: int, raw: bytes, needed: Callable[[], Sequence[str]]) -> Line:
         try:
-            row = _parse(raw)
+            row = _parse(raw.rstrip())
         except ValueError as error:
             return Line(number, {}, f"{self.name}, line {number}: {error}")
         return Line(number, row, self.lacking(number, row, needed()))

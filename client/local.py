@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 import cloudpickle
 
 from ..protocol.content import Failure, pack, unpack_failure
-from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, builtin_error
+from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, known_error
 from .child import Child, describe_exit
 from .link import Link, leave, link_to
 from .row import Row
@@ -175,7 +175,7 @@ class LocalWorker:
         return RemoteError(
             failure.type,
             failure.message,
-            kind=builtin_error(failure.builtin),
+            kind=known_error(failure.builtin),
             traceback=failure.traceback,
             llm=self.name,
             worker=failure.worker,

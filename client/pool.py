@@ -143,6 +143,8 @@ class LLMPool(Generator):
         """Tear down every LLM: local processes end, a fleet is left alone. May be called twice."""
         self._closed = True
         for llm in self._llms or ():
+            llm.ask_to_stop()
+        for llm in self._llms or ():
             llm.teardown()
 
     def _get_num_generations_per_llm(self, num_generations: int) -> dict[int, int]:

@@ -171,6 +171,11 @@ class ProcessLLM(Generator):
         """Start the worker process of a local LLM now, or open the connection of another."""
         self.link()
 
+    def ask_to_stop(self) -> None:
+        """Have a local LLM's process begin to end, so that several end side by side; ``teardown`` waits for it."""
+        if self._local is not None:
+            self._local.ask_to_stop()
+
     def teardown(self) -> None:
         """Be done: a local LLM's process ends and its unfinished rows fail; a fleet is left alone. May be called twice."""
         with self._lock:
@@ -194,10 +199,10 @@ class ProcessLLM(Generator):
         return self._name
 
     @property
-    def shown_name(self) -> str:
-        """The model's name where it is known by now, else the LLM's."""
+    def known_model_name(self) -> str | None:
+        """The model's name, if it is known by now."""
         info = self.info
-        return info.model_names[0] if info and info.model_names[0] else self._name
+        return self._model_name or (info.model_names[0] or None if info else None)
 
     @property
     def wait_s(self) -> float:

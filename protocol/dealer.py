@@ -125,13 +125,14 @@ class Dealer:
                     self._receive()
                 if self._monitor in ready:
                     self._observe()
-                # The tick comes after what was heard: a process that stood still, stopped or with its GIL held, would
-                # take the messages that wait for it for the broker's silence.
                 now = time.monotonic()
                 if now < next_tick:
                     self._perform(self.machine.flush(now))
                 else:
                     next_tick = now + self._tick_s
+                    # Between the clock and the tick: a process that stood still (stopped, or its GIL held) would else
+                    # take the messages that wait for it for the broker's silence.
+                    self._receive()
                     self._perform(self.machine.tick(now))
         finally:
             self._close()

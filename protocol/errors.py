@@ -138,11 +138,11 @@ def _generation_error_of(kind: type[BaseException]) -> type[GenerationError]:
     return type("GenerationError", (GenerationError, kind), {"__module__": __name__, "__doc__": kind.__doc__})
 
 
-_BUILTIN_ERRORS: dict[str, type[Exception]] = {
+_KNOWN_ERRORS: dict[str, type[Exception]] = {
     name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
-}
+} | {"WorkerLost": WorkerLost}
 
 
-def builtin_error(name: str) -> type[Exception]:
-    """The built-in exception of that name, from a closed table; Exception for any other name."""
-    return _BUILTIN_ERRORS.get(name, Exception)
+def known_error(name: str) -> type[Exception]:
+    """The built-in exception (or WorkerLost) of that name, from a closed table; Exception for any other name."""
+    return _KNOWN_ERRORS.get(name, Exception)

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from .limits import PROTOCOL_VERSION, Limits
 from .messages import Fleet, Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
 
-# A wait for the broker is logged after the first time, so that a wrong address shows in a second, and then now and then.
+# A wait for the broker is logged after the first time, so that a wrong address shows in a second, and then seldom.
 _FIRST_NOTICE_S = 1.0
 _NEXT_NOTICE_S = 30.0
 

@@ -97,7 +97,7 @@ class FakeVoice:
         self, name: str, link: FakeLink, *, task: Any = None, arguments: list[str] | None = None, wait_s: float = 60.0
     ) -> None:
         self.llm_name = name
-        self.shown_name = f"model of {name}"
+        self.known_model_name = f"model of {name}"
         self.rendering_task = task
         self.arguments = arguments
         self.wait_s = wait_s

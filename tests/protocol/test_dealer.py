@@ -22,6 +22,7 @@ from genpool.protocol.messages import Answer, Ask, Goodbye, Grant, Hello, Messag
 from genpool.protocol.session import Close, Log, Open, Send, Session, SessionSettings, SessionState
 
 PATIENCE_S = 15.0
+PATIENCE_MS = 15_000
 WELCOME = Welcome(b"epoch", 60.0, Limits(max_frame_bytes=1000))
 QUICK = SessionSettings(first_delay_s=0.01, longest_delay_s=0.05, silence_s=60.0)
 HELLO = Hello(role=Role.WORKER, instance=b"me", host="here", pid=1, llm="llm")
@@ -55,11 +56,11 @@ class Recorder(Session):
         self.troubles.append(reason)
         super().broken(reason, now)
 
-    def send(self, message: Message) -> None:
-        self._effect(Send(message))
+    def send(self, *messages: Message) -> None:
+        self.effect(*map(Send, messages))
 
-    def do(self, effect: object) -> None:
-        self._effect(effect)
+    def effect(self, *effects: object) -> None:
+        self._effects += effects
 
     def tick(self, now: float) -> list[object]:
         return self._noted(super().tick(now))
@@ -127,7 +128,7 @@ class Broker:
         self.address: str = self.router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def receive_frames(self) -> tuple[zmq.Frame, list[bytes]]:
-        assert self.router.poll(PATIENCE_S * 1000), "the dealer sent nothing"
+        assert self.router.poll(PATIENCE_MS), "the dealer sent nothing"
         peer, *frames = self.router.recv_multipart(copy=False)
         return peer, [frame.bytes for frame in frames]
 
@@ -163,13 +164,27 @@ def bind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def broker(context: zmq.Context[zmq.Socket[bytes]], bind: str) -> Broker:
-    return Broker(context, bind)
+def start_broker(context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Callable[[str], Broker]]:
+    """Starts brokers at given addresses, and closes them at the end."""
+    brokers: list[Broker] = []
+
+    def start(bind: str) -> Broker:
+        brokers.append(Broker(context, bind))
+        return brokers[-1]
+
+    yield start
+    for broker in brokers:
+        broker.close()
 
 
 @pytest.fixture
-def tcp_broker(context: zmq.Context[zmq.Socket[bytes]]) -> Broker:
-    return Broker(context, "tcp://127.0.0.1:*")
+def broker(start_broker: Callable[[str], Broker], bind: str) -> Broker:
+    return start_broker(bind)
+
+
+@pytest.fixture
+def tcp_broker(start_broker: Callable[[str], Broker]) -> Broker:
+    return start_broker("tcp://127.0.0.1:*")
 
 
 @pytest.fixture
@@ -226,7 +241,7 @@ def wait_for_disconnect(running: Running) -> None:
     """In the loop's thread: until libzmq has told the monitor, which the loop has not read yet."""
     monitor = running.dealer._monitor
     assert monitor is not None
-    assert monitor.poll(PATIENCE_S * 1000)
+    assert monitor.poll(PATIENCE_MS)
 
 
 # The connection.
@@ -247,7 +262,7 @@ def test_messages_come_and_go_in_order(broker: Broker, run: Callable[..., Runnin
 
     broker.send(peer, *(Ping(number) for number in range(600)))
     running.wait_for(lambda: len(running.machine.got) == 600)
-    running.do(lambda now: [running.machine.send(Grant(number, "ready")) for number in range(600)] and None)
+    running.do(lambda now: running.machine.send(*(Grant(number, "ready") for number in range(600))))
 
     assert running.machine.got == [Ping(number) for number in range(600)]
     assert [broker.receive()[1] for _ in range(600)] == [Grant(number, "ready") for number in range(600)]
@@ -297,7 +312,7 @@ def test_a_broken_connection_leads_to_a_new_socket_with_the_hello_first(
 
 
 def test_a_broker_that_is_started_again_is_found_again(
-    context: zmq.Context[zmq.Socket[bytes]], broker: Broker, run: Callable[..., Running]
+    start_broker: Callable[[str], Broker], broker: Broker, run: Callable[..., Running]
 ) -> None:
     running = run(broker.address)
     broker.welcome()
@@ -305,28 +320,28 @@ def test_a_broker_that_is_started_again_is_found_again(
     broker.close()
     running.wait_for_trouble("nothing answers there")
 
-    Broker(context, broker.address).welcome()
+    start_broker(broker.address).welcome()
     running.wait_until_open()
 
     assert running.machine.troubles[0] == "the connection broke"
 
 
 def test_where_nothing_listens_it_backs_off_and_connects_once_something_does(
-    context: zmq.Context[zmq.Socket[bytes]], run: Callable[..., Running]
+    start_broker: Callable[[str], Broker], run: Callable[..., Running]
 ) -> None:
     address = free_address()
     running = run(address)
     running.wait_for(lambda: len(running.machine.troubles) >= 3)
     assert set(running.machine.troubles) == {"nothing answers there"}
 
-    Broker(context, address).welcome()
+    start_broker(address).welcome()
 
     running.wait_until_open()
 
 
 @pytest.mark.parametrize("leftover", ["nothing", "a dead socket", "a file"])
 def test_a_path_where_nothing_listens(
-    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], run: Callable[..., Running], leftover: str
+    tmp_path: Path, start_broker: Callable[[str], Broker], run: Callable[..., Running], leftover: str
 ) -> None:
     path = tmp_path / "s"
     if leftover == "a dead socket":
@@ -338,7 +353,7 @@ def test_a_path_where_nothing_listens(
     running.wait_for_trouble("nothing answers there")
     path.unlink(missing_ok=True)
 
-    Broker(context, f"ipc://{path}").welcome()
+    start_broker(f"ipc://{path}").welcome()
 
     running.wait_until_open()
 
@@ -380,7 +395,7 @@ def test_what_came_before_the_break_is_read_also_the_last_words(broker: Broker, 
 
 
 def test_sending_on_a_connection_that_has_just_broken_does_not_hang(
-    broker: Broker, run: Callable[..., Running], context: zmq.Context[zmq.Socket[bytes]]
+    broker: Broker, run: Callable[..., Running], start_broker: Callable[[str], Broker]
 ) -> None:
     running = run(broker.address)
     broker.welcome()
@@ -396,7 +411,7 @@ def test_sending_on_a_connection_that_has_just_broken_does_not_hang(
 
     running.do(send_after_break)
     running.wait_for_trouble("the connection broke")
-    Broker(context, broker.address).welcome()
+    start_broker(broker.address).welcome()
 
     running.wait_until_open()
 
@@ -423,7 +438,7 @@ def test_garbage_from_the_broker_ends_the_connection_and_not_the_loop(
     broker: Broker, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     running = run(broker.address)
-    for garbage in ([b""], [b"\xff\xff"], [b"P\xc1"], [b"H" * 100, b"x"]):
+    for garbage in ([b""], [b"\xff\xff"], [b"P\x01"], [b"H\x80", b"x"]):
         peer = broker.welcome()
         running.wait_until_open()
         broker.router.send_multipart([peer, *garbage])
@@ -435,8 +450,8 @@ def test_garbage_from_the_broker_ends_the_connection_and_not_the_loop(
     assert [trouble.removeprefix(wrong) for trouble in running.machine.troubles] == [
         "an empty message",
         r"a message of the unknown kind b'\xff'",
-        "Ping: its head is no msgpack: Unpack failed: incomplete input",
-        "Hello: its head is no msgpack: unpack(b) received extra data.",
+        "Ping: its head is no map of names",
+        "Hello: version is no count",
     ]
     assert f"lost the broker at {broker.address}" in caplog.text
 
@@ -454,7 +469,7 @@ def test_a_process_that_stood_still_does_not_take_that_for_the_brokers_silence(
     def stand_still(now: float) -> None:
         broker.send(peer, Ping(1))
         assert running.dealer._sock is not None
-        assert running.dealer._sock.poll(PATIENCE_S * 1000)
+        assert running.dealer._sock.poll(PATIENCE_MS)
         clock.advance(1000.0)
 
     running.do(stand_still)
@@ -520,22 +535,22 @@ def read_to_the_end(connection: socket.socket) -> None:
 def test_a_zeromq_socket_of_another_type(
     context: zmq.Context[zmq.Socket[bytes]], run: Callable[..., Running], kind: int
 ) -> None:
-    other = context.socket(kind)
-    other.bind("tcp://127.0.0.1:*")
-    running = run(other.getsockopt_string(zmq.LAST_ENDPOINT))
+    with context.socket(kind) as other:
+        other.bind("tcp://127.0.0.1:*")
+        running = run(other.getsockopt_string(zmq.LAST_ENDPOINT))
 
-    running.wait_for_trouble("it ended the handshake: no genpool broker?")
+        running.wait_for_trouble("it ended the handshake: no genpool broker?")
 
 
 def test_a_broker_that_wants_a_key(context: zmq.Context[zmq.Socket[bytes]], run: Callable[..., Running]) -> None:
-    router = context.socket(zmq.ROUTER)
     _, secret = zmq.curve_keypair()
-    router.setsockopt(zmq.CURVE_SERVER, 1)
-    router.setsockopt(zmq.CURVE_SECRETKEY, secret)
-    router.bind("tcp://127.0.0.1:*")
-    running = run(router.getsockopt_string(zmq.LAST_ENDPOINT))
+    with context.socket(zmq.ROUTER) as router:
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.CURVE_SECRETKEY, secret)
+        router.bind("tcp://127.0.0.1:*")
+        running = run(router.getsockopt_string(zmq.LAST_ENDPOINT))
 
-    running.wait_for_trouble("it ended the handshake: no genpool broker?")
+        running.wait_for_trouble("it ended the handshake: no genpool broker?")
 
 
 def test_a_host_name_that_does_not_exist_is_said_at_once(run: Callable[..., Running]) -> None:
@@ -586,7 +601,7 @@ def test_an_address_that_libzmq_does_not_take_does_not_end_the_loop(run: Callabl
 
     running.wait_for(lambda: len(running.machine.troubles) >= 2)
 
-    assert running.machine.trouble == "no socket can be opened to it: Invalid argument"
+    assert running.machine.trouble.startswith("no socket can be opened to it: Invalid argument")
 
 
 def test_a_network_that_swallows_everything_is_noticed_by_heartbeats(
@@ -678,9 +693,7 @@ def test_effects_that_are_not_about_the_socket_go_to_the_caller_in_order(
 ) -> None:
     running = run(free_address())
     with caplog.at_level(logging.INFO):
-        running.do(
-            lambda now: [running.machine.do(effect) for effect in ("one", Log("info", "100 % done"), "two")] and None
-        )
+        running.do(lambda now: running.machine.effect("one", Log("info", "100 % done"), "two"))
         running.wait_for(lambda: len(running.performed) == 2)
 
     assert running.performed == ["one", "two"]
@@ -747,11 +760,7 @@ def test_opening_twice_leaves_one_socket(broker: Broker, run: Callable[..., Runn
     broker.welcome()
     running.wait_until_open()
 
-    running.do(
-        lambda now: (
-            [running.machine.do(effect) for effect in (Open(), Send(HELLO), Close(), Open(), Send(HELLO))] and None
-        )
-    )
+    running.do(lambda now: running.machine.effect(Open(), Send(HELLO), Close(), Open(), Send(HELLO)))
     broker.receive()
     running.wait_for(lambda: len(running.dealer._poller.sockets) == 3)
 

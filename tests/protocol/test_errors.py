@@ -25,8 +25,8 @@ from genpool.protocol.errors import (
     RowError,
     UnknownLLM,
     WorkerLost,
-    builtin_error,
     generation_error,
+    known_error,
 )
 
 BUILTINS = [one for one in vars(builtins).values() if inspect.isclass(one) and issubclass(one, Exception)]
@@ -176,11 +176,15 @@ def test_a_subtype_is_not_taken_for_its_base() -> None:
 # Names from the wire.
 
 
+def test_a_row_that_ended_its_workers_is_found_by_its_name() -> None:
+    assert known_error("WorkerLost") is WorkerLost
+
+
 @pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)
 def test_a_built_in_is_found_by_its_name(kind: type[Exception]) -> None:
-    assert issubclass(builtin_error(kind.__name__), kind)
+    assert issubclass(known_error(kind.__name__), kind)
 
 
 @pytest.mark.parametrize("name", ["", "Exception", "print", "SystemExit", "KeyboardInterrupt", "os.system", "RowError"])
 def test_any_other_name_is_an_exception_and_nothing_is_looked_up(name: str) -> None:
-    assert builtin_error(name) is Exception
+    assert known_error(name) is Exception
