@@ -5,6 +5,7 @@
     ROUTER ─▶ shell.py ─▶ codec ─▶ machine.py ─▶ effects ─▶ shell.py ─▶ ROUTER
               (socket)             (Broker: no I/O, no clock)
 
-The machine's parts: peer.py (clients, workers, LLMs), row.py (rows and executions), queue.py (whose turn it is),
-blame.py (who is charged), report.py (what ``genpool status`` shows).
+The machine's parts: peer.py (clients, workers, LLMs), row.py (rows and executions), ledger.py (what becomes of them),
+queue.py (whose turn it is), dispatch.py (who gets what), blame.py (who is charged), outgoing.py (what is about to be
+sent), report.py (what ``genpool status`` shows).
 """

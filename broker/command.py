@@ -9,7 +9,7 @@ import click
 
 from ..protocol.address import check
 from ..protocol.errors import ConfigurationError
-from .machine import BrokerSettings
+from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
 log = logging.getLogger("genpool.broker")

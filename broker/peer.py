@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..protocol.messages import Answer, Hello, LLMInfo, Message, WorkerState
 from .queue import FairQueue
@@ -70,7 +69,6 @@ class Worker(Peer):
     used: int = 0
     reconciled: bool = False
     claimed: set[int] = field(default_factory=set[int])
-    since: float = 0.0
     done: int = 0
     failed: int = 0
     tokens: int = 0
@@ -110,6 +108,26 @@ class LLM:
     unserved_since: float = 0.0
     last_hello: Hello = field(default_factory=Hello)
 
+    def note_credit(self, worker: Worker) -> None:
+        """Enter ``worker`` among the free ones, or take it out, by the credit that it has now."""
+        if worker.free_calls and worker in self.workers:
+            self.free.setdefault(worker)
+        else:
+            self.free.pop(worker, None)
+
+    def remove(self, worker: Worker, now: float) -> None:
+        """``worker`` is gone."""
+        self.workers.pop(worker, None)
+        self.free.pop(worker, None)
+        self.unserved_since = now
+        if self.quarantine is worker:
+            self.quarantine = None
+
+    def is_forgotten(self, unserved_since: float) -> bool:
+        """Whether nobody serves it or waits for it, and nobody has served it since then."""
+        is_idle = not self.workers and not len(self.queue) and not self.suspects
+        return is_idle and self.unserved_since <= unserved_since
+
     def info(self) -> LLMInfo:
         """What clients are told of it."""
         states = [worker.hello.state for worker in self.workers]
@@ -118,7 +136,7 @@ class LLM:
         return LLMInfo(
             self.name,
             sorted({hello.model_name for hello in ready if hello.model_name}) or [self.last_hello.model_name],
-            self._task(),
+            self.last_hello.task,
             sorted(self.last_hello.options),
             len(ready),
             states.count(WorkerState.LOADING),
@@ -126,6 +144,3 @@ class LLM:
             sum(hello.batch_size * hello.concurrency for hello in ready),
             reasons[0] if reasons else "",
         )
-
-    def _task(self) -> dict[str, Any]:
-        return self.last_hello.task

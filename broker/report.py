@@ -15,7 +15,7 @@ def report(broker: Broker, now: float) -> dict[str, Any]:
     clients = list(broker.clients.values())
     return {
         "uptime_s": round(now - broker.started, 3),
-        "rows": len(broker.rows),
+        "rows": len(broker.ledger.rows),
         "llms": [_llm(llm) for llm in sorted(broker.llms.values(), key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
     }

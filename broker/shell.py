@@ -21,7 +21,9 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
-from .machine import Broker, BrokerSettings, Effect, Log, Send
+from .machine import Broker
+from .outgoing import Effect, Log, Send
+from .settings import BrokerSettings
 
 log = logging.getLogger("genpool.broker")
 

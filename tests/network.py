@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from genpool.broker import machine as broker_machine
-from genpool.broker.machine import Broker, BrokerSettings
+from genpool.broker import outgoing
+from genpool.broker.machine import Broker
+from genpool.broker.settings import BrokerSettings
 from genpool.client.machine import Client, Ended
 from genpool.client.row import Ending, Row, RowSpec
 from genpool.protocol import session
@@ -268,10 +269,10 @@ class Network:
         assert self.broker is not None
         gone: set[bytes] = set()
         for effect in effects:
-            if isinstance(effect, broker_machine.Log):
+            if isinstance(effect, outgoing.Log):
                 self.log.append(effect.text)
                 continue
-            assert isinstance(effect, broker_machine.Send)
+            assert isinstance(effect, outgoing.Send)
             wire = self._wires.get(effect.peer)
             if wire is None or not wire.is_open or effect.peer in gone:
                 gone.add(effect.peer)

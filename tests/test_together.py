@@ -7,7 +7,7 @@ import random
 import pytest
 from network import FakeClient, FakeWorker, Network
 
-from genpool.broker.machine import BrokerSettings
+from genpool.broker.settings import BrokerSettings
 from genpool.client.row import Ending
 from genpool.protocol.errors import Expired, NoBroker, UnknownLLM
 from genpool.protocol.messages import Outcome
@@ -29,8 +29,8 @@ def assert_nothing_left(network: Network) -> None:
     """Once all is answered, no ledger holds anything, and every worker's whole credit is there."""
     network.run(12.0)
     assert network.broker is not None
-    assert not network.broker.rows
-    assert not network.broker.executions
+    assert not network.broker.ledger.rows
+    assert not network.broker.ledger.executions
     for end in network.ends:
         if isinstance(end, FakeClient):
             assert not end.client.submitted
@@ -247,9 +247,9 @@ def test_a_clients_rows_are_dropped_after_the_grace_and_stopped() -> None:
     network.kill(client)
     network.run(4.0)
     assert network.broker is not None
-    assert len(network.broker.rows) == 5
+    assert len(network.broker.ledger.rows) == 5
     network.run(3.0)
-    assert not network.broker.rows
+    assert not network.broker.ledger.rows
     assert worker.stopped == worker.started
 
 
@@ -263,7 +263,7 @@ def test_a_client_that_says_goodbye_is_forgotten_at_once() -> None:
     client.perform(client.machine.flush(network.now))
     network.run(0.5)
     assert network.broker is not None
-    assert not network.broker.rows
+    assert not network.broker.ledger.rows
     assert not network.broker.clients
     assert worker.stopped == worker.started
 
@@ -281,7 +281,7 @@ def test_a_client_away_for_longer_than_the_grace_sends_its_rows_again() -> None:
     network._break(wire)
     network.run(10.0)
     assert network.broker is not None
-    assert not network.broker.rows
+    assert not network.broker.ledger.rows
     client.is_alive = True
     network.ends.append(client)
     client.machine.broken("it was frozen", network.now)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from genpool.broker.machine import Broker, BrokerSettings, Log, Send
+from genpool.broker.machine import Broker
+from genpool.broker.outgoing import Log, Send
+from genpool.broker.settings import BrokerSettings
 from genpool.broker.peer import MAX_OUTBOX_BYTES, Client, Worker
 from genpool.broker.row import RowState
 from genpool.protocol.codec import decode, encode
@@ -220,29 +222,29 @@ class Bench:
         broker = self.broker
         peers = {peer for peer in broker.peers.values() if isinstance(peer, Worker)}
         peers |= {departure.worker for departure in broker._departures.values()}
-        assert {n: e for peer in peers for n, e in peer.executions.items()} == broker.executions
-        for number, execution in broker.executions.items():
+        assert {n: e for peer in peers for n, e in peer.executions.items()} == broker.ledger.executions
+        for number, execution in broker.ledger.executions.items():
             assert execution.worker.executions[number] is execution
             assert execution in execution.row.executions
-            assert broker.rows[execution.row.id] is execution.row
+            assert broker.ledger.rows[execution.row.id] is execution.row
         for peer in peers:
             assert peer.running == sum(not execution.finished for execution in peer.executions.values())
             assert peer.free_calls >= 0
-        for row in broker.rows.values():
-            assert all(broker.executions[execution.id] is execution for execution in row.executions)
+        for row in broker.ledger.rows.values():
+            assert all(broker.ledger.executions[execution.id] is execution for execution in row.executions)
             assert row.client is None or row.client.rows[row.id] is row
-            assert row.client is not None or row.id in broker._orphans
+            assert row.client is not None or row.id in broker.ledger._orphans
         for one in broker.clients.values():
-            assert all(broker.rows[row_id] is row for row_id, row in one.rows.items())
+            assert all(broker.ledger.rows[row_id] is row for row_id, row in one.rows.items())
         for name, llm in broker.llms.items():
-            queued = [r for r in broker.rows.values() if r.state is RowState.QUEUED and r.spec.llm == name]
-            queued = [row for row in queued if row.id not in broker._settling]
+            queued = [r for r in broker.ledger.rows.values() if r.state is RowState.QUEUED and r.spec.llm == name]
+            queued = [row for row in queued if row.id not in broker.ledger._settling]
             assert len(llm.queue) + len(llm.suspects) == len(queued)
             assert all(worker.free_calls and worker in llm.workers for worker in llm.free)
 
     def state_of(self, name: str) -> RowState | None:
         (row_id,) = ids(name)
-        row = self.broker.rows.get(row_id)
+        row = self.broker.ledger.rows.get(row_id)
         return None if row is None else row.state
 
     def peer(self, name: str) -> Client | Worker:
@@ -254,7 +256,7 @@ class Bench:
         """Everything that a repeated message must leave as it is."""
         broker = self.broker
         rows = {
-            row_id: (row.state, row.charged, row.payload, len(row.executions)) for row_id, row in broker.rows.items()
+            row_id: (row.state, row.charged, row.payload, len(row.executions)) for row_id, row in broker.ledger.rows.items()
         }
         held = {name: sorted(peer.executions) for name, peer in broker.peers.items() if isinstance(peer, Worker)}
         llms = {
@@ -450,8 +452,8 @@ def test_a_row_goes_to_a_worker_and_its_answer_to_the_client_until_it_is_release
     assert bench.tell("worker", result(0, credit=2, tokens=12)) == [("client", answer(["a"], 0))]
     assert bench.state_of("a") is RowState.ANSWERED
     assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
-    assert not bench.broker.rows
-    assert not bench.broker.executions
+    assert not bench.broker.ledger.rows
+    assert not bench.broker.ledger.executions
 
 
 def test_a_burst_makes_one_message_for_each_peer() -> None:
@@ -747,9 +749,9 @@ def test_a_clients_rows_survive_its_absence_for_the_grace() -> None:
     bench.lose("client")
     assert bench.tell("worker", result(0, credit=2)) == [("worker", assign(1, "waiting"))]
     bench.tick(9.9)
-    assert len(bench.broker.rows) == 2
+    assert len(bench.broker.ledger.rows) == 2
     assert bench.tick(0.1) == [("worker", settle(0, 1))]
-    assert (bench.broker.rows, bench.broker.clients) == ({}, {})
+    assert (bench.broker.ledger.rows, bench.broker.clients) == ({}, {})
 
 
 def test_a_client_that_comes_back_gets_the_answers_it_missed() -> None:
@@ -773,9 +775,9 @@ def test_an_await_in_parts_is_acted_on_when_its_last_part_is_there() -> None:
     bench.lose("client")
     bench.client("client/2")
     assert bench.tell("client/2", Await(ids("a"), True)) == []
-    assert len(bench.broker.rows) == 3
+    assert len(bench.broker.ledger.rows) == 3
     assert bench.tell("client/2", Await(ids("c"), False)) == []
-    assert sorted(bench.broker.rows) == ids("a", "c")
+    assert sorted(bench.broker.ledger.rows) == ids("a", "c")
 
 
 def test_an_await_that_a_cut_ended_leaves_nothing_to_the_next() -> None:
@@ -788,7 +790,7 @@ def test_an_await_that_a_cut_ended_leaves_nothing_to_the_next() -> None:
     bench.tell("client/2", Await(ids("a"), True))
     bench.client("client/3")
     bench.tell("client/3", Await(ids("b"), False))
-    assert sorted(bench.broker.rows) == ids("b")
+    assert sorted(bench.broker.ledger.rows) == ids("b")
 
 
 def test_awaited_rows_that_nobody_holds_are_asked_for_in_messages_of_bounded_size() -> None:
@@ -808,7 +810,7 @@ def test_a_row_that_is_missing_and_not_sent_again_can_be_released() -> None:
     bench.client()
     assert bench.tell("client", Await(ids("a"), False)) == [("client", Missing(ids("a")))]
     assert bench.tell("client", Release(ids("a"))) == []
-    assert not bench.broker.rows
+    assert not bench.broker.ledger.rows
 
 
 def test_a_client_that_says_goodbye_takes_its_rows_along() -> None:
@@ -817,7 +819,7 @@ def test_a_client_that_says_goodbye_takes_its_rows_along() -> None:
     bench.worker()
     bench.tell("client", submit("running", "waiting"))
     assert bench.tell("client", Goodbye()) == [("worker", settle(0))]
-    assert (bench.broker.rows, bench.broker.clients) == ({}, {})
+    assert (bench.broker.ledger.rows, bench.broker.clients) == ({}, {})
 
 
 def test_a_ledger_that_differs_resets_the_client() -> None:
@@ -914,8 +916,8 @@ def test_after_any_two_messages_and_both_again_nothing_is_left_when_the_client_g
             bench.tell(who, PEERS[who][what])
         bench.lose("client")
         bench.tick(SETTINGS.client_grace_s)
-        assert not bench.broker.rows, second
-        assert not bench.broker.executions, second
+        assert not bench.broker.ledger.rows, second
+        assert not bench.broker.ledger.executions, second
         assert not bench.broker.clients, second
 
 
@@ -994,7 +996,7 @@ def test_a_frozen_worker_charges_nobody() -> None:
     bench.worker("two", credit=2)
     bench.lose("one", silence_s=8.0)
     assert assigned(bench.tick(0.5)) == {"two": ["a", "b"]}
-    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
 
 
 def test_rows_in_messages_that_never_left_are_not_charged() -> None:
@@ -1004,11 +1006,11 @@ def test_rows_in_messages_that_never_left_are_not_charged() -> None:
     bench.worker(batch_size=2, concurrency=2, credit=2)
     bench.gone.add("worker")
     assert bench.tell("client", submit(*"abcd")) == []
-    assert not bench.broker.executions
+    assert not bench.broker.ledger.executions
     bench.tick(0.5)
-    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
     bench.worker("two", credit=4)
-    assert {row.state for row in bench.broker.rows.values()} == {RowState.RUNNING}
+    assert {row.state for row in bench.broker.ledger.rows.values()} == {RowState.RUNNING}
 
 
 def test_rows_that_waited_in_an_outbox_are_not_charged() -> None:
@@ -1019,9 +1021,9 @@ def test_rows_that_waited_in_an_outbox_are_not_charged() -> None:
     assert bench.tell("client", submit("a", "b")) == []
     assert len(bench.peer("worker").outbox) == 1
     bench.lose("worker")
-    assert not bench.broker.executions
+    assert not bench.broker.ledger.executions
     bench.tick(0.5)
-    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
 
 
 def test_finished_rows_of_a_worker_that_ends_are_not_charged() -> None:
@@ -1033,7 +1035,7 @@ def test_finished_rows_of_a_worker_that_ends_are_not_charged() -> None:
     bench.lose("worker")
     bench.worker("worker/2", credit=0, held=hold((0, "finished", True), (1, "running", False)))
     bench.end("worker/2")
-    assert {row.id: row.charged for row in bench.broker.rows.values()} == dict(
+    assert {row.id: row.charged for row in bench.broker.ledger.rows.values()} == dict(
         zip(ids("finished", "running"), [0, 1], strict=True)
     )
 
@@ -1064,7 +1066,7 @@ def test_an_answer_is_waited_for_while_its_worker_may_come_back() -> None:
     bench.client("client/2")
     assert bench.tell("client/2", Await(ids("a"), False)) == []
     assert assigned(bench.tick(0.5)) == {"two": ["a"]}
-    assert bench.broker.rows[ids("a")[0]].charged == 0
+    assert bench.broker.ledger.rows[ids("a")[0]].charged == 0
 
 
 def test_an_answer_whose_worker_is_long_gone_is_computed_again() -> None:
@@ -1105,7 +1107,7 @@ def test_a_lost_workers_rows_are_charged_and_tried_again_in_groups_on_one_worker
     sent = bench.tell("one", result(*numbers[:2], credit=10))
     assert assigned(sent) == {}  # the group is not done
     assert len(assigned(bench.tell("one", result(numbers[2], credit=11)))["one"]) == 3
-    assert all(row.charged in (0, 1) for row in bench.broker.rows.values())
+    assert all(row.charged in (0, 1) for row in bench.broker.ledger.rows.values())
 
 
 def test_a_worker_that_tries_suspects_runs_nothing_else_meanwhile() -> None:
@@ -1183,7 +1185,7 @@ def test_a_row_that_must_be_alone_is_not_tried_in_a_larger_group() -> None:
     bench.tell("client", submit("lonely"))
     bench.lose("one", "two")
     bench.tick(0.5)
-    sizes = {row.payload: row.suspect_group for row in bench.broker.rows.values()}
+    sizes = {row.payload: row.suspect_group for row in bench.broker.ledger.rows.values()}
     assert sizes == {b"a": 2, b"b": 2, b"c": 2, b"lonely": 1}
     bench.worker("three", credit=8)
     worker = bench.peer("three")
@@ -1203,7 +1205,7 @@ def test_suspects_go_in_no_more_calls_than_a_batch_worker_has_free() -> None:
     bench.worker("one", credit=4)
     bench.tell("client", *(submit(name, options=name.encode()) for name in "abcd"))
     bench.end("one")
-    for row in bench.broker.rows.values():
+    for row in bench.broker.ledger.rows.values():
         row.suspect_group = 4
     bench.tell("two", worker_hello("two", batch_size=4, concurrency=2, credit=2))
     sent = bench.tell("two", hold())
@@ -1225,7 +1227,7 @@ def test_a_worker_taken_for_ended_that_comes_back_is_given_its_rows_and_nobody_i
     assert isinstance(tried, Worker)
     assert tried.running == 2
     bench.tell("one/2", worker_hello("one", credit=0))
-    assert all(row.charged == 0 for row in bench.broker.rows.values())
+    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
     sent = bench.tell("one/2", hold(*((number, name, False) for number, name in enumerate("abcd"))))
     assert assigned(sent) == {}
     assert not bench.broker.llms["llm"].suspects
@@ -1243,10 +1245,10 @@ def test_a_refund_is_for_the_rows_of_that_worker_alone_and_for_a_minute() -> Non
     bench.tell("client", submit("a", "b"))
     bench.end("one")
     bench.tell("other", worker_hello("other", credit=0))
-    assert [row.charged for row in bench.broker.rows.values()] == [1, 1]
+    assert [row.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
     bench.tick(61.0)
     bench.tell("one/2", worker_hello("one", credit=0))
-    assert [row.charged for row in bench.broker.rows.values()] == [1, 1]
+    assert [row.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
 
 
 # A broker's restart.
@@ -1293,9 +1295,9 @@ def test_answers_of_an_earlier_life_that_nobody_asks_for_are_settled_after_the_g
     earlier = 5 << 38
     bench.worker(credit=0, held=Hold([earlier], ids("a"), [True], False))
     bench.tick(9.9)
-    assert len(bench.broker.rows) == 1
+    assert len(bench.broker.ledger.rows) == 1
     assert bench.tick(0.2) == [("worker", Settle([earlier]))]
-    assert not bench.broker.rows
+    assert not bench.broker.ledger.rows
 
 
 def test_answers_of_an_earlier_life_are_settled_at_once_when_every_client_has_had_its_time() -> None:

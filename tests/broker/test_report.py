@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from genpool.broker.machine import Broker, BrokerSettings
+from genpool.broker.machine import Broker
+from genpool.broker.settings import BrokerSettings
 from genpool.broker.report import report
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.messages import (
@@ -54,7 +55,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
     )
     tell(machine, b"w", ready, Hold([], [], [], False))
     tell(machine, b"c", client("laptop"), submit("small", 5))
-    first = next(iter(machine.executions))
+    first = next(iter(machine.ledger.executions))
     tell(machine, b"w", Result([first], [Outcome.DONE], 7, 3, [b"answer"]))
     assert report(machine, now=21.0) == {
         "uptime_s": 11.0,

@@ -1,0 +1,129 @@
+"""Handing out: which worker gets how many of the rows that wait, within its credit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby, islice
+
+from ..protocol.content import Failure, pack_failure
+from ..protocol.limits import Limits
+from ..protocol.messages import Assign, AssignRun, Outcome
+from .ledger import Ledger
+from .outgoing import Outgoing
+from .peer import LLM, Worker
+from .row import Row, RowState
+
+
+class Dispatcher:
+    """Gives rows to workers. Rows are spread evenly over the workers that have credit, in turn."""
+
+    def __init__(self, limits: Limits, ledger: Ledger, outgoing: Outgoing) -> None:
+        self._limits = limits
+        self._ledger = ledger
+        self._outgoing = outgoing
+
+    def dispatch(self, llm: LLM, now: float) -> None:
+        """Hand out what waits for ``llm``, as far as its workers' credit goes."""
+        if llm.suspects:
+            self._dispatch_suspects(llm, now)
+        elif llm.quarantine is not None and not llm.quarantine.running:
+            llm.quarantine = None
+        open_workers = [worker for worker in llm.free if worker is not llm.quarantine]
+        for at, worker in enumerate(open_workers):
+            if not len(llm.queue):
+                break
+            share = -(-len(llm.queue) // (len(open_workers) - at))
+            self._hand_out(llm, worker, share, now)
+        self._fail_expired(llm)
+
+    def _dispatch_suspects(self, llm: LLM, now: float) -> None:
+        """Suspects run in small groups, on one worker that runs nothing else meanwhile."""
+        if llm.quarantine is None or llm.quarantine not in llm.free:
+            if llm.quarantine is not None and llm.quarantine.running:
+                return
+            llm.quarantine = min(llm.free, key=lambda worker: worker.running, default=None)
+        worker = llm.quarantine
+        if worker is None or worker.running:
+            return
+        group = self._next_suspects(llm, worker, now)
+        for row in group:
+            llm.suspects.popleft()
+            row.state = RowState.RUNNING
+        self._assign(llm, worker, group, now)
+
+    def _next_suspects(self, llm: LLM, worker: Worker, now: float) -> list[Row]:
+        """The first suspects, as many as each of them may be tried with and the worker's credit carries."""
+        while llm.suspects and llm.suspects[0].spec.is_over(now):
+            llm.queue.expired.append(llm.suspects.popleft())
+        group: list[Row] = []
+        size = self._limits.max_rows
+        for row in llm.suspects:
+            size = min(size, row.suspect_group)
+            if len(group) >= size or row.spec.is_over(now):
+                break
+            group.append(row)
+        if worker.hello.batch_size == 1:
+            return group[: worker.free_calls]
+        calls = islice(self._runs(group, worker.hello.batch_size), worker.free_calls)
+        return [row for call in calls for row in call]
+
+    def _hand_out(self, llm: LLM, worker: Worker, share: int, now: float) -> None:
+        """Give one worker at most ``share`` rows, within its credit; it goes to the end of the turn."""
+        batch, limits = worker.hello.batch_size, self._limits
+        calls = worker.free_calls
+        if batch == 1:
+            self._assign(llm, worker, llm.queue.take(min(calls, share, limits.max_rows), now), now)
+        else:
+            for _ in range(min(calls, -(-share // batch))):
+                self._assign(llm, worker, llm.queue.take_run(batch, now, limits.target_message_bytes), now)
+        if llm.free.pop(worker, worker) is None and worker.free_calls:
+            llm.free[worker] = None
+
+    def _assign(self, llm: LLM, worker: Worker, rows: list[Row], now: float) -> None:
+        """Send rows to a worker, as runs of neighbours that may share an engine call, in messages of bounded size."""
+        runs: list[AssignRun] = []
+        size = 0
+        for run in self._runs(rows, worker.hello.batch_size):
+            run_size = sum(row.size for row in run)
+            if runs and size + run_size > self._limits.target_message_bytes:
+                self._outgoing.send(worker, Assign(runs))
+                runs, size = [], 0
+            runs.append(self._assign_run(worker, run, now))
+            size += run_size
+        if runs:
+            self._outgoing.send(worker, Assign(runs))
+        llm.note_credit(worker)
+
+    def _runs(self, rows: list[Row], batch_size: int) -> Iterable[list[Row]]:
+        """Neighbours with the same options, cut so that a run is no longer than a call and no message too large."""
+        for _, group in groupby(rows, key=lambda row: (row.spec.kind, row.spec.num_generations, row.spec.options)):
+            run: list[Row] = []
+            size = 0
+            for row in group:
+                full = len(run) >= batch_size if batch_size > 1 else False
+                if run and (full or size + row.size > self._limits.target_message_bytes):
+                    yield run
+                    run, size = [], 0
+                run.append(row)
+                size += row.size
+            yield run
+
+    def _assign_run(self, worker: Worker, rows: list[Row], now: float) -> AssignRun:
+        spec = rows[0].spec
+        deadlines = [row.spec.deadline for row in rows]
+        return AssignRun(
+            kind=spec.kind,
+            num_generations=spec.num_generations,
+            options=spec.options,
+            seconds_left=None if None in deadlines else max(one for one in deadlines if one is not None) - now,
+            charged=max(row.charged for row in rows),
+            first_execution=self._ledger.execute(worker, rows),
+            ids=[row.id for row in rows],
+            payloads=[row.payload or b"" for row in rows],
+        )
+
+    def _fail_expired(self, llm: LLM) -> None:
+        expired, llm.queue.expired = llm.queue.expired, []
+        failure = Failure("Expired", "its deadline passed while it waited for a worker", "TimeoutError")
+        for row in expired:
+            self._ledger.decide(row, Outcome.EXPIRED, pack_failure(failure))

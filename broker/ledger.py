@@ -1,0 +1,341 @@
+"""The ledgers: every row from its submission to its release, and every execution from its hand-out until it is settled.
+
+A row is queued, runs on any number of workers, is answered, and stays known until its client releases it. Whatever
+ends an execution goes through ``settle``, and whatever ends a row through ``drop``, so that both ends of each
+connection count the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..protocol.content import Failure, pack_failure
+from ..protocol.messages import Missing, Outcome, Resend, Settle, SubmitRun
+from .blame import is_guilty, suspect_group_size
+from .outgoing import Outgoing
+from .peer import LLM, Client, Worker
+from .row import Execution, Row, RowSpec, RowState
+from .settings import BrokerSettings
+
+# What is known of a row that its client awaits and nobody holds, until it is submitted again.
+_UNKNOWN = RowSpec("", "", 1, b"", None)
+
+# An execution id is the broker's life (24 random bits) and a counter within it.
+_COUNTER_BITS = 38
+
+# How long after a worker's loss its return still shows that nobody was to blame.
+_REFUND_S = 60.0
+
+
+class Ledger:
+    """Rows and executions.
+
+    Args:
+        settings: the broker's.
+        epoch: random for each life of a broker.
+        now: when this life began.
+        outgoing: where messages go.
+        llm_of: the LLM of a name, made where it is new.
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, epoch: bytes, now: float, outgoing: Outgoing, llm_of: Callable[[str], LLM]
+    ) -> None:
+        self.rows: dict[bytes, Row] = {}
+        self.executions: dict[int, Execution] = {}
+        self._settings = settings
+        self._started = now
+        self._outgoing = outgoing
+        self._llm_of = llm_of
+        self._settling: dict[bytes, Row] = {}  # submitted again, kept back until the workers have spoken
+        self._orphans: dict[bytes, float] = {}  # rows that only a worker knows, and until when
+        self._charges: dict[bytes, tuple[float, list[Row]]] = {}  # by instance: whom its loss was charged to
+        # Ids start at a random place, so that those of an earlier life are not taken for this one's.
+        self._life = int.from_bytes(epoch[:3], "big")
+        self._next_execution = self._life << _COUNTER_BITS
+
+    def tick(self, now: float) -> None:
+        """Let what was kept for a while go its way."""
+        if self._settling and now >= self._started + self._settings.settle_s:
+            settled, self._settling = self._settling, {}
+            for row in settled.values():
+                self._llm_of(row.spec.llm).queue.push(row)
+        for row_id in [row_id for row_id, until in self._orphans.items() if now >= until]:
+            self.drop(self.rows[row_id])
+        for instance in [instance for instance, (until, _) in self._charges.items() if now >= until]:
+            del self._charges[instance]
+
+    # What clients say.
+
+    def submit(self, client: Client, run: SubmitRun, now: float) -> None:
+        """Enter rows, new or sent again."""
+        deadline = None if run.seconds_left is None else now + run.seconds_left
+        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline)
+        queue = self._llm_of(spec.llm).queue
+        must_settle = run.again and now < self._started + self._settings.settle_s
+        for row_id, payload in zip(run.ids, run.payloads, strict=True):
+            known = self.rows.get(row_id)
+            if known is not None and known.state is not RowState.MISSING:
+                self._submitted_again(client, known, payload, spec)
+                continue
+            row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
+            if must_settle:
+                self._settling[row_id] = row
+            else:
+                queue.push(row)
+
+    def _submitted_again(self, client: Client, row: Row, payload: bytes, spec: RowSpec) -> None:
+        """A row that is known already: from an earlier copy of this message, or from the worker that holds it."""
+        if row.client is None:
+            self._adopt(client, row)
+        if row.client is client and row.payload is None:
+            row.payload, row.spec = payload, spec
+
+    def reconcile(self, client: Client, awaited: set[bytes]) -> None:
+        """What a client that has (re)connected awaits: the rest is dropped, and what nobody holds is asked for."""
+        for row in [row for row in client.rows.values() if row.id not in awaited]:
+            self.drop(row)
+        missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]
+        for row_id in missing:
+            # Entered now, so that both ends count the same rows; Submit will say the rest.
+            self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, RowState.MISSING)
+        most = self._settings.limits.max_rows
+        for at in range(0, len(missing), most):
+            self._outgoing.send(client, Missing(missing[at : at + most]))
+
+    def _is_cared_for(self, client: Client, row_id: bytes) -> bool:
+        """Whether an awaited row will be answered with what is held here and at workers."""
+        row = self.rows.get(row_id)
+        if row is None or row.client not in (None, client):
+            return False
+        if row.client is None:
+            self._adopt(client, row)
+        elif row.state is RowState.ANSWERED:
+            self._resend(row)
+        return row.state is not RowState.MISSING
+
+    def _adopt(self, client: Client, row: Row) -> None:
+        """The client of a row that only a worker knew is here."""
+        row.client = client
+        client.rows[row.id] = row
+        self._orphans.pop(row.id, None)
+        self._resend(row)
+
+    def release(self, client: Client, row_ids: Iterable[bytes]) -> None:
+        """The client has the answers of these rows, or wants them no more."""
+        for row_id in row_ids:
+            row = client.rows.get(row_id)
+            if row is not None:
+                self.drop(row)
+
+    # How rows go on.
+
+    def drop(self, row: Row) -> None:
+        """Forget a row that nobody awaits: withdraw it, stop it, or let its worker forget the answer."""
+        self.rows.pop(row.id, None)
+        self._orphans.pop(row.id, None)
+        if row.client is not None:
+            row.client.rows.pop(row.id, None)
+        self._withdraw(row, RowState.GONE)
+        row.state = RowState.GONE
+        row.payload = None
+        for execution in list(row.executions):
+            self._settle(execution)
+
+    def decide(self, row: Row, outcome: Outcome, payload: bytes) -> None:
+        """Answer a row for good without an execution that could send the answer again."""
+        row.verdict = (outcome, payload)
+        self._answer(row, outcome, payload, row.charged)
+
+    def _answer(self, row: Row, outcome: int, payload: bytes, attempts: int) -> None:
+        """Forward a row's answer. It stays known until its client releases it."""
+        row.state = RowState.ANSWERED
+        client = row.client
+        if client is not None and client.lost is None:
+            client.answered += 1
+            self._outgoing.answer(client, row.id, outcome, attempts, payload)
+
+    def _resend(self, row: Row) -> None:
+        """Have an answer sent (again) that the client does not have; if its worker is gone, the row runs again."""
+        if row.state is not RowState.ANSWERED:
+            return
+        if row.verdict is not None:
+            self._answer(row, *row.verdict, row.charged)
+            return
+        finished = next((execution for execution in row.executions if execution.finished), None)
+        if finished is None:
+            self._run_again(row)
+            return
+        # It counts as running until the answer is here, so that it runs again if its worker is lost before. A worker
+        # that is away says what it holds when it is back.
+        row.state = RowState.RUNNING
+        self._outgoing.send(finished.worker, Resend([finished.id]))
+
+    def _run_again(self, row: Row) -> None:
+        """Queue a row whose executions came to nothing; without its payload, ask its client for it."""
+        if row.payload is not None:
+            llm = self._llm_of(row.spec.llm)
+            if row.suspect_group:
+                row.state = RowState.QUEUED
+                llm.suspects.append(row)
+            else:
+                llm.queue.push(row, front=True)
+        elif row.client is not None:
+            row.state = RowState.MISSING
+            self._outgoing.send(row.client, Missing([row.id]))
+        else:
+            self.drop(row)
+
+    def _withdraw(self, row: Row, state: RowState) -> None:
+        """Take a row out of where it waits, if it waits."""
+        if row.state is not RowState.QUEUED:
+            return
+        llm = self._llm_of(row.spec.llm)
+        if row.suspect_group:
+            llm.suspects.remove(row)
+        elif self._settling.pop(row.id, None) is None:
+            llm.queue.withdraw(row, state)
+        row.state = state
+
+    # Executions.
+
+    def execute(self, worker: Worker, rows: list[Row]) -> int:
+        """Enter one hand-out of ``rows`` to ``worker``, as one run. Returns the id of the first execution."""
+        first = self._next_execution
+        self._next_execution += len(rows)
+        for number, row in enumerate(rows, first):
+            execution = Execution(number, row, worker)
+            self.executions[number] = worker.executions[number] = execution
+            row.executions.append(execution)
+        worker.running += len(rows)
+        worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
+        return first
+
+    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: bytes) -> None:
+        """A worker says how an execution ended."""
+        execution = worker.executions.get(execution_id)
+        if execution is None:
+            return  # settled while its answer was on the way
+        if not execution.finished:
+            execution.finished = True
+            worker.running -= 1
+            worker.done += outcome == Outcome.DONE
+            worker.failed += outcome in (Outcome.FAILED, Outcome.RAISED)
+        if outcome in (Outcome.DONE, Outcome.FAILED):
+            self._succeeded(execution, outcome, payload)
+        else:
+            self._came_to_nothing(execution, outcome, payload)
+
+    def _succeeded(self, execution: Execution, outcome: int, payload: bytes) -> None:
+        row = execution.row
+        self._withdraw(row, RowState.ANSWERED)
+        for other in [other for other in row.executions if other is not execution]:
+            self._settle(other)
+        # Not added to the row's count, for the same answer may come again after a reconnect.
+        self._answer(row, outcome, payload, row.charged + (outcome == Outcome.FAILED))
+
+    def _came_to_nothing(self, execution: Execution, outcome: int, payload: bytes) -> None:
+        row = execution.row
+        row.charged += outcome == Outcome.RAISED
+        self._settle(execution)
+        if row.executions or row.state is RowState.ANSWERED:
+            return  # another execution may still answer it
+        if outcome == Outcome.RAISED and row.charged >= self._settings.max_attempts:
+            self.decide(row, Outcome.FAILED, payload)
+        else:
+            self._run_again(row)
+
+    def _settle(self, execution: Execution) -> None:
+        """Take an execution out of the ledger, and have its worker do so."""
+        worker = execution.worker
+        self.executions.pop(execution.id, None)
+        if execution in execution.row.executions:
+            execution.row.executions.remove(execution)
+        if worker.executions.pop(execution.id, None) is not None:
+            worker.running -= not execution.finished
+            self._outgoing.settle(worker, execution.id)
+
+    def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
+        """A worker that has (re)connected holds this execution: it goes on, or is settled when nobody wants it."""
+        execution = self.executions.get(execution_id)
+        if execution is None:
+            row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
+            if row is not None:
+                execution = self.executions[execution_id] = Execution(execution_id, row, worker)
+                worker.executions[execution_id] = execution
+                row.executions.append(execution)
+                worker.running += 1
+        if execution is None or execution.row.id != row_id or execution.worker is not worker:
+            self._outgoing.send(worker, Settle([execution_id]))
+            return
+        if finished and not execution.finished:
+            worker.running -= 1
+        execution.finished = finished or execution.finished
+        self._claimed(execution, finished)
+
+    def _claimed(self, execution: Execution, finished: bool) -> None:
+        row = execution.row
+        self._withdraw(row, RowState.RUNNING)
+        if row.state is RowState.MISSING:
+            row.state = RowState.RUNNING
+        if finished and row.client is not None and row.client.lost is None:
+            self._outgoing.send(execution.worker, Resend([execution.id]))
+        elif finished:
+            row.state = RowState.ANSWERED  # asked for when its client comes
+
+    def _orphan(self, worker: Worker, execution_id: int, row_id: bytes, now: float) -> Row | None:
+        """A row of an earlier life, known from its worker alone until its client comes; None when none can come."""
+        settings = self._settings
+        # An id of this life that is not in the ledger was settled.
+        is_late = now >= self._started + max(settings.settle_s, settings.client_grace_s)
+        if is_late or execution_id >> _COUNTER_BITS == self._life:
+            return None
+        spec = RowSpec(worker.hello.llm, "", 1, b"", None)
+        row = self.rows[row_id] = Row(row_id, spec, None, None, RowState.RUNNING)
+        self._orphans[row_id] = now + settings.client_grace_s
+        return row
+
+    def requeue(self, executions: Iterable[Execution]) -> None:
+        """These executions will not happen: their rows go back to the head of the queue, uncharged."""
+        for execution in reversed(list(executions)):
+            self._settle(execution)
+            if not execution.row.executions and execution.row.state is RowState.RUNNING:
+                self._run_again(execution.row)
+
+    def charge(self, worker: Worker, now: float) -> None:
+        """A worker's process has ended: who was running in it is suspected, and all its rows wait again."""
+        running = [execution for execution in worker.executions.values() if not execution.finished]
+        suspects = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
+        suspects = [row for row in suspects if len(row.executions) == 1]
+        attempts = self._settings.max_attempts
+        for row in suspects:
+            row.charged += 1
+            row.suspect_group = suspect_group_size(len(running), row.charged, attempts)
+        guilty = [row for row in suspects if is_guilty(len(running), row.charged, attempts)]
+        for row in guilty:
+            self.decide(row, Outcome.FAILED, pack_failure(_lost_failure(worker, row)))
+        self.requeue(worker.executions.values())
+        if suspects:
+            self._charges[worker.hello.instance] = (now + _REFUND_S, suspects)
+
+    def refund(self, instance: bytes) -> None:
+        """A worker that was taken for ended is back: nobody was to blame."""
+        _, rows = self._charges.pop(instance, (0.0, []))
+        for row in rows:
+            row.charged -= 1
+            if row.charged or not row.suspect_group:
+                continue
+            llm = self._llm_of(row.spec.llm)
+            row.suspect_group = 0
+            if row.state is RowState.QUEUED:
+                llm.suspects.remove(row)
+                llm.queue.push(row, front=True)
+
+
+def _lost_failure(worker: Worker, row: Row) -> Failure:
+    hello = worker.hello
+    text = (
+        f"the row ended {row.charged} worker processes of {hello.llm!r}, the last one "
+        f"({hello.host}:{hello.pid}) while it ran alone"
+    )
+    return Failure("WorkerLost", text, "WorkerLost", worker=str(hello.pid), host=hello.host)
