@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ..protocol.content import Failure, pack_row, unpack_failure, unpack_outputs
 from ..protocol.errors import DecodeError, Expired, GenpoolError, RemoteError, RowError, known_error
@@ -189,9 +189,10 @@ class Call:
         Raises:
             RowError: when the input cannot be carried, or the task cannot make a prompt of it.
         """
-        given, arguments = record.input, voice.arguments
-        if not isinstance(given, Mapping):
-            raise RowError(f"input {record.index} is a {type(given).__name__} and not a dict of the task's arguments")
+        given, arguments = cast(Mapping[str, Any], record.input), voice.arguments
+        if not isinstance(record.input, Mapping):
+            kind = type(record.input).__name__
+            raise RowError(f"input {record.index} is a {kind} and not a dict of the task's arguments")
         missing = missing_arguments(arguments, given) if arguments is not None else []
         if missing and (voice.rendering_task is not None or voice.known_model_name is not None):
             log.warning("input %d lacks %s; its outputs are None", record.index, ", ".join(map(repr, missing)))
@@ -204,7 +205,9 @@ class Call:
             prompt = to_wire(voice.rendering_task.generate_prompt(**content))
         # A task is user code: what it raises is this row's failure, and no other's.
         except Exception as error:
-            raise RowError(f"the task made no prompt of input {record.index}: {type(error).__name__}: {error}") from error
+            raise RowError(
+                f"the task made no prompt of input {record.index}: {type(error).__name__}: {error}"
+            ) from error
         return pack_row(prompt, seed)
 
     def _seed_of(self, index: int) -> int | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.content import pack
-from ..protocol.errors import ConfigurationError, generation_error
+from ..protocol.errors import ConfigurationError, RowError, generation_error
 from ..tasks.output import LLMOutput
 from .call import Call, CallSettings, Record, Voice, deadline_of
 from .future import CallFuture
 from .share import check_weights
-from .stream import Row, astream, stream
+from .stream import AsyncRows, Rows, astream, stream
 
 Outputs = list[list[LLMOutput]]
 Progress = Callable[..., Any]
@@ -78,8 +80,10 @@ class Generator(ABC):
             ConfigurationError: for arguments that cannot be used (it is a ValueError).
             Closed: after ``teardown()``.
         """
-        given = _as_list(inputs)
-        return _Gathering(self, given, num_generations, progress_callback_func, options).start()
+        given = list(_as_iterable(inputs))
+        voices = self._voices()
+        settings = _settings(voices, num_generations, options)
+        return _Gathering(voices, given, settings, progress_callback_func).start()
 
     async def agenerate(
         self,
@@ -99,7 +103,7 @@ class Generator(ABC):
         *,
         ordered: bool = False,
         **options: Unpack[CallOptions],
-    ) -> Iterator[Row]:
+    ) -> Rows:
         """Yield a Row for each input as it finishes, or in the inputs' order.
 
         ``inputs`` may be endless: it is read no further ahead than a window that follows what the LLMs run at once.
@@ -117,10 +121,11 @@ class Generator(ABC):
         *,
         ordered: bool = False,
         **options: Unpack[CallOptions],
-    ) -> AsyncIterator[Row]:
+    ) -> AsyncRows:
         """``stream`` for asyncio; ``inputs`` may be an async iterable."""
         make_call = self._call_maker(num_generations, progress_callback_func, options)
-        return astream(make_call, inputs, self._window, ordered=ordered)
+        given = inputs if isinstance(inputs, AsyncIterable) else _as_iterable(inputs)
+        return astream(make_call, given, self._window, ordered=ordered)
 
     def _call_maker(
         self, num_generations: int, progress: Progress | None, options: CallOptions
@@ -141,14 +146,13 @@ class _Gathering:
     """A call whose outputs are gathered into one list, for ``submit``."""
 
     def __init__(
-        self, owner: Generator, inputs: list[Any], num_generations: int, progress: Progress | None, options: CallOptions
+        self, voices: Sequence[Voice], inputs: list[Any], settings: CallSettings, progress: Progress | None
     ) -> None:
-        voices = owner._voices()
         self._inputs = inputs
         self._records: list[Record | None] = [None] * len(inputs)
         self._left = len(inputs)
         self._lock = threading.Lock()
-        self._call = Call(voices, _settings(voices, num_generations, options), self._finished, progress)
+        self._call = Call(voices, settings, self._finished, progress)
         self._future: CallFuture[Outputs] = CallFuture(self._call.cancel)
 
     def start(self) -> CallFuture[Outputs]:
@@ -176,7 +180,7 @@ class _Gathering:
             self._future.resolve(outputs)
 
 
-def _settings(voices: Sequence[Voice], num_generations: int, options: CallOptions) -> CallSettings:
+def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOptions) -> CallSettings:
     """The settings of one call, checked. Raises ConfigurationError."""
     unknown = set(options) - set(CallOptions.__annotations__)
     if unknown:
@@ -185,48 +189,75 @@ def _settings(voices: Sequence[Voice], num_generations: int, options: CallOption
         )
     if isinstance(num_generations, bool) or not isinstance(num_generations, int) or num_generations < 1:
         raise ConfigurationError(f"`num_generations` must be a whole number of at least 1, and is {num_generations!r}")
-    on_error, draw = options.get("on_error", "raise"), options.get("draw", "call")
-    if on_error not in ("raise", "fill"):
-        raise ConfigurationError(f"`on_error` must be 'raise' or 'fill', and is {on_error!r}")
-    if draw not in ("call", "row"):
-        raise ConfigurationError(f"`draw` must be 'call' or 'row', and is {draw!r}")
-    timeout = options.get("timeout")
-    if timeout is not None and timeout <= 0:
-        raise ConfigurationError(f"`timeout` must be a positive number of seconds, and is {timeout!r}")
     return CallSettings(
         num_generations=num_generations,
         weights=check_weights(options.get("weights"), len(voices)),
-        draw_each_row=draw == "row",
-        seed=options.get("seed"),
+        draw_each_row=_choice("draw", options.get("draw"), "call", "row") == "row",
+        seed=_seed(options.get("seed")),
         options=_packed(voices, options.get("generation_kwargs")),
-        deadline=deadline_of(timeout),
-        fill_errors=on_error == "fill",
+        deadline=deadline_of(_timeout_s(options.get("timeout"))),
+        fill_errors=_choice("on_error", options.get("on_error"), "raise", "fill") == "fill",
     )
 
 
-def _packed(voices: Sequence[Voice], generation_kwargs: Mapping[str, Any] | None) -> bytes:
+def _choice(name: str, value: Any, usual: str, other: str) -> str:
+    if value is None:
+        return usual
+    if value not in (usual, other):
+        raise ConfigurationError(f"`{name}` must be {usual!r} or {other!r}, and is {value!r}")
+    return value
+
+
+def _seed(seed: Any) -> int | None:
+    if seed is None:
+        return None
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ConfigurationError(f"`seed` must be a whole number, and is {seed!r}") from None
+
+
+def _timeout_s(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, Real) or not float(timeout) > 0:
+        raise ConfigurationError(f"`timeout` must be a positive number of seconds, and is {timeout!r}")
+    return float(timeout)
+
+
+def _packed(voices: Sequence[Voice], generation_kwargs: Any) -> bytes:
     """The options as bytes, after a look whether the LLMs that are known by now understand them."""
-    if not generation_kwargs:
+    if generation_kwargs is None:
         return b""
+    options = cast(Mapping[str, Any], generation_kwargs)
+    if not isinstance(generation_kwargs, Mapping) or not all(
+        isinstance(name, str) for name in cast(list[Any], options)
+    ):
+        raise ConfigurationError(
+            f"`generation_kwargs` must be a dict of sampling options by their names, and is {generation_kwargs!r}"
+        )
     for voice in voices:
-        info = voice.info
-        unknown = sorted(set(generation_kwargs) - set(info.options)) if info and info.ready else []
-        if info and unknown:
-            raise ConfigurationError(
-                f"{voice.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
-                f"it knows {', '.join(info.options) or 'none'}"
-            )
-    return pack(dict(sorted(generation_kwargs.items())))
+        _require_known(voice, options)
+    try:
+        return pack(dict(sorted(options.items()))) if options else b""
+    except RowError as error:
+        raise ConfigurationError(f"`generation_kwargs` cannot be sent: {error}") from None
 
 
-def _as_list(inputs: Any) -> list[Any]:
-    return list(_as_iterable(inputs))
+def _require_known(voice: Voice, options: Mapping[str, Any]) -> None:
+    info = voice.info
+    unknown = sorted(set(options) - set(info.options)) if info and info.ready else []
+    if info and unknown:
+        raise ConfigurationError(
+            f"{voice.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
+            f"it knows {', '.join(info.options) or 'none'}"
+        )
 
 
 def _as_iterable(inputs: Any) -> Iterable[Any]:
     if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise ConfigurationError(
-            f"`inputs` must be a list of dicts, one for each row, and is a {type(inputs).__name__}: "
+            f"`inputs` must be a list of dicts, one for each row, and is a {type(cast(object, inputs)).__name__}: "
             "write [{'input': …}] for a single one"
         )
-    return inputs
+    return cast(Iterable[Any], inputs)

@@ -178,7 +178,7 @@ class Link:
             for row, ending in endings:
                 try:
                     row.owner.ended(row, ending)
-                # User code runs here; whatever it raises, SystemExit among it, must not cost the other rows their answers.
+                # User code runs here; what it raises, be it SystemExit, must not cost other rows their answers.
                 except BaseException:
                     log.exception("a callback raised")
 
@@ -191,7 +191,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     """In a forked child: the parent's threads and sockets are not there."""
-    global _lock
+    global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _links.clear()
 

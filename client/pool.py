@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from ..protocol.address import resolve
 from ..protocol.errors import Closed, ConfigurationError, UnknownLLM
@@ -21,9 +21,7 @@ _TOO_FEW = (
     "directly instead."
 )
 _NOT_ONE = "The `llms` argument must contain only `ProcessLLM`s."
-_TASKS_DIFFER = (
-    "All the `ProcessLLM` in `llms` must share the same task (either as the instance or the parent class)."
-)
+_TASKS_DIFFER = "All the `ProcessLLM` in `llms` must share the same task (either as the instance or the parent class)."
 
 
 class LLMPool(Generator):
@@ -57,7 +55,9 @@ class LLMPool(Generator):
 
         Args:
             llms: their names; None takes all LLMs of the fleet that share a task, as they are at the first use.
-            broker, task, wait_s: as for ``ProcessLLM.connect``.
+            broker: as for ``ProcessLLM.connect``.
+            task: as there.
+            wait_s: as there.
 
         Raises:
             ConfigurationError: for fewer than two LLMs, or when ``broker`` is no address.
@@ -66,10 +66,7 @@ class LLMPool(Generator):
             if isinstance(llms, str):
                 raise ConfigurationError(f"`llms` must be a list of names, not the text {llms!r}")
             return cls(
-                [
-                    ProcessLLM.connect(one, broker, task, wait_s=wait_s) if isinstance(one, str) else one
-                    for one in llms
-                ]
+                [ProcessLLM.connect(one, broker, task, wait_s=wait_s) if isinstance(one, str) else one for one in llms]
             )
         pool = cls.__new__(cls)
         pool._llms = None
@@ -162,7 +159,7 @@ class LLMPool(Generator):
         address, task, wait_s = self._fleet
         link = link_to(address)
         try:
-            named = link.wait_for(lambda fleet: list(fleet.values()) if _are_ready(fleet) else None, wait_s)
+            named = link.wait_for(_served, wait_s)
         finally:
             leave(link)
         if named is None:
@@ -180,17 +177,19 @@ class LLMPool(Generator):
         return [ProcessLLM.connect(name, address, task, wait_s=wait_s) for name in names]
 
 
-def _are_ready(fleet: dict[str, LLMInfo]) -> bool:
-    """Whether there are at least two LLMs and none of them is still loading for the first time."""
-    return len(fleet) >= 2 and all(info.ready or not info.loading for info in fleet.values())
+def _served(fleet: dict[str, LLMInfo]) -> list[LLMInfo] | None:
+    """The LLMs that have a worker, once there are two and none of them is still loading for the first time."""
+    served = [info for info in fleet.values() if info.ready + info.loading + info.unwell]
+    return served if len(served) >= 2 and all(info.ready or not info.loading for info in served) else None
 
 
-def _check(llms: Sequence[Any]) -> None:
-    if not isinstance(llms, Sequence) or len(llms) < 2:
+def _check(llms: Any) -> None:
+    given = cast(Sequence[Any], llms)
+    if not isinstance(llms, Sequence) or len(given) < 2:
         raise ConfigurationError(_TOO_FEW)
-    if not all(isinstance(llm, ProcessLLM) for llm in llms):
+    if not all(isinstance(llm, ProcessLLM) for llm in given):
         raise ConfigurationError(_NOT_ONE)
-    tasks = [llm._given_task for llm in llms if llm._given_task is not None]
+    tasks = [llm.given_task for llm in cast(Sequence[ProcessLLM], llms) if llm.given_task is not None]
     if tasks and not same_task(tasks):
         raise ConfigurationError(_TASKS_DIFFER)
 

@@ -50,6 +50,11 @@ class RemoteTask(Task):
         raise ConfigurationError(f"the task {self.name} is in the worker; give `task=` to `connect` to parse here")
 
 
+def _require_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"an LLM's name is a text, and {name!r} is none")
+
+
 class ProcessLLM(Generator):
     """An LLM in another process; ``generate`` returns a Future at once.
 
@@ -93,8 +98,7 @@ class ProcessLLM(Generator):
             ConfigurationError: when ``broker`` is no address.
             TypeError: when the task lacks a method.
         """
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"an LLM's name is text, and {name!r} is not")
+        _require_name(name)
         if task is not None:
             require_task(task)
         llm = cls.__new__(cls)
@@ -177,7 +181,10 @@ class ProcessLLM(Generator):
             self._local.ask_to_stop()
 
     def teardown(self) -> None:
-        """Be done: a local LLM's process ends and its unfinished rows fail; a fleet is left alone. May be called twice."""
+        """Be done: a local LLM's process ends, a fleet is left alone. May be called twice.
+
+        Unfinished rows fail as Closed; those on a fleet only when nothing else uses the connection to its broker.
+        """
         with self._lock:
             was_closed, self._closed = self._closed, True
         if was_closed:
@@ -188,6 +195,11 @@ class ProcessLLM(Generator):
             leave(link)
 
     # What a call asks for: see call.Voice.
+
+    @property
+    def given_task(self) -> Any | None:
+        """The task that it was made with; None where only the worker has one."""
+        return self._given_task
 
     def _voices(self) -> Sequence[ProcessLLM]:
         self._require_open()
@@ -275,7 +287,9 @@ class ProcessLLM(Generator):
             # In slices, because the end of a local loader is not the broker's news.
             slice_s = min(left, 0.2) if self._local is not None else left
             try:
-                info = link.wait_for(lambda fleet: question(fleet[self._name]) if self._name in fleet else None, slice_s)
+                info = link.wait_for(
+                    lambda fleet: question(fleet[self._name]) if self._name in fleet else None, slice_s
+                )
             except GenpoolError:
                 if self._local is None:
                     raise

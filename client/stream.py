@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Row:
     input: Any
     outputs: list[LLMOutput]
     error: RemoteError | None
+
+
+# What a stream is: leaving it early is ``close()`` or ``aclose()``.
+Rows = Generator[Row]
+AsyncRows = AsyncGenerator[Row]
 
 
 class _Order:
@@ -78,7 +83,7 @@ def stream(
     window: Callable[[], int],
     *,
     ordered: bool,
-) -> Iterator[Row]:
+) -> Rows:
     """Yield each of ``inputs`` when it is finished; at most ``window()`` of them are begun and not yielded.
 
     Inputs are read in the thread that iterates, and each begins before the next is read, which may take for ever.
@@ -104,58 +109,67 @@ def stream(
         call.cancel()
 
 
+class _Pump:
+    """Reads the inputs of ``astream`` in a task of its own, and begins them, no further ahead than the window."""
+
+    def __init__(self, call: Call, inputs: Iterable[Any] | AsyncIterable[Any], window: Callable[[], int]) -> None:
+        self._call = call
+        self._source = inputs if isinstance(inputs, AsyncIterable) else _as_async(inputs)
+        self._window = window
+        self._room = asyncio.Event()
+        self.begun = self.yielded = 0
+
+    async def run(self) -> None:
+        async for given in self._source:
+            self._call.begin([(self.begun, given)])
+            self.begun += 1
+            # What has finished gets its turn: a plain iterable never waits, and each of its items may take long.
+            await asyncio.sleep(0)
+            while self.begun - self.yielded >= self._window():
+                self._room.clear()
+                await self._room.wait()
+
+    def note_yield(self) -> None:
+        self.yielded += 1
+        self._room.set()
+
+
 async def astream(
     make_call: Callable[[Callable[[Record], None]], Call],
     inputs: Iterable[Any] | AsyncIterable[Any],
     window: Callable[[], int],
     *,
     ordered: bool,
-) -> AsyncIterator[Row]:
+) -> AsyncRows:
     """``stream`` for asyncio: inputs may be an async iterable, and are read in the event loop's thread."""
     loop = asyncio.get_running_loop()
-    finished: asyncio.Queue[Record] = asyncio.Queue()
+    # Records, and at the end of the inputs None or what reading them raised.
+    arrived: asyncio.Queue[Record | BaseException | None] = asyncio.Queue()
 
     def hand_over(record: Record) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finished.put_nowait, record)
+        try:
+            loop.call_soon_threadsafe(arrived.put_nowait, record)
+        except RuntimeError:
+            pass  # the loop has ended, and nobody waits for the row
 
     call = make_call(hand_over)
     order = _Order(ordered=ordered)
-    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _as_async(inputs)
-    begun = yielded = 0
-    reading: asyncio.Task[Any] | None = None
-    waiting: asyncio.Task[Record] | None = None
+    pump = _Pump(call, inputs, window)
+    reading = asyncio.ensure_future(pump.run())
+    reading.add_done_callback(lambda task: arrived.put_nowait(None if task.cancelled() else task.exception()))
     exhausted = False
     try:
-        while not exhausted or yielded < begun:
-            if reading is None and not exhausted and begun - yielded < window():
-                reading = asyncio.ensure_future(_next(source))
-            if waiting is None and yielded < begun:
-                waiting = asyncio.ensure_future(finished.get())
-            await asyncio.wait([task for task in (reading, waiting) if task], return_when=asyncio.FIRST_COMPLETED)
-            if reading is not None and reading.done():
-                (exhausted, given), reading = reading.result(), None
-                if not exhausted:
-                    call.begin([(begun, given)])
-                    begun += 1
-            if waiting is not None and waiting.done():
-                record, waiting = waiting.result(), None
-                for row in order.arrived(record):
-                    yielded += 1
-                    yield row
+        while not exhausted or pump.yielded < pump.begun:
+            one = await arrived.get()
+            if isinstance(one, BaseException):
+                raise one
+            exhausted |= one is None
+            for row in order.arrived(one) if one is not None else ():
+                pump.note_yield()
+                yield row
     finally:
-        for task in (reading, waiting):
-            if task is not None:
-                task.cancel()
+        reading.cancel()
         call.cancel()
-
-
-async def _next(source: AsyncIterator[Any]) -> tuple[bool, Any]:
-    """Whether ``source`` is exhausted, and its next item."""
-    try:
-        return False, await anext(source)
-    except StopAsyncIteration:
-        return True, None
 
 
 async def _as_async(inputs: Iterable[Any]) -> AsyncIterator[Any]:

@@ -34,7 +34,9 @@ class Asked:
 def echo(asked: Asked) -> Ending:
     """``LLM: text #1``, ``LLM: text #2``, …"""
     texts = [f"{asked.llm}: {asked.text} #{number}" for number in range(1, asked.num_generations + 1)]
-    return done(*({"model_name": f"model of {asked.llm}", "prompt_used": asked.text, "raw_output": text} for text in texts))
+    return done(
+        *({"model_name": f"model of {asked.llm}", "prompt_used": asked.text, "raw_output": text} for text in texts)
+    )
 
 
 def done(*outputs: Mapping[str, Any]) -> Ending:

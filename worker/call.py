@@ -10,7 +10,7 @@ import copy
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, cast
@@ -72,8 +72,8 @@ class Caller:
             EngineDead: the engine cannot go on, and its process must end.
         """
         try:
-            options = _options(call.options)
-        except DecodeError as error:
+            options = _options(call.options, self._llm.option_names)
+        except (DecodeError, RowError) as error:
             yield from (self._failed(execution, error) for execution in call.executions)
             return
         rows: list[Row] = []
@@ -126,9 +126,16 @@ class Caller:
         if call.kind == RowKind.PROMPT:
             llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
         else:
-            llm, inputs = self._llm, [row.content for row in rows]
+            llm, inputs = self._llm, [self._arguments(row.content) for row in rows]
         result: Any = llm.generate(inputs, call.num_generations)
         return result.result() if isinstance(result, Future) else result  # type: ignore[return-value]
+
+    def _arguments(self, content: Any) -> Any:
+        """What the task asks for: a client that does not know the task sends all that its input holds."""
+        if not isinstance(content, dict):
+            return content
+        given = cast(dict[str, Any], content)
+        return {name: given[name] for name in self._llm.task.input_args_names if name in given}
 
     def _done(self, execution: int, outputs: list[LLMOutput]) -> RowResult:
         try:
@@ -156,11 +163,20 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _options(packed: bytes) -> dict[str, Any]:
-    """The call's options by name. Raises DecodeError."""
-    options = unpack(packed) if packed else {}
+def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
+    """The call's options by name.
+
+    Raises:
+        DecodeError: they cannot be read.
+        RowError: the LLM does not know one; a client finds that out itself only once it knows the LLM.
+    """
+    options: Any = unpack(packed) if packed else {}
     if not isinstance(options, dict):
         raise DecodeError("the options are no map of names")
+    unknown = [name for name in cast(dict[str, Any], options) if name not in known]
+    if unknown:
+        named = ", ".join(map(repr, unknown))
+        raise RowError(f"the LLM knows no option {named}; it knows {', '.join(sorted(known)) or 'none'}")
     return cast(dict[str, Any], options)
 
 

@@ -40,12 +40,17 @@ from .shell import WorkerSettings, run
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
 @click.option(
     "--wait",
-    type=float,
+    type=click.FloatRange(0),
     metavar="SECONDS",
     help="Exit with 3 when no broker is there by then.  [default: wait for ever]",
 )
 @click.option(
-    "--heartbeat-timeout", default=10.0, show_default=True, metavar="SECONDS", help="How long the broker may be silent."
+    "--heartbeat-timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    metavar="SECONDS",
+    help="How long the broker may be silent.",
 )
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(

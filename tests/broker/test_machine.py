@@ -256,7 +256,8 @@ class Bench:
         """Everything that a repeated message must leave as it is."""
         broker = self.broker
         rows = {
-            row_id: (row.state, row.charged, row.payload, len(row.executions)) for row_id, row in broker.ledger.rows.items()
+            row_id: (row.state, row.charged, row.payload, len(row.executions))
+            for row_id, row in broker.ledger.rows.items()
         }
         held = {name: sorted(peer.executions) for name, peer in broker.peers.items() if isinstance(peer, Worker)}
         llms = {

@@ -172,9 +172,9 @@ def test_without_knowing_the_arguments_the_whole_input_is_sent() -> None:
 def test_an_input_that_lacks_an_argument_gets_outputs_of_none(caplog: pytest.LogCaptureFixture) -> None:
     run = Run(settings(4), arguments=["input", "context"])
     records = run.over([{"input": "x"}, {"input": "y", "context": "z"}])
-    assert [(output["prompt_used"], output["raw_output"], output["parsed_output"]) for output in records[0].outputs] == [
-        (None, None, None)
-    ] * 4
+    assert [
+        (output["prompt_used"], output["raw_output"], output["parsed_output"]) for output in records[0].outputs
+    ] == [(None, None, None)] * 4
     assert [output["model_name"] for output in records[0].outputs] == ["model of a"] * 2 + ["model of b"] * 2
     assert records[0].failure is None
     assert len(records[1].outputs) == 4

@@ -46,7 +46,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_rows_come_out_in_order_with_the_columns_of_distilabel(generate: Run, target: Path) -> None:
-    assert generate(*(f'{{"input": "row {at}", "id": {at}}}' for at in range(300)), num_generations=3, llms=("a", "b")) == 0
+    assert (
+        generate(*(f'{{"input": "row {at}", "id": {at}}}' for at in range(300)), num_generations=3, llms=("a", "b"))
+        == 0
+    )
     written = rows(target)
     assert [row["id"] for row in written] == list(range(300))
     assert list(written[7]) == [
@@ -92,7 +95,7 @@ def test_with_a_task_the_prompts_are_made_here(generate: Run, target: Path) -> N
     assert row["generations"] == ["ONE"]
     assert row["generation_prompt"] == [
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]
-    ] or "Be brief." in str(row["generation_prompt"])
+    ]
 
 
 def test_a_lone_surrogate_comes_through(generate: Run, target: Path) -> None:

@@ -135,7 +135,9 @@ def test_of_many_cancels_and_an_answer_one_wins(withdrawals: Withdrawals) -> Non
         start = threading.Barrier(4)
         answers: list[bool] = []
 
-        def cancel(future: CallFuture[int] = future, start: threading.Barrier = start, answers: list[bool] = answers) -> None:
+        def cancel(
+            future: CallFuture[int] = future, start: threading.Barrier = start, answers: list[bool] = answers
+        ) -> None:
             start.wait()
             answers.append(future.cancel())
 

@@ -258,9 +258,12 @@ def test_no_row_is_lost_between_submitting_and_closing(broker: HandBroker) -> No
 def test_a_defect_ends_all_rows_and_the_next_user_gets_a_new_link(
     broker: HandBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def broken(now: float) -> None:
+        raise ZeroDivisionError
+
     link, owner = link_to(broker.address), Owner()
     link.submit([row(b"x", owner)])
-    link._dealer.post(lambda now: 1 // 0)
+    link._dealer.post(broken)
     _, ending, _ = owner.next()
     assert isinstance(ending, Closed)
     assert "broke by a defect" in str(ending)

@@ -11,7 +11,7 @@ import pytest
 
 from genpool.client import stream as module
 from genpool.client.call import Call, Record
-from genpool.client.stream import Row, astream, stream
+from genpool.client.stream import AsyncRows, Row, Rows, astream, stream
 from genpool.protocol.errors import RemoteError
 from genpool.tasks.output import LLMOutput
 
@@ -52,11 +52,11 @@ class FakeCall:
             self.finish(index)
 
 
-def streamed(call: FakeCall, inputs: Iterable[Any], window: int = _WINDOW, *, ordered: bool = False) -> Iterator[Row]:
+def streamed(call: FakeCall, inputs: Iterable[Any], window: int = _WINDOW, *, ordered: bool = False) -> Rows:
     return stream(call.make, inputs, lambda: window, ordered=ordered)
 
 
-def astreamed(call: FakeCall, inputs: Any, window: int = _WINDOW, *, ordered: bool = False) -> AsyncIterator[Row]:
+def astreamed(call: FakeCall, inputs: Any, window: int = _WINDOW, *, ordered: bool = False) -> AsyncRows:
     return astream(call.make, inputs, lambda: window, ordered=ordered)
 
 
@@ -133,12 +133,12 @@ def test_the_window_bounds_reading_ahead(ordered: bool) -> None:
 
 
 def test_the_window_may_grow_and_shrink() -> None:
-    window = 2
-    call = FakeCall(lambda call: call.finish_all() if len(call.pending) >= min(window, 6) else None)
+    windows = [2]
+    call = FakeCall(lambda call: call.finish_all() if len(call.pending) >= min(windows[-1], 6) else None)
     source = Watched(call, 40, window=8)
-    for row in stream(call.make, source, lambda: window, ordered=False):
+    for row in stream(call.make, source, lambda: windows[-1], ordered=False):
         source.yielded += 1
-        window = 8 if row.index < 20 else 1
+        windows.append(8 if row.index < 20 else 1)
     assert source.yielded == 40
     assert source.furthest > 2
 
@@ -151,7 +151,7 @@ def test_an_endless_source_is_read_as_far_as_the_window() -> None:
         next(rows)
         source.yielded += 1
     assert source.read <= 100 + _WINDOW
-    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+    rows.close()
 
 
 def test_an_input_begins_before_the_next_is_read() -> None:
@@ -177,7 +177,7 @@ def test_leaving_the_iteration_cancels() -> None:
 def test_an_iteration_that_never_starts_begins_nothing() -> None:
     call = FakeCall()
     rows = streamed(call, range(100))
-    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+    rows.close()
     assert call.groups == []
 
 
@@ -186,7 +186,7 @@ def test_an_error_of_the_consumer_cancels() -> None:
     rows = streamed(call, range(100))
     next(rows)
     with pytest.raises(RuntimeError, match="stop"):
-        rows.throw(RuntimeError("stop"))  # pyright: ignore[reportAttributeAccessIssue]
+        rows.throw(RuntimeError("stop"))
     assert call.cancelled == 1
 
 
@@ -256,7 +256,7 @@ def test_once_a_source_is_slow_all_that_is_finished_comes_before_it_is_read_agai
     rows = streamed(call, slow_after_some())
     assert [next(rows).index for _ in range(6)] == list(range(6))
     assert clock.now == 10.0
-    rows.close()  # pyright: ignore[reportAttributeAccessIssue]
+    rows.close()
 
 
 def test_inputs_are_read_in_the_thread_that_iterates() -> None:
@@ -356,7 +356,7 @@ def test_leaving_astream_cancels() -> None:
     call = FakeCall(lambda call: call.finish(0) if len(call.groups) == 3 else None)
 
     async def main() -> None:
-        async with aclosing(astreamed(call, range(100))) as rows:  # pyright: ignore[reportArgumentType]
+        async with aclosing(astreamed(call, range(100))) as rows:
             async for row in rows:
                 assert row.index == 0
                 break

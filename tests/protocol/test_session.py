@@ -5,7 +5,20 @@ from dataclasses import dataclass
 import pytest
 
 from genpool.protocol.limits import PROTOCOL_VERSION, Limits
-from genpool.protocol.messages import Answer, Ask, Goodbye, Grant, Hello, Message, Ping, Refuse, Reset, Role, Welcome
+from genpool.protocol.messages import (
+    Answer,
+    Ask,
+    Fleet,
+    Goodbye,
+    Grant,
+    Hello,
+    Message,
+    Ping,
+    Refuse,
+    Reset,
+    Role,
+    Welcome,
+)
 from genpool.protocol.session import Close, Log, Open, Send, Session, SessionSettings, SessionState
 
 SETTINGS = SessionSettings(first_delay_s=1.0, longest_delay_s=8.0, silence_s=10.0)
@@ -103,7 +116,7 @@ def test_the_first_tick_opens_a_socket_and_the_hello_goes_first(session: Plain) 
 def test_while_it_greets_a_tick_does_nothing(session: Plain) -> None:
     greeting(session)
 
-    assert session.tick(START + 1) == []
+    assert quiet(session.tick(START + 1)) == []
 
 
 def test_the_welcome_opens_it_and_tells_the_limits(session: Plain) -> None:
@@ -113,6 +126,16 @@ def test_the_welcome_opens_it_and_tells_the_limits(session: Plain) -> None:
     assert session.state is SessionState.OPEN
     assert session.limits.max_frame_bytes == 1234
     assert session.lost_at is None
+    assert session.ever_open
+
+
+def test_whether_there_ever_was_a_broker_is_remembered(session: Plain) -> None:
+    assert not greeting(session).ever_open
+
+    session.received(WELCOME, START)
+    session.broken("cut", START)
+
+    assert session.ever_open
 
 
 def test_what_is_not_about_the_connection_goes_to_the_subclass(session: Plain) -> None:
@@ -237,7 +260,7 @@ def test_the_broker_may_end_the_connection_and_is_tried_again(session: Plain, me
 
     assert quiet(effects) == [Close(), Broken()]
     assert logged(effects) == [f"warning: lost the broker at tcp://broker:5555 ({reason}); trying again"]
-    assert session.tick(START + 7) == [Open(), Send(HELLO)]
+    assert quiet(session.tick(START + 7)) == [Open(), Send(HELLO)]
 
 
 def test_bytes_that_are_no_message_end_the_connection(session: Plain) -> None:
@@ -333,12 +356,24 @@ def test_a_connection_that_lasted_starts_the_backoff_anew(session: Plain) -> Non
     assert reopens_after(session, now + 60) == 1.0
 
 
+def test_a_connection_that_did_some_work_starts_the_backoff_anew(session: Plain) -> None:
+    now = START
+    for _ in range(5):
+        greeting(session, now).broken("nothing answers there", now)
+        now += 10
+    opened(session, now).received(Answer([], [], [], []), now)
+    session.broken("cut", now)
+
+    assert reopens_after(session, now) == 1.0
+
+
 def test_a_broker_that_welcomes_and_breaks_off_at_once_is_tried_ever_more_slowly(session: Plain) -> None:
     now, delays = START, list[float]()
     for _ in range(4):
         if session.state is SessionState.WAITING:
             greeting(session, now)
-        session.received(WELCOME, now)
+        for message in (WELCOME, Fleet([]), Ping(0)):
+            session.received(message, now)
         session.malformed("nonsense", now)
         delays.append(reopens_after(session, now))
         now += delays[-1]
@@ -423,13 +458,21 @@ def test_a_broker_that_is_waited_for_is_named_now_and_then() -> None:
 
     said = [text for second in range(70) for text in logged(session.tick(START + second))]
 
-    assert said == [f"warning: {waiting_for(second, 'nothing answers there')}" for second in (3, 33, 63)]
+    assert said == [f"warning: {waiting_for(second, 'nothing answers there')}" for second in (1, 31, 61)]
 
 
 def test_before_the_first_attempt_has_failed_it_says_that_nobody_has_answered(session: Plain) -> None:
     greeting(session)
 
-    assert logged(session.tick(START + 3)) == [f"warning: {waiting_for(3, 'it has not answered yet')}"]
+    assert logged(session.tick(START + 2)) == [f"warning: {waiting_for(2, 'it has not answered yet')}"]
+
+
+def test_a_wait_that_is_over_in_a_moment_is_not_named() -> None:
+    session = session_at(settings=SessionSettings(first_delay_s=0.5, longest_delay_s=0.5))
+    greeting(session).broken("nothing answers there", START)
+    session.flush(START)
+
+    assert logged(opened(session, START + 0.5).tick(START + 0.5)) == []
 
 
 def test_a_broker_that_comes_back_is_reported(session: Plain) -> None:

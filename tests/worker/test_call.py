@@ -1,0 +1,453 @@
+"""Engine calls on scripted LLMs: what is given to the engine, and what becomes of all that it may do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from genpool.protocol.content import pack, pack_row, unpack_failure, unpack_outputs
+from genpool.protocol.errors import EngineDead, EngineUnwell, RowError
+from genpool.protocol.messages import Outcome
+from genpool.tasks.output import LLMOutput
+from genpool.tasks.prompt import Prompt
+from genpool.tasks.text_generation import TextGenerationTask
+from genpool.worker.call import Caller
+from genpool.worker.llm import LLM, RowCall
+from genpool.worker.machine import RowResult, StartCall
+
+Inputs = list[dict[str, Any]]
+
+
+def output(text: Any, **more: Any) -> LLMOutput:
+    return LLMOutput(model_name="scripted", prompt_used="prompt", raw_output=text, parsed_output=text, **more)
+
+
+class Scripted(LLM):
+    """Answers each input with its text; ``script`` may do something else instead."""
+
+    def __init__(self, script: Callable[[list[str], int], Any] | None = None, **said: Any) -> None:
+        super().__init__(TextGenerationTask(), **said)
+        self.script = script
+        self.calls: list[list[str]] = []
+
+    @property
+    def model_name(self) -> str:
+        return "scripted"
+
+    def _generate(self, inputs: Inputs, num_generations: int = 1) -> list[list[LLMOutput]]:
+        texts = [one["input"] for one in inputs]
+        self.calls.append(texts)
+        if self.script is not None:
+            return self.script(texts, num_generations)
+        return [[output(f"{text} {number}") for number in range(num_generations)] for text in texts]
+
+
+class ByRow(Scripted):
+    """Answers row by row, and remembers the calls."""
+
+    option_names = frozenset({"temperature"})
+
+    def __init__(self, script: Callable[[RowCall], list[LLMOutput]] | None = None) -> None:
+        super().__init__()
+        self.by_row = script
+        self.rows: list[RowCall] = []
+
+    def generate_row(self, call: RowCall) -> list[LLMOutput]:
+        self.rows.append(call)
+        if self.by_row is not None:
+            return self.by_row(call)
+        return [output(str(call.content))] * call.num_generations
+
+
+class Bench:
+    """A Caller, and what it said of the LLM's health."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.unwell: list[str] = []
+        self.caller = Caller(llm, "4711", "gpu1", self.unwell.append)
+
+    def run(self, *contents: Any, n: int = 1, kind: str = "input", seed: int | None = None) -> list[RowResult]:
+        return self.run_packed(*(pack_row(content, seed) for content in contents), n=n, kind=kind)
+
+    def run_packed(self, *payloads: bytes, n: int = 1, kind: str = "input", options: bytes = b"") -> list[RowResult]:
+        executions = list(range(100, 100 + len(payloads)))
+        call = StartCall(0, kind, n, options, executions, list(payloads))
+        return list(self.caller.run(call, [threading.Event() for _ in payloads]))
+
+    def run_cancelled(self, cancelled: set[str], *texts: str) -> list[RowResult]:
+        payloads = [pack_row({"input": text}, None) for text in texts]
+        call = StartCall(0, "input", 1, b"", list(range(100, 100 + len(texts))), payloads)
+        flags = [threading.Event() for _ in texts]
+        for text, flag in zip(texts, flags, strict=True):
+            if text in cancelled:
+                flag.set()
+        return list(self.caller.run(call, flags))
+
+
+def inputs(*texts: str) -> list[dict[str, str]]:
+    return [{"input": text} for text in texts]
+
+
+def raw(result: RowResult) -> list[Any]:
+    """The texts of a finished row."""
+    assert result.outcome == Outcome.DONE
+    return [one["raw_output"] for one in unpack_outputs(result.payload)]
+
+
+def outcomes(results: list[RowResult]) -> list[tuple[int, int]]:
+    return [(result.execution, result.outcome) for result in results]
+
+
+def raiser(error: BaseException, on: str | None = None) -> Callable[[list[str], int], Any]:
+    """Raises when the text ``on`` is among a call's (with None, always)."""
+
+    def script(texts: list[str], n: int) -> Any:
+        if on is None or on in texts:
+            raise error
+        return [[output(text)] * n for text in texts]
+
+    return script
+
+
+# What is done.
+
+
+def test_a_batch_is_one_call_with_an_answer_to_each_row() -> None:
+    llm = Scripted()
+    results = Bench(llm).run(*inputs("a", "b", "c"), n=2)
+    assert llm.calls == [["a", "b", "c"]]
+    assert [raw(result) for result in results] == [["a 0", "a 1"], ["b 0", "b 1"], ["c 0", "c 1"]]
+    assert [result.execution for result in results] == [100, 101, 102]
+
+
+def test_an_llm_with_threads_is_waited_for() -> None:
+    llm = Scripted(num_threads=2)
+    try:
+        results = Bench(llm).run(*inputs("a", "b"))
+        assert [raw(result) for result in results] == [["a 0"], ["b 0"]]
+    finally:
+        llm.close()
+
+
+def test_a_future_that_an_llm_returns_is_waited_for_and_its_failure_is_the_rows() -> None:
+    class Later(Scripted):
+        def generate(self, *arguments: Any, **named: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            if failure is None:
+                future.set_result([[output("later")]])
+            else:
+                future.set_exception(failure)
+            return future
+
+    failure: Exception | None = None
+    assert raw(Bench(Later()).run(*inputs("a"))[0]) == ["later"]
+    failure = ValueError("the future failed")
+    (result,) = Bench(Later()).run(*inputs("a"))
+    assert (result.outcome, unpack_failure(result.payload).message) == (Outcome.FAILED, "the future failed")
+
+
+def test_a_row_that_lacks_an_argument_has_empty_outputs_and_is_not_given_to_the_engine() -> None:
+    llm = Scripted()
+    results = Bench(llm).run({"input": "a"}, {"question": "b"}, n=2)
+    assert llm.calls == [["a"]]
+    empty = {"model_name": "scripted", "prompt_used": None, "raw_output": None, "parsed_output": None}
+    assert unpack_outputs(results[1].payload) == [empty, empty]
+    assert raw(results[0]) == ["a 0", "a 1"]
+
+
+def test_tokens_are_counted_where_the_engine_tells_them() -> None:
+    def script(texts: list[str], n: int) -> list[list[LLMOutput]]:
+        usages: list[Any] = [{"prompt_tokens": 9, "completion_tokens": 5}, {"completion_tokens": 2}]
+        return [[output("text", usage=usage) for usage in usages] for _ in texts]
+
+    (result,) = Bench(Scripted(script)).run(*inputs("a"), n=2)
+    assert result.tokens == 7
+
+
+@pytest.mark.parametrize(
+    "usage", [None, "many", [], {}, {"completion_tokens": None}, {"completion_tokens": 1.5}, {"completion_tokens": -1}]
+)
+def test_a_usage_that_makes_no_sense_costs_nothing_but_the_count(usage: Any) -> None:
+    (result,) = Bench(Scripted(lambda texts, n: [[output("text", usage=usage)]])).run(*inputs("a"))
+    assert (raw(result), result.tokens) == (["text"], 0)
+
+
+# Row by row.
+
+
+def test_an_engine_that_answers_row_by_row_is_given_each_row_by_itself() -> None:
+    llm = ByRow()
+    bench = Bench(llm)
+    assert bench.caller.by_row
+    results = bench.run_packed(
+        pack_row({"input": "a"}, 7), pack_row({"input": "b"}, None), n=3, options=pack({"temperature": 0.5})
+    )
+    assert llm.calls == []
+    assert [(row.content, row.kind, row.num_generations, row.options, row.seed) for row in llm.rows] == [
+        ({"input": "a"}, "input", 3, {"temperature": 0.5}, 7),
+        ({"input": "b"}, "input", 3, {"temperature": 0.5}, None),
+    ]
+    assert [len(raw(result)) for result in results] == [3, 3]
+
+
+def test_rows_are_answered_one_by_one_as_they_are_done() -> None:
+    llm = ByRow()
+    payloads = [pack_row(row, None) for row in inputs("a", "b")]
+    call = StartCall(0, "input", 1, b"", [100, 101], payloads)
+    results = Bench(llm).caller.run(call, [threading.Event(), threading.Event()])
+    next(results)
+    assert len(llm.rows) == 1
+    next(results)
+    assert len(llm.rows) == 2
+
+
+def test_a_row_engine_is_told_when_nobody_wants_the_row_any_more() -> None:
+    llm = ByRow()
+    flag = threading.Event()
+    list(Bench(llm).caller.run(StartCall(0, "input", 1, b"", [1], [pack_row({"input": "a"}, None)]), [flag]))
+    assert llm.rows[0].cancelled is flag
+
+
+def test_a_row_engine_is_not_given_rows_that_lack_an_argument_but_prompts_as_they_are() -> None:
+    llm = ByRow()
+    bench = Bench(llm)
+    (result,) = bench.run({"question": "b"})
+    assert unpack_outputs(result.payload)[0]["raw_output"] is None
+    assert llm.rows == []
+    bench.run("a prompt", kind="prompt")
+    assert [(row.content, row.kind) for row in llm.rows] == [("a prompt", "prompt")]
+
+
+# Rendered prompts.
+
+
+class Rendering(Scripted):
+    """Says what it would send to its model."""
+
+    def _generate(self, inputs: Inputs, num_generations: int = 1) -> list[list[LLMOutput]]:
+        prompts = self._generate_prompts(inputs)
+        return [[output(prompt)] * num_generations for prompt in prompts]
+
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+
+
+def test_a_rendered_prompt_is_formatted_by_a_plain_llm_and_its_own_task_is_left_out() -> None:
+    llm = Rendering(prompt_format="chatml")
+    bench = Bench(llm)
+    (result,) = bench.run(MESSAGES, kind="prompt")
+    assert raw(result) == [Prompt("Be brief.", "Why?").format_as("chatml")]
+    assert unpack_outputs(result.payload)[0]["parsed_output"] == raw(result)[0]
+    # The LLM's own task is what it was.
+    assert raw(bench.run({"input": "Why?"})[0])[0] == llm.task.generate_prompt("Why?").format_as("chatml")
+
+
+@pytest.mark.parametrize("prompt", ["a text", [{"role": "user", "content": "only"}]])
+def test_a_prompt_that_is_text_or_a_conversation_goes_through_as_it_is(prompt: Any) -> None:
+    (result,) = Bench(Rendering()).run(prompt, kind="prompt")
+    assert raw(result) == [prompt]
+
+
+def test_a_rendered_prompt_gets_the_formatting_function() -> None:
+    llm = Rendering(prompt_formatting_fn=lambda prompt: f"<{prompt.system_prompt}|{prompt.formatted_prompt}>")
+    assert raw(Bench(llm).run(MESSAGES, kind="prompt")[0]) == ["<Be brief.|Why?>"]
+
+
+# What goes wrong.
+
+
+def test_a_batch_that_raises_is_split_and_only_its_bad_row_fails(caplog: pytest.LogCaptureFixture) -> None:
+    llm = Scripted(raiser(ValueError("bad row"), on="b"))
+    with caplog.at_level(logging.WARNING, "genpool.worker"):
+        results = Bench(llm).run(*inputs("a", "b", "c"))
+    assert llm.calls == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+    assert outcomes(results) == [(100, Outcome.DONE), (101, Outcome.FAILED), (102, Outcome.DONE)]
+    assert caplog.messages[0] == "a batch of 3 rows raised ValueError: bad row; trying its rows alone"
+
+
+class Odd(Exception):
+    pass
+
+
+class OddValue(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "type_name", "builtin"),
+    [
+        (ValueError("x"), Outcome.FAILED, "ValueError", "ValueError"),
+        (RowError("x"), Outcome.FAILED, "RowError", "ValueError"),
+        (OddValue("x"), Outcome.FAILED, "OddValue", "ValueError"),
+        (KeyError("x"), Outcome.FAILED, "KeyError", "KeyError"),
+        (TypeError("x"), Outcome.FAILED, "TypeError", "TypeError"),
+        (ZeroDivisionError("x"), Outcome.FAILED, "ZeroDivisionError", "ZeroDivisionError"),
+        (AttributeError("x"), Outcome.FAILED, "AttributeError", "AttributeError"),
+        (AssertionError("x"), Outcome.FAILED, "AssertionError", "AssertionError"),
+        (NotImplementedError("x"), Outcome.FAILED, "NotImplementedError", "NotImplementedError"),
+        (OSError("x"), Outcome.RAISED, "OSError", "OSError"),
+        (ConnectionResetError("x"), Outcome.RAISED, "ConnectionResetError", "ConnectionResetError"),
+        (TimeoutError("x"), Outcome.RAISED, "TimeoutError", "TimeoutError"),
+        (MemoryError("x"), Outcome.RAISED, "MemoryError", "MemoryError"),
+        (RuntimeError("x"), Outcome.RAISED, "RuntimeError", "RuntimeError"),
+        (Odd("x"), Outcome.RAISED, "Odd", "Exception"),
+    ],
+)
+@pytest.mark.parametrize("by_row", [False, True])
+def test_errors_of_the_request_are_final_and_others_are_tried_again(
+    error: Exception, outcome: Outcome, type_name: str, builtin: str, by_row: bool
+) -> None:
+    def raise_it(call: RowCall) -> list[LLMOutput]:
+        raise error
+
+    llm = ByRow(raise_it) if by_row else Scripted(raiser(error))
+    (result,) = Bench(llm).run(*inputs("a"))
+    assert result.outcome == outcome
+    failure = unpack_failure(result.payload)
+    assert (failure.type, failure.message, failure.builtin) == (type_name, str(error), builtin)
+    assert (failure.worker, failure.host) == ("4711", "gpu1")
+    assert failure.traceback.startswith("Traceback (most recent call last)")
+
+
+def test_an_unwell_llm_hands_the_rows_back_and_says_why() -> None:
+    bench = Bench(Scripted(raiser(EngineUnwell("no quota"))))
+    results = bench.run(*inputs("a", "b"))
+    assert [(r.outcome, r.payload) for r in results] == [(Outcome.RETURNED, b"")] * 2
+    assert bench.unwell == ["no quota"]
+
+
+def test_an_llm_that_is_unwell_in_the_middle_of_a_call_keeps_what_it_has_done() -> None:
+    def script(call: RowCall) -> list[LLMOutput]:
+        if len(llm.rows) > 1:
+            raise EngineUnwell("no server")
+        return [output("done")]
+
+    llm = ByRow(script)
+    results = Bench(llm).run(*inputs("a", "b"))
+    assert outcomes(results) == [(100, Outcome.DONE), (101, Outcome.RETURNED)]
+
+
+@pytest.mark.parametrize("error", [EngineDead("CUDA error"), SystemExit("bye"), KeyboardInterrupt()])
+def test_a_dead_engine_ends_the_call_with_no_result_for_anybody(error: BaseException) -> None:
+    llm = Scripted(raiser(error))
+    with pytest.raises(type(error)):
+        Bench(llm).run(*inputs("a", "b"))
+    assert llm.calls == [["a", "b"]]  # nothing is tried on a dead engine
+
+
+def test_cancelled_rows_are_not_run() -> None:
+    llm = Scripted()
+    assert outcomes(Bench(llm).run_cancelled({"b"}, "a", "b", "c")) == [(100, Outcome.DONE), (102, Outcome.DONE)]
+    assert llm.calls == [["a", "c"]]
+    assert Bench(llm).run_cancelled({"a", "b"}, "a", "b") == []
+    assert len(llm.calls) == 1
+
+
+def test_a_row_cancelled_while_its_batch_is_split_is_not_run() -> None:
+    flags = [threading.Event() for _ in range(3)]
+
+    def script(texts: list[str], n: int) -> Any:
+        if len(texts) > 1:
+            raise OSError("together")
+        flags[1].set()
+        return [[output("alone")]]
+
+    llm = Scripted(script)
+    payloads = [pack_row(row, None) for row in inputs("a", "b", "c")]
+    results = list(Bench(llm).caller.run(StartCall(0, "input", 1, b"", [0, 1, 2], payloads), flags))
+    assert outcomes(results) == [(0, Outcome.DONE), (2, Outcome.DONE)]
+    assert llm.calls == [["a", "b", "c"], ["a"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("parsed", "complaint"),
+    [
+        ({"answer": {"set": {1}}}, "a value of type set under [0]['parsed_output']['answer']['set']"),
+        ([1, 1 << 70], "an integer value beyond 64 bits under [0]['parsed_output'][1]"),
+        ({"when": threading.Event()}, "a value of type Event under [0]['parsed_output']['when']"),
+        ({(1, 2): "x"}, "a key of type tuple under [0]['parsed_output']"),
+    ],
+)
+def test_an_output_that_cannot_be_carried_fails_its_row_and_names_type_and_key(parsed: Any, complaint: str) -> None:
+    def script(texts: list[str], n: int) -> list[list[LLMOutput]]:
+        return [[{**output(text), "parsed_output": parsed if text == "b" else text}] for text in texts]
+
+    results = Bench(Scripted(script)).run(*inputs("a", "b", "c"))
+    assert outcomes(results) == [(100, Outcome.DONE), (101, Outcome.FAILED), (102, Outcome.DONE)]
+    failure = unpack_failure(results[1].payload)
+    assert failure.type == "RowError"
+    assert failure.message == (
+        f"the row holds {complaint}, which msgpack cannot carry: use text, numbers, bytes, lists and dicts"
+    )
+
+
+def test_tuples_become_lists_and_integer_keys_stay() -> None:
+    (result,) = Bench(Scripted(lambda texts, n: [[output({1: ("a", (2.5, None))})]])).run(*inputs("a"))
+    assert raw(result) == [{1: ["a", [2.5, None]]}]
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        ([], "must return a list of outputs for each"),
+        ([[output("1")]] * 3, "must return a list of outputs for each"),
+        ([[output("1")]], "was asked for 2 generations"),
+        ([[output("1")] * 3], "was asked for 2 generations"),
+        (None, "must return a list of outputs for each"),
+        ("text", "must return a list of outputs for each"),
+        ([["text", "text"]], "something else than a list of outputs (dicts)"),
+    ],
+)
+def test_the_wrong_number_or_kind_of_outputs_fails_the_row(answers: Any, complaint: str) -> None:
+    (result,) = Bench(Scripted(lambda texts, n: answers)).run(*inputs("a"), n=2)
+    assert result.outcome == Outcome.FAILED
+    assert complaint in unpack_failure(result.payload).message
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        ([output("1")], "was asked for 2 generations of a row and returned 1"),
+        (None, "something else than a list of outputs (dicts)"),
+        ([1, 2], "something else than a list of outputs (dicts)"),
+    ],
+)
+def test_the_wrong_number_or_kind_of_outputs_of_one_row_fails_it(answers: Any, complaint: str) -> None:
+    (result,) = Bench(ByRow(lambda call: answers)).run(*inputs("a"), n=2)
+    assert result.outcome == Outcome.FAILED
+    assert complaint in unpack_failure(result.payload).message
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", pack("text"), pack([1, 2, 3]), pack([{"input": "a"}, "seed"])])
+def test_a_row_that_cannot_be_read_fails_alone(payload: bytes) -> None:
+    llm = Scripted()
+    results = Bench(llm).run_packed(payload, pack_row({"input": "good"}, None))
+    assert sorted(outcomes(results)) == [(100, Outcome.FAILED), (101, Outcome.DONE)]
+    assert llm.calls == [["good"]]
+
+
+@pytest.mark.parametrize("content", [None, 7, "input", ["input"]])
+@pytest.mark.parametrize("llm", [Scripted(), ByRow()], ids=["plain", "by row"])
+def test_a_row_that_is_no_map_lacks_every_argument(llm: LLM, content: Any) -> None:
+    bad, good = Bench(llm).run(content, {"input": "good"})
+    assert raw(bad) == [None]
+    assert "good" in raw(good)[0]
+
+
+@pytest.mark.parametrize("options", [b"\xc1", pack([1]), pack("hot")])
+def test_options_that_cannot_be_read_fail_the_rows_and_not_the_process(options: bytes) -> None:
+    llm = ByRow()
+    results = Bench(llm).run_packed(*(pack_row(row, None) for row in inputs("a", "b")), options=options)
+    assert outcomes(results) == [(100, Outcome.FAILED), (101, Outcome.FAILED)]
+    assert {unpack_failure(result.payload).type for result in results} == {"DecodeError"}
+    assert llm.rows == []
+
+
+def test_text_with_lone_surrogates_goes_both_ways() -> None:
+    (result,) = Bench(Scripted()).run({"input": "half \ud83d"})
+    assert raw(result) == ["half \ud83d 0"]

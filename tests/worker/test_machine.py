@@ -1,0 +1,544 @@
+"""The worker's machine, driven by hand: messages, the engine's doings and the time go in, effects are compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from genpool.protocol.content import unpack_failure
+from genpool.protocol.limits import Limits
+from genpool.protocol.messages import (
+    Assign,
+    AssignRun,
+    Goodbye,
+    Grant,
+    Hello,
+    Hold,
+    Message,
+    Missing,
+    Outcome,
+    Ping,
+    Refuse,
+    Resend,
+    Reset,
+    Result,
+    Role,
+    Settle,
+    Welcome,
+    WorkerState,
+)
+from genpool.protocol.session import Close, Log, Open, Send, SessionSettings, SessionState
+from genpool.worker.machine import MAX_HELD_BYTES, Exit, RowResult, StartCall, StopRow, Worker
+
+LOADING = Hello(role=Role.WORKER, instance=b"instance", host="host", pid=1, llm="llm")
+READY, UNWELL, DRAINING = WorkerState.READY, WorkerState.UNWELL, WorkerState.DRAINING
+
+
+def ids(first: int, count: int) -> list[bytes]:
+    return [b"row %12d" % number for number in range(first, first + count)]
+
+
+def payloads(first: int, count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(first, first + count)]
+
+
+def run(first: int, count: int = 1, **said: Any) -> AssignRun:
+    defaults: dict[str, Any] = {
+        "kind": "input",
+        "num_generations": 1,
+        "options": b"",
+        "seconds_left": None,
+        "charged": 0,
+    }
+    return AssignRun(
+        first_execution=first, ids=ids(first, count), payloads=payloads(first, count), **{**defaults, **said}
+    )
+
+
+def start(call: int, first: int, count: int = 1, **said: Any) -> StartCall:
+    defaults: dict[str, Any] = {"kind": "input", "num_generations": 1, "options": b""}
+    executions = list(range(first, first + count))
+    return StartCall(call, executions=executions, payloads=payloads(first, count), **{**defaults, **said})
+
+
+def hold(*held: tuple[int, bool], more: bool = False) -> Send:
+    numbers = [number for number, _ in held]
+    names = [ids(number, 1)[0] for number in numbers]
+    return Send(Hold(numbers, names, [finished for _, finished in held], more))
+
+
+def result(*numbers: int, credit: int, outcome: int = Outcome.DONE, tokens: int = 0) -> Send:
+    """What ``Bench.done`` has the worker say."""
+    answers = [b"answer %d" % number if outcome == Outcome.DONE else b"" for number in numbers]
+    return Send(Result(list(numbers), [outcome] * len(numbers), tokens, credit, answers))
+
+
+class Bench:
+    """A worker of ``concurrency`` calls of ``batch_size`` rows, connected to nothing yet."""
+
+    def __init__(self, concurrency: int = 1, batch_size: int = 1) -> None:
+        self.now = 100.0
+        self.identity = replace(LOADING, model_name="model", concurrency=concurrency, batch_size=batch_size)
+        self.worker = Worker("broker", replace(self.identity, model_name=""), SessionSettings(), lambda: 0.0, self.now)
+        self.logs: list[str] = []
+
+    @classmethod
+    def ready(cls, concurrency: int = 1, batch_size: int = 1, limits: Limits | None = None) -> Bench:
+        """One that has loaded and is connected, with nothing to do."""
+        bench = cls(concurrency, batch_size)
+        bench.worker.loaded(bench.identity, bench.now)
+        bench.connect(limits)
+        return bench
+
+    def connect(self, limits: Limits | None = None) -> list[object]:
+        """Open a connection and be welcomed; returns what is said then."""
+        self.tick()
+        if self.worker.state is SessionState.WAITING:
+            self.tick(1.0)
+        assert self.worker.state is SessionState.GREETING
+        return self.tell(Welcome(b"epoch", 1.0, limits or Limits()))
+
+    def tell(self, *messages: Message) -> list[object]:
+        for message in messages:
+            self.worker.received(message, self.now)
+        return self.flush()
+
+    def tick(self, seconds: float = 0.0) -> list[object]:
+        """Time passes, and then comes a tick. Pings to the broker are left out."""
+        self.now += seconds
+        effects = self._effects(self.worker.tick(self.now))
+        return [effect for effect in effects if not (isinstance(effect, Send) and isinstance(effect.message, Ping))]
+
+    def flush(self) -> list[object]:
+        return self._effects(self.worker.flush(self.now))
+
+    def done(
+        self, *executions: int, outcome: int = Outcome.DONE, payload: bytes | None = None, tokens: int = 0
+    ) -> None:
+        """The engine is done with these rows (its call goes on)."""
+        for number in executions:
+            answer = b"answer %d" % number if outcome == Outcome.DONE else b""
+            self.worker.row_ended(RowResult(number, outcome, answer if payload is None else payload, tokens), self.now)
+
+    def end(self, *calls: int) -> list[object]:
+        """These calls return; what the worker does then."""
+        for call in calls:
+            self.worker.call_ended(call, self.now)
+        return self.flush()
+
+    def work(self, call: int, *executions: int) -> list[object]:
+        """A call ends, with answers to these rows."""
+        self.done(*executions)
+        return self.end(call)
+
+    def cut(self) -> None:
+        self.worker.broken("it was cut", self.now)
+        self.flush()
+
+    def _effects(self, effects: list[object]) -> list[object]:
+        self.logs += [effect.text for effect in effects if isinstance(effect, Log)]
+        return [effect for effect in effects if not isinstance(effect, Log)]
+
+
+# Hello.
+
+
+def test_it_says_hello_at_once_in_state_loading_without_credit() -> None:
+    bench = Bench(concurrency=4)
+    assert bench.tick() == [Open(), Send(replace(bench.identity, model_name="", state="loading", credit=0))]
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold()]
+
+
+def test_it_says_hello_again_with_its_credit_when_it_is_ready() -> None:
+    bench = Bench(concurrency=4)
+    bench.connect()
+    bench.worker.loaded(bench.identity, bench.now)
+    assert bench.flush() == [Send(replace(bench.identity, state="ready", credit=4))]
+    assert bench.flush() == []
+
+
+def test_an_llm_loaded_before_the_broker_is_there_is_announced_once() -> None:
+    bench = Bench(concurrency=4)
+    bench.worker.loaded(bench.identity, bench.now)
+    assert bench.tick() == [Open(), Send(replace(bench.identity, state="ready", credit=4))]
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold()]
+
+
+def test_an_llm_loaded_between_hello_and_welcome_is_announced_after_it() -> None:
+    bench = Bench(concurrency=4)
+    bench.tick()
+    bench.worker.loaded(bench.identity, bench.now)
+    assert bench.flush() == []
+    ready = Send(replace(bench.identity, state="ready", credit=4))
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold(), ready]
+
+
+def test_a_refused_worker_stays_away() -> None:
+    bench = Bench()
+    bench.tick()
+    assert bench.tell(Refuse("another version")) == [Close()]
+    assert (bench.worker.state, bench.worker.trouble) == (SessionState.REFUSED, "another version")
+    assert bench.tick(100.0) == []
+
+
+# Credit.
+
+
+def test_a_row_is_run_answered_and_kept_until_it_is_settled() -> None:
+    bench = Bench.ready()
+    assert bench.tell(Assign([run(7, num_generations=3, options=b"hot", kind="prompt")])) == [
+        start(0, 7, num_generations=3, options=b"hot", kind="prompt")
+    ]
+    bench.done(7, tokens=5)
+    # The answer goes out before the call ends; the credit comes when its place is free.
+    assert bench.flush() == [result(7, credit=1, tokens=5)]
+    assert bench.end(0) == [Send(Grant(2, READY))]
+    assert list(bench.worker.held) == [7]
+    assert bench.tell(Settle([7])) == []
+    assert not bench.worker.held
+
+
+def test_credit_is_what_was_handed_out_and_what_is_free() -> None:
+    bench = Bench.ready(concurrency=3)
+    assert bench.tell(Assign([run(0, 2)])) == [start(0, 0), start(1, 1)]
+    assert bench.work(0, 0) == [result(0, credit=4)]
+    assert bench.tell(Assign([run(2, 2)])) == [start(2, 2), start(3, 3)]
+    bench.done(2)
+    assert bench.work(3, 3) == [result(2, 3, credit=5)]
+    assert bench.end(1, 2) == [Send(Grant(7, READY))]
+
+
+def test_rows_of_one_assignment_that_end_together_are_answered_in_one_message() -> None:
+    bench = Bench.ready(concurrency=3)
+    bench.tell(Assign([run(0, 3)]))
+    bench.done(0, 1, 2, tokens=2)
+    assert bench.end(0, 1, 2) == [result(0, 1, 2, credit=6, tokens=6)]
+
+
+def test_a_run_is_one_call_of_a_batch_engine_and_one_of_its_credit() -> None:
+    bench = Bench.ready(concurrency=2, batch_size=4)
+    assert bench.tell(Assign([run(0, 4), run(4, 2)])) == [start(0, 0, 4), start(1, 4, 2)]
+    assert bench.work(1, 4, 5) == [result(4, 5, credit=3)]
+    assert bench.tell(Assign([run(6, 4)])) == [start(2, 6, 4)]
+    bench.done(0)
+    assert bench.flush() == [result(0, credit=3)]  # its call goes on
+    bench.done(1, 2, 3)
+    assert bench.end(0) == [result(1, 2, 3, credit=4)]
+
+
+def test_a_run_longer_than_a_call_is_as_many_calls() -> None:
+    bench = Bench.ready(concurrency=2, batch_size=2)
+    assert bench.tell(Assign([run(0, 5)])) == [start(0, 0, 2), start(1, 2, 2), Send(Grant(3, READY))]
+    assert bench.end(0) == [start(2, 4)]
+    assert bench.end(1, 2) == [Send(Grant(5, READY))]
+
+
+def test_what_comes_beyond_the_credit_waits_its_turn_and_grants_nothing() -> None:
+    bench = Bench.ready(concurrency=2)
+    assert bench.tell(Assign([run(0, 4)])) == [start(0, 0), start(1, 1), Send(Grant(4, READY))]
+    assert bench.work(0, 0) == [start(2, 2), result(0, credit=4)]
+    assert bench.work(1, 1) == [start(3, 3), result(1, credit=4)]
+    assert bench.work(2, 2) == [result(2, credit=5)]
+
+
+def test_no_more_is_asked_for_while_too_many_bytes_of_answers_wait_for_their_clients() -> None:
+    bench = Bench.ready(concurrency=2, limits=Limits(max_row_bytes=MAX_HELD_BYTES))
+    bench.tell(Assign([run(0, 2)]))
+    half = b"x" * (MAX_HELD_BYTES // 2 + 1)
+    bench.done(0, payload=half)
+    (sent,) = bench.end(0)
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, Result)
+    assert sent.message.credit == 3
+    bench.done(1, payload=half)
+    (sent,) = bench.end(1)
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, Result)
+    assert sent.message.credit == 2
+    assert bench.tell(Settle([0])) == [Send(Grant(4, READY))]
+
+
+def test_an_assignment_that_comes_twice_counts_once() -> None:
+    bench = Bench.ready(concurrency=2)
+    assert bench.tell(Assign([run(0)])) == [start(0, 0)]
+    assert bench.tell(Assign([run(0)])) == []
+    assert bench.work(0, 0) == [result(0, credit=3)]
+    assert bench.tell(Assign([run(0)])) == []
+
+
+# Settle and Resend.
+
+
+def test_a_settled_row_that_waits_never_starts() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0, 3)]))
+    assert bench.tell(Settle([1])) == []
+    assert bench.work(0, 0) == [start(1, 2), result(0, credit=3)]
+
+
+def test_a_settled_row_that_waits_in_a_batch_is_left_out_of_it() -> None:
+    bench = Bench.ready(batch_size=3)
+    bench.tell(Assign([run(0, 3), run(3, 3)]))
+    bench.tell(Settle([4]))
+    assert bench.end(0)[0] == StartCall(1, "input", 1, b"", [3, 5], [b"3", b"5"])
+
+
+def test_a_settled_row_that_runs_is_stopped_and_its_place_is_free_when_its_call_ends() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0)]))
+    assert bench.tell(Settle([0])) == [StopRow(0)]
+    assert bench.tell(Settle([0])) == []
+    bench.done(0)
+    assert bench.flush() == []
+    assert bench.end(0) == [Send(Grant(2, READY))]
+
+
+def test_a_row_settled_before_its_answer_was_sent_is_not_answered() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0)]))
+    bench.done(0)
+    bench.worker.received(Settle([0]), bench.now)
+    assert bench.end(0) == [Send(Grant(2, READY))]
+
+
+def test_answers_are_sent_again_when_they_are_asked_for() -> None:
+    bench = Bench.ready(concurrency=3)
+    bench.tell(Assign([run(0, 3)]))
+    bench.done(0, 1)
+    bench.end(0, 1)
+    assert bench.tell(Resend([0, 1, 2, 99])) == [result(0, 1, credit=5)]
+    bench.tell(Settle([1]))
+    assert bench.tell(Resend([0, 1])) == [result(0, credit=5)]
+
+
+def test_answers_are_sent_in_messages_of_bounded_size_and_count() -> None:
+    bench = Bench.ready(concurrency=9, limits=Limits(target_message_bytes=100, max_rows=3))
+    bench.tell(Assign([run(0, 9)]))
+    bench.done(0, 1, payload=b"x" * 60)
+    bench.done(2, payload=b"x" * 500)
+    bench.done(3, 4, 5, 6, payload=b"x")
+    sent = [effect.message for effect in bench.flush() if isinstance(effect, Send)]
+    assert [message.executions for message in sent if isinstance(message, Result)] == [[0], [1], [2], [3, 4, 5], [6]]
+
+
+def test_an_answer_over_the_brokers_limit_fails_its_row_in_a_sentence() -> None:
+    bench = Bench.ready(limits=Limits(max_row_bytes=1000))
+    bench.tell(Assign([run(0)]))
+    bench.done(0, payload=b"x" * 1001)
+    (sent,) = bench.flush()
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, Result)
+    assert sent.message.outcomes == [Outcome.FAILED]
+    failure = unpack_failure(sent.message.payloads[0])
+    assert failure.message == "the answer has 1001 bytes and this broker carries answers of up to 1000"
+    assert (failure.type, failure.builtin, failure.host) == ("RowError", "ValueError", "host")
+    assert bench.worker._held_bytes == len(sent.message.payloads[0])
+
+
+# New connections.
+
+
+def test_a_new_connection_tells_what_is_held_and_counts_credit_anew() -> None:
+    bench = Bench.ready(concurrency=4)
+    bench.tell(Assign([run(0, 3)]))
+    bench.work(0, 0)
+    bench.cut()
+    bench.work(1, 1)
+    effects = bench.tick(1.0)
+    assert effects == [Open(), Send(replace(bench.identity, state="ready", credit=3))]
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold((0, True), (1, True), (2, False))]
+    assert bench.tell(Resend([0, 1])) == [result(0, 1, credit=3)]
+    assert bench.work(2, 2) == [result(2, credit=4)]
+
+
+def test_answers_that_came_between_hello_and_welcome_are_told_of_and_not_sent_unasked() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0)]))
+    bench.cut()
+    bench.tick(1.0)
+    bench.work(0, 0)
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold((0, True)), Send(Grant(1, READY))]
+
+
+def test_what_is_held_is_told_in_messages_of_bounded_count() -> None:
+    bench = Bench.ready(concurrency=5)
+    bench.tell(Assign([run(0, 5)]))
+    bench.cut()
+    effects = bench.connect(Limits(max_rows=2))
+    assert effects == [
+        hold((0, False), (1, False), more=True),
+        hold((2, False), (3, False), more=True),
+        hold((4, False)),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_ledger_that_differs_ends_the_connection(count: int) -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    assert bench.tell(Ping(1), Ping(None)) == []
+    assert bench.tell(Ping(count)) == [Close()]
+    assert bench.logs == [f"lost the broker at broker (it counts {count} rows here and I hold 1); trying again"]
+    assert bench.connect() == [hold((0, False))]
+
+
+@pytest.mark.parametrize("message", [Reset("say hello first"), Goodbye("it was stopped")])
+def test_a_connection_that_the_broker_ends_is_opened_anew(message: Message) -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0)]))
+    assert bench.tell(message) == [Close()]
+    assert bench.connect() == [hold((0, False))]
+
+
+def test_a_row_goes_on_and_a_waiting_one_starts_without_a_connection() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0, 2)]))
+    bench.cut()
+    assert bench.work(0, 0) == [start(1, 1)]
+
+
+def test_a_message_that_is_not_for_a_worker_is_passed_over() -> None:
+    bench = Bench.ready()
+    assert bench.tell(Missing(ids(0, 1))) == []
+    assert bench.logs == ["the broker sent a Missing, which is not for a worker"]
+
+
+def test_it_pings_without_a_count_for_it_writes_no_ledger() -> None:
+    bench = Bench.ready()
+    assert bench._effects(bench.worker.tick(bench.now + 1.0)) == [Send(Ping(None))]
+
+
+# Drain.
+
+
+def test_a_drain_finishes_what_runs_and_hands_back_what_waits() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0, 3)]))
+    bench.worker.drain(bench.now)
+    returned = Send(Result([1, 2], [Outcome.RETURNED] * 2, 0, 3, [b"", b""]))
+    assert bench.flush() == [returned, Send(Grant(3, DRAINING, "it was told to stop"))]
+    assert bench.tell(Settle([1, 2])) == []
+    assert bench.tick(6.0) == []  # it runs as long as it takes
+    assert bench.work(0, 0) == [result(0, credit=3)]
+    assert bench.tick(0.1) == []  # until its client has the answer
+    bench.tell(Settle([0]))
+    assert bench.tick(0.1) == [Send(Goodbye("it was told to stop")), Close(linger_s=1.0), Exit(0)]
+    assert bench.tick(100.0) == []
+
+
+def test_a_drained_worker_does_not_wait_for_ever_for_clients_to_take_their_answers() -> None:
+    bench = Bench.ready()
+    bench.tell(Assign([run(0)]))
+    bench.worker.drain(bench.now)
+    bench.work(0, 0)
+    assert bench.tick() == []
+    assert bench.tick(5.0) == []
+    assert bench.tick(0.1)[-1] == Exit(0)
+
+
+def test_an_idle_worker_drains_at_once() -> None:
+    bench = Bench.ready()
+    bench.worker.drain(bench.now)
+    assert bench.flush() == [Send(Grant(0, DRAINING, "it was told to stop"))]
+    assert bench.tick() == [Send(Goodbye("it was told to stop")), Close(linger_s=1.0), Exit(0)]
+
+
+def test_rows_that_cross_a_drain_are_handed_back() -> None:
+    bench = Bench.ready()
+    bench.worker.drain(bench.now)
+    bench.flush()
+    assert bench.tell(Assign([run(0)])) == [Send(Result([0], [Outcome.RETURNED], 0, 1, [b""]))]
+
+
+def test_a_worker_that_still_loads_leaves_at_once() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.worker.drain(bench.now)
+    assert bench.flush() == [Send(Goodbye("it was told to stop")), Close(linger_s=1.0), Exit(0)]
+
+
+def test_a_worker_without_a_broker_leaves_at_once() -> None:
+    bench = Bench.ready()
+    bench.cut()
+    bench.worker.drain(bench.now)
+    assert bench.tick() == [Exit(0)]
+
+
+def test_a_drain_outlasts_a_cut() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    bench.worker.drain(bench.now)
+    bench.cut()
+    effects = bench.tick(1.0)
+    assert effects == [
+        Open(),
+        Send(replace(bench.identity, state="draining", reason="it was told to stop", credit=0)),
+    ]
+    assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold((0, False))]
+
+
+# Unwell.
+
+
+def test_an_unwell_worker_hands_back_grants_nothing_and_probes_with_one_call() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0, 3)]))
+    bench.worker.unwell("no quota", bench.now)
+    bench.done(0, outcome=Outcome.RETURNED)
+    assert bench.end(0) == [
+        result(2, 0, credit=3, outcome=Outcome.RETURNED),
+        Send(Grant(3, UNWELL, "no quota")),
+    ]
+    assert bench.logs == ["'llm' is unwell: no quota"]
+    bench.done(1, outcome=Outcome.RETURNED)
+    assert bench.end(1) == [result(1, credit=3, outcome=Outcome.RETURNED)]
+    assert bench.tick(0.9) == []
+    assert bench.tick(0.2) == [Send(Grant(4, READY))]
+    assert bench.tell(Assign([run(3)])) == [start(2, 3)]
+    assert bench.work(2, 3) == [result(3, credit=6)]  # it is well: all its places are there again
+
+
+def test_an_llm_that_stays_unwell_is_probed_ever_more_seldom() -> None:
+    bench = Bench.ready()
+    waits: list[float] = []
+    for number in range(8):
+        bench.tell(Assign([run(number)]))
+        bench.worker.unwell("no server", bench.now)
+        bench.done(number, outcome=Outcome.RETURNED)
+        bench.end(number)
+        since = bench.now
+        while bench.worker.worker_state is UNWELL:
+            bench.tick(0.5)
+            bench.tell(Ping(None))
+        waits.append(bench.now - since)
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_calls_that_find_it_unwell_together_lengthen_the_wait_once() -> None:
+    bench = Bench.ready(concurrency=16)
+    bench.tell(Assign([run(0, 16)]))
+    for number in range(16):
+        bench.worker.unwell("no server", bench.now)
+        bench.done(number, outcome=Outcome.RETURNED)
+    bench.end(*range(16))
+    bench.tick(1.0)
+    assert bench.worker.worker_state is READY
+    assert bench.logs == ["'llm' is unwell: no server"]
+
+
+def test_an_unwell_worker_that_is_told_to_stop_drains() -> None:
+    bench = Bench.ready()
+    bench.worker.drain(bench.now)
+    bench.worker.unwell("no server", bench.now)
+    assert bench.worker.worker_state is DRAINING
+    assert bench.tick()[-1] == Exit(0)
+
+
+def test_an_unwell_worker_says_why_in_the_hello_of_a_new_connection() -> None:
+    bench = Bench.ready()
+    bench.worker.unwell("no server", bench.now)
+    bench.cut()
+    effects = bench.tick(0.5)
+    assert effects == [Open(), Send(replace(bench.identity, state="unwell", reason="no server", credit=0))]
