@@ -30,10 +30,11 @@ class Connection:
 
 
 def resolve(broker: str | None) -> str:
-    """The ZeroMQ endpoint of ``broker``.
+    """What stands for the broker from now on: a ZeroMQ endpoint, or the absolute path of a connection file.
 
-    That is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file. None stands for
-    ``$GENPOOL_BROKER``, and without that for the default port on this machine.
+    ``broker`` is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file. None stands for
+    ``$GENPOOL_BROKER``, and without that for the default port on this machine. A connection file may still be to come,
+    if its path has a separator in it.
 
     Raises:
         ConfigurationError: says what is wrong with it.
@@ -43,7 +44,26 @@ def resolve(broker: str | None) -> str:
         return check(given)
     if _HOST_AND_PORT.fullmatch(given):
         return check(f"tcp://{given}")
-    return read_connection_file(Path(given)).address
+    path = Path(given).absolute()
+    if os.sep not in given or _is_there(path):
+        read_connection_file(Path(given))
+    return str(path)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except ValueError:
+        return True  # no path at all, as reading it will tell
+
+
+def endpoint(address: str) -> str:
+    """The ZeroMQ endpoint that ``resolve`` has led to, read from the connection file as it is now.
+
+    Raises:
+        ConfigurationError: when there is no such file yet, or it is something else.
+    """
+    return address if "://" in address else read_connection_file(Path(address)).address
 
 
 def check(address: str, *, bind: bool = False) -> str:

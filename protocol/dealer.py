@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from .address import host_of, is_literal
+from .address import endpoint, host_of, is_literal
 from .codec import decode, encode
-from .errors import DecodeError
+from .errors import ConfigurationError, DecodeError
 from .limits import Limits
 from .messages import Message
 from .session import Close, Log, Open, Send
@@ -68,7 +68,7 @@ def heartbeat(sock: zmq.Socket[bytes], timeout_s: float) -> None:
 
 
 class Dealer:
-    """Runs ``machine`` against the broker at ``address``.
+    """Runs ``machine`` against the broker at ``address``, as ``address.resolve`` has made it.
 
     Other threads speak to it through ``post`` only: a posted function runs in the loop's thread with the time, before
     the next effects are performed. Effects that are not about the socket go to ``perform``.
@@ -211,12 +211,15 @@ class Dealer:
     def _open(self) -> None:
         self._close()
         try:
-            self._connect()
+            # Read anew each time: a broker that was started again may have written another port into its file.
+            self._connect(endpoint(self._address))
+        except ConfigurationError as error:
+            self.machine.broken(str(error), time.monotonic())
         except zmq.ZMQError as error:
             self._close()
             self.machine.broken(f"no socket can be opened to it: {error}", time.monotonic())
 
-    def _connect(self) -> None:
+    def _connect(self, address: str) -> None:
         assert self._context is not None
         sock = self._sock = self._context.socket(zmq.DEALER)
         self._poller.register(sock, zmq.POLLIN)
@@ -229,13 +232,13 @@ class Dealer:
         self._monitor = sock.get_monitor_socket(_EVENTS)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._shook_hands = False
-        sock.connect(self._address)
-        if self._address.startswith("tcp://") and not is_literal(host_of(self._address)):
-            threading.Thread(target=self._look_up, args=(sock,), name="genpool-name", daemon=True).start()
+        sock.connect(address)
+        if address.startswith("tcp://") and not is_literal(host_of(address)):
+            arguments = (sock, host_of(address))
+            threading.Thread(target=self._look_up, args=arguments, name="genpool-name", daemon=True).start()
 
-    def _look_up(self, sock: zmq.Socket[bytes]) -> None:
+    def _look_up(self, sock: zmq.Socket[bytes], host: str) -> None:
         """In a thread of its own: libzmq never says that a host's name is unknown, so ask beside it and tell."""
-        host = host_of(self._address)
         try:
             socket.getaddrinfo(host, None)
         # A name with an empty or too long part is a UnicodeError.

@@ -346,12 +346,12 @@ class Counted(Row):
     looks = 0
 
     @property
-    def over(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def over(self) -> bool:
         Counted.looks += 1
         return self._over
 
     @over.setter
-    def over(self, value: bool) -> None:
+    def over(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._over = value
 
 

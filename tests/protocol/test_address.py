@@ -11,6 +11,7 @@ from genpool.protocol.address import (
     ENVIRONMENT_VARIABLE,
     Connection,
     check,
+    endpoint,
     host_of,
     is_literal,
     is_loopback,
@@ -62,8 +63,23 @@ def test_a_connection_file_stands_for_its_address(tmp_path: Path, monkeypatch: p
     write_connection_file(path, Connection("tcp://gpu1:5555", 42))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(path))
 
-    assert resolve(str(path)) == "tcp://gpu1:5555"
-    assert resolve(None) == "tcp://gpu1:5555"
+    assert resolve(str(path)) == resolve(None) == str(path)
+    assert endpoint(str(path)) == "tcp://gpu1:5555"
+    assert endpoint("tcp://gpu2:5555") == "tcp://gpu2:5555"
+
+
+def test_a_connection_file_may_be_to_come_and_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run" / "broker.json"
+
+    assert resolve("run/broker.json") == str(path)
+    with pytest.raises(ConfigurationError, match="nor an existing connection file"):
+        endpoint(str(path))
+    path.parent.mkdir()
+    write_connection_file(path, Connection("tcp://gpu1:5555"))
+    assert endpoint(str(path)) == "tcp://gpu1:5555"
+    write_connection_file(path, Connection("tcp://gpu1:6666"))
+    assert endpoint(str(path)) == "tcp://gpu1:6666"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +202,7 @@ def test_a_file_that_is_not_there_is_an_error_that_says_who_writes_it(tmp_path: 
     path = tmp_path / "broker.json"
 
     with pytest.raises(ConfigurationError, match=f"does `genpool broker --connection-file {path}` run"):
-        resolve(str(path))
+        endpoint(str(path))
 
 
 @pytest.mark.parametrize(
