@@ -11,7 +11,8 @@ from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from .llm import LLM
-from .loader import ENGINES, load_engine, load_function, load_task, load_user_llm
+from .loader import ENGINES, load_engine, load_task, load_user_llm
+from .setting import load_function
 from .shell import WorkerSettings, run
 
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
-import math
-import re
-import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Callable as AbstractCallable
-from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from ..protocol.errors import ConfigurationError
-from ..tasks.base import TaskLike, require_task
+from ..tasks.base import TaskLike
+from ..tasks.named import described, named_task
 from ..tasks.text_generation import TextGenerationTask
 from .llm import LLM
+from .setting import typed
 
 # Imported only when asked for: each needs the package of the extra that has its name.
 ENGINES: dict[str, str] = {
@@ -26,10 +21,6 @@ ENGINES: dict[str, str] = {
 }
 
 _EXTRA_PACKAGES = {"llamacpp": "xllamacpp", "openai": "openai"}
-
-_SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_NONES = ("none", "null")
 
 
 def load_engine(name: str, model: str | None, pairs: Sequence[str], task: TaskLike | None) -> LLM:
@@ -75,20 +66,8 @@ def engine_settings(cls: type, pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"{cls.__name__} has no setting {key!r}: it has {_names(sorted(known))}")
         if key in settings:
             raise ConfigurationError(f"the setting {key} is given twice")
-        settings[key] = _typed(key, text, known[key])
+        settings[key] = typed(key, text, known[key])
     return settings
-
-
-def load_function(spec: str) -> Callable[..., Any]:
-    """The function or class at ``package.module:function``; the current directory is searched first.
-
-    Raises:
-        ConfigurationError: ``spec`` leads to nothing that can be called.
-    """
-    found = _load(spec)
-    if not callable(found):
-        raise ConfigurationError(f"{spec} is {_a(found)}, and cannot be called")
-    return cast(Callable[..., Any], found)
 
 
 def load_task(spec: str) -> TaskLike:
@@ -97,17 +76,10 @@ def load_task(spec: str) -> TaskLike:
     Raises:
         ConfigurationError: ``spec`` leads to no task.
     """
-    found = _load(spec)
-    if isinstance(found, type) or inspect.isroutine(found):
-        try:
-            found = found()
-        except Exception as error:
-            raise ConfigurationError(f"{spec} makes no task when called without arguments: {_told(error)}") from error
     try:
-        require_task(found)
-    except TypeError as error:
-        raise ConfigurationError(f"{spec} is no task: {error}") from error
-    return cast(TaskLike, found)
+        return named_task(spec)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def load_user_llm(function: Callable[..., Any], task: TaskLike | None) -> LLM:
@@ -121,7 +93,9 @@ def load_user_llm(function: Callable[..., Any], task: TaskLike | None) -> LLM:
     name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
     loaded = function(*_loader_arguments(name, function, task))
     if not isinstance(loaded, LLM):
-        raise ConfigurationError(f"the loader {name} must return an LLM (a genpool.LLM), and returned {_a(loaded)}")
+        raise ConfigurationError(
+            f"the loader {name} must return an LLM (a genpool.LLM), and returned {described(loaded)}"
+        )
     return loaded
 
 
@@ -162,117 +136,5 @@ def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return {key: one for key, one in parameters.items() if one.kind not in _REST}
 
 
-def _load(spec: str) -> Any:
-    if not _SPEC.fullmatch(spec):
-        raise ConfigurationError(f"a function or task is named as package.module:name, got {spec!r}")
-    module_name, _, path = spec.partition(":")
-    # Scripts installed by pip do not look in the current directory, and ``python -m`` does.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"{spec}: there is no module {error.name!r}; looked in {here} and in what is installed"
-        ) from error
-    except Exception as error:
-        raise ConfigurationError(f"{spec}: importing {module_name} raised {_told(error)}") from error
-    for name in path.split("."):
-        if not hasattr(found, name):
-            raise ConfigurationError(f"{spec}: {_a(found)} has no {name!r}")
-        found = getattr(found, name)
-    return found
-
-
-def _typed(key: str, text: str, hint: Any) -> Any:
-    options = _union(hint)
-    if type(None) in options and text.strip().lower() in _NONES:
-        return None
-    readers = [_reader(option) for option in options if option is not type(None)]
-    for _, read in sorted(readers, key=lambda one: one[0] == "a text"):
-        try:
-            return read(text)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"the setting {key}: {error}") from error
-        except ValueError:
-            continue
-    needed = " or ".join(dict.fromkeys(kind for kind, _ in readers))
-    raise ConfigurationError(f"the setting {key} must be {needed}, got {text!r}")
-
-
-def _union(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _reader(hint: Any) -> tuple[str, Callable[[str], Any]]:
-    """What a value of the type ``hint`` is called, and what reads one from text, raising ValueError."""
-    origin = get_origin(hint) or hint
-    if origin is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}", lambda text: _read_literal(text, get_args(hint))
-    if origin is AbstractCallable:
-        return "a package.module:function", load_function
-    simple: dict[Any, tuple[str, Callable[[str], Any]]] = {
-        bool: ("true or false", _read_bool),
-        int: ("a whole number", int),
-        float: ("a number", _read_float),
-        list: ("a list, by commas or as JSON", lambda text: _read_list(text, get_args(hint))),
-        dict: ("a JSON object", _read_dict),
-    }
-    return simple.get(origin, ("a text", str))
-
-
-def _read_bool(text: str) -> bool:
-    truth = _TRUTHS.get(text.strip().lower())
-    if truth is None:
-        raise ValueError(text)
-    return truth
-
-
-def _read_float(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-def _read_list(text: str, item: tuple[Any, ...]) -> list[Any]:
-    _, read = _reader(item[0] if item else str)
-    if not text.lstrip().startswith("["):
-        return [read(one) for one in text.split(",")] if text else []
-    values = json.loads(text)
-    return [read(one) if isinstance(one, str) else _expect(one, item) for one in values]
-
-
-def _expect(value: Any, item: tuple[Any, ...]) -> Any:
-    if item and not isinstance(value, item[0]):
-        raise ValueError(value)
-    return value
-
-
-def _read_dict(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(text)  # noqa: TRY004
-    return cast(dict[str, Any], value)
-
-
-def _read_literal(text: str, values: tuple[Any, ...]) -> Any:
-    for value in values:
-        if str(value) == text.strip():
-            return value
-    raise ValueError(text)
-
-
 def _names(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _a(value: object) -> str:
-    if isinstance(value, types.ModuleType):
-        return f"the module {value.__name__}"
-    return "None" if value is None else f"{type(value).__name__} {value!r:.80}"
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -127,7 +127,7 @@ class Worker(Session):
         # What the broker was told last, and whether there is more to say than a Grant can.
         self._hello_due = False
         self._granted = 0
-        self._said_state = self.worker_state
+        self._said_state = (self.worker_state, self.reason)
         self._next_call = 0
         self._results: list[_Held] = []
         self._held_bytes = 0
@@ -168,12 +168,12 @@ class Worker(Session):
         """The engine's server, key or quota is at fault: grant nothing, and try again later."""
         if self.worker_state is WorkerState.DRAINING:
             return
-        if self.worker_state is WorkerState.UNWELL:
-            return  # another call of the same moment; the wait grows with each probe, not with each call
-        self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
+        if (self.worker_state, self.reason) != (WorkerState.UNWELL, reason):
+            self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
         self.worker_state, self.reason = WorkerState.UNWELL, reason
-        self._probe_at = now + self._probe_delay_s
-        self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
+        if self._probe_at is None:  # several calls of the same moment make the wait grow once
+            self._probe_at = now + self._probe_delay_s
+            self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
         self._return_waiting()
 
     def drain(self, now: float) -> None:
@@ -187,7 +187,7 @@ class Worker(Session):
     # What Session asks for.
 
     def _hello(self) -> Hello:
-        self._granted, self._said_state = self._credit(), self.worker_state
+        self._granted, self._said_state = self._credit(), (self.worker_state, self.reason)
         self._hello_due = False
         return replace(self.identity, state=self.worker_state, reason=self.reason, credit=self._granted)
 
@@ -370,8 +370,7 @@ class Worker(Session):
         self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [held.payload for held in batch])))
 
     def _send_grant(self) -> None:
-        credit = self._credit()
-        said = (self._granted, self._said_state)
-        if said != (credit, self.worker_state):
-            self._granted, self._said_state = credit, self.worker_state
+        credit, state = self._credit(), (self.worker_state, self.reason)
+        if (self._granted, self._said_state) != (credit, state):
+            self._granted, self._said_state = credit, state
             self._effect(Send(Grant(credit, self.worker_state, self.reason)))

@@ -38,8 +38,8 @@ EXIT_ENGINE_DEAD = 70
 class WorkerSettings:
     """What one worker process serves, and how. Times in seconds.
 
-    ``concurrency`` None takes what the LLM says of itself. ``wait_s`` is how long a first connection is tried for. ``lifeline`` is a descriptor whose other end the owner
-    holds open.
+    ``concurrency`` None takes what the LLM says of itself. ``wait_s`` is how long a first connection is tried for,
+    None for ever. ``lifeline`` is a descriptor whose other end the owner holds open.
     """
 
     llm: str

@@ -11,9 +11,9 @@ import pytest
 
 from genpool.broker.machine import Broker
 from genpool.broker.outgoing import Log, Send
-from genpool.broker.settings import BrokerSettings
 from genpool.broker.peer import MAX_OUTBOX_BYTES, Client, Worker
 from genpool.broker.row import RowState
+from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.content import unpack_failure
 from genpool.protocol.limits import PROTOCOL_VERSION, Limits

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from genpool.broker.machine import Broker
-from genpool.broker.settings import BrokerSettings
 from genpool.broker.report import report
+from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.messages import (
     Goodbye,

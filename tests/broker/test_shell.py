@@ -20,8 +20,8 @@ from fleet import PATIENCE_S, Fleet, until
 from wire import Peer, client_hello, worker_hello
 
 from genpool.broker.outgoing import Send
-from genpool.broker.settings import BrokerSettings
 from genpool.broker.peer import MAX_OUTBOX_BYTES, Client
+from genpool.broker.settings import BrokerSettings
 from genpool.broker.shell import ShellSettings, _Loop
 from genpool.protocol.address import Connection, read_connection_file, write_connection_file
 from genpool.protocol.codec import decode

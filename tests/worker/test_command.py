@@ -108,6 +108,12 @@ def leaves():
     wait(os.environ.get("FIFO"))
     raise SystemExit(5)
 
+def later():
+    if not os.path.exists(os.environ["SERVER"]):
+        open(os.environ["SERVER"], "w").close()
+        raise errors.EngineUnwell("no server yet")
+    return load()
+
 def too_much(task, path):
     return load()
 """
@@ -349,6 +355,13 @@ def test_a_loader_that_raises_is_told_with_its_traceback(fleet: Fleet) -> None:
     assert process.wait(PATIENCE_S) == 70
     assert "the LLM could not be loaded\nTraceback" in said(fleet)
     assert "OSError: no GPU here" in said(fleet)
+
+
+def test_an_llm_whose_server_is_not_there_yet_is_loaded_again(fleet: Fleet, broker: HandBroker) -> None:
+    start(fleet, broker.address, load="later", SERVER=str(fleet.folder / "server"))
+    broker.welcome()
+    assert broker.wait_for(Hello, lambda hello: hello.state == "ready").credit == 1
+    assert "'mine' is unwell: no server yet" in said(fleet)
 
 
 # Brokers that are not there, or will not have it.

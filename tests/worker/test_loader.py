@@ -13,7 +13,8 @@ from genpool.tasks.output import LLMOutput
 from genpool.tasks.text_generation import TextGenerationTask
 from genpool.worker import loader
 from genpool.worker.llm import LLM
-from genpool.worker.loader import engine_settings, load_engine, load_function, load_task, load_user_llm
+from genpool.worker.loader import engine_settings, load_engine, load_task, load_user_llm
+from genpool.worker.setting import load_function
 
 
 class Engine(LLM):

@@ -30,7 +30,7 @@ from genpool.protocol.messages import (
     WorkerState,
 )
 from genpool.protocol.session import Close, Log, Open, Send, SessionSettings, SessionState
-from genpool.worker.machine import MAX_HELD_BYTES, Exit, RowResult, StartCall, StopRow, Worker
+from genpool.worker.machine import MAX_HELD_BYTES, Exit, Load, RowResult, StartCall, StopRow, Worker
 
 LOADING = Hello(role=Role.WORKER, instance=b"instance", host="host", pid=1, llm="llm")
 READY, UNWELL, DRAINING = WorkerState.READY, WorkerState.UNWELL, WorkerState.DRAINING
@@ -78,10 +78,11 @@ def result(*numbers: int, credit: int, outcome: int = Outcome.DONE, tokens: int 
 class Bench:
     """A worker of ``concurrency`` calls of ``batch_size`` rows, connected to nothing yet."""
 
-    def __init__(self, concurrency: int = 1, batch_size: int = 1) -> None:
+    def __init__(self, concurrency: int = 1, batch_size: int = 1, wait_s: float | None = None) -> None:
         self.now = 100.0
         self.identity = replace(LOADING, model_name="model", concurrency=concurrency, batch_size=batch_size)
-        self.worker = Worker("broker", replace(self.identity, model_name=""), SessionSettings(), lambda: 0.0, self.now)
+        loading = replace(self.identity, model_name="")
+        self.worker = Worker("broker", loading, SessionSettings(), lambda: 0.0, self.now, wait_s)
         self.logs: list[str] = []
 
     @classmethod
@@ -526,6 +527,55 @@ def test_calls_that_find_it_unwell_together_lengthen_the_wait_once() -> None:
     bench.tick(1.0)
     assert bench.worker.worker_state is READY
     assert bench.logs == ["'llm' is unwell: no server"]
+
+
+def test_an_llm_whose_server_is_not_there_yet_is_loaded_again_and_again_until_it_is() -> None:
+    bench = Bench(concurrency=2)
+    bench.connect()
+    bench.worker.unwell("no server", bench.now)
+    assert bench.flush() == [Send(Grant(0, UNWELL, "no server"))]
+    waits: list[float] = []
+    for _ in range(4):
+        since = bench.now
+        while Load() not in (effects := bench.tick(0.5)):
+            assert effects == []
+            bench.tell(Ping(None))
+        waits.append(bench.now - since)
+        bench.worker.unwell("no server", bench.now)
+        assert bench.flush() == []
+    assert waits == [1, 2, 4, 8]
+    assert bench.logs == ["'llm' is unwell: no server"]
+    bench.worker.loaded(bench.identity, bench.now)
+    assert bench.flush() == [Send(replace(bench.identity, state="ready", credit=2))]
+
+
+def test_another_reason_for_being_unwell_is_told() -> None:
+    bench = Bench()
+    bench.connect()
+    for reason in ("no server", "wrong key"):
+        bench.worker.unwell(reason, bench.now)
+        assert bench.flush() == [Send(Grant(0, UNWELL, reason))]
+        bench.tick(1.0)
+
+
+def test_an_llm_that_could_not_be_loaded_yet_does_not_keep_its_worker_from_ending() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.worker.unwell("no server", bench.now)
+    bench.worker.drain(bench.now)
+    assert bench.flush() == [Send(Goodbye("it was told to stop")), Close(linger_s=1.0), Exit(0)]
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_worker_that_waits_for_its_first_broker_no_longer_than_it_was_told_to(connected: bool) -> None:
+    bench = Bench(wait_s=3.0)
+    if connected:
+        bench.connect()
+        bench.cut()
+    assert Exit(3) not in bench.tick(2.9)
+    assert (Exit(3) in bench.tick(0.2)) is not connected
+    assert any(log.startswith("no broker at broker in the time given") for log in bench.logs) is not connected
+    assert Exit(3) not in bench.tick(0.5)
 
 
 def test_an_unwell_worker_that_is_told_to_stop_drains() -> None:
