@@ -258,7 +258,9 @@ class Ledger:
     def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
         """A worker that has (re)connected holds this execution: it goes on, or is settled when nobody wants it."""
         execution = self.executions.get(execution_id)
-        if execution is None:
+        # Nobody can hold what was not handed out yet; an entry under such an id would be in the way.
+        is_known = execution_id >> _COUNTER_BITS != self._life or execution_id < self._next_execution
+        if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
             if row is not None:
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker)
