@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from typing import Any, Unpack, cast
 
 from ..protocol.address import resolve
@@ -131,6 +132,9 @@ class LLMPool(Generator):
         """Generate and return the outputs: see ``submit``, whose Future this waits for. Ctrl-C cancels the call."""
         future = self.submit(inputs, num_generations, progress_callback_func, **options)
         try:
+            # In slices: Python may miss a signal that comes just before a wait, until the wait ends.
+            while not wait([future], timeout=1.0).done:
+                pass
             return future.result()
         except BaseException:
             future.cancel()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
-import time
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ from ..protocol.errors import RemoteError
 from ..tasks.output import LLMOutput
 from .call import Call, Record
 
-# A source whose last input took longer is slow: what has finished is yielded before it is read again.
-_SLOW_S = 0.005
+# How often a reader that waits for room looks whether the window has grown.
+_WINDOW_LOOK_S = 0.5
+
+# How long a signal may go unnoticed by a thread that waits for rows.
+_SIGNAL_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +62,61 @@ class _Order:
             yield following
 
 
-class _Source:
-    """The inputs, numbered, how many were read, and whether reading the last one took long."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """No more inputs: how many there were, and what reading them raised."""
 
-    def __init__(self, inputs: Iterable[Any]) -> None:
-        self._items = enumerate(inputs)
-        self.count = 0
-        self.is_exhausted = False
-        self.is_slow = False
+    begun: int
+    error: BaseException | None
 
-    def read(self) -> list[tuple[int, Any]]:
-        """The next input, or none."""
-        since = time.monotonic()
-        item = next(self._items, None)
-        self.is_slow = time.monotonic() - since > _SLOW_S
-        self.is_exhausted = item is None
-        self.count += item is not None
-        return [] if item is None else [item]
+
+class _Reader:
+    """Reads the inputs of ``stream`` in a thread of its own, and begins each, no further ahead than the window."""
+
+    def __init__(
+        self, call: Call, inputs: Iterable[Any], window: Callable[[], int], end: Callable[[_End], None]
+    ) -> None:
+        self._call, self._inputs, self._window, self._end = call, inputs, window, end
+        self._news = threading.Condition()
+        self._begun = self._yielded = 0
+        self._is_left = False
+
+    def start(self) -> None:
+        run = contextvars.copy_context().run
+        # A daemon, for a source may block for ever, and nothing can end that from outside.
+        threading.Thread(target=run, args=(self._run,), name="genpool-inputs", daemon=True).start()
+
+    def note_yield(self) -> None:
+        """Whoever iterates is done with one row more: there is room for another."""
+        with self._news:
+            self._yielded += 1
+            self._news.notify()
+
+    def leave(self) -> None:
+        """Nobody wants more rows; the thread ends with the next input at the latest."""
+        with self._news:
+            self._is_left = True
+            self._news.notify()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            items = iter(self._inputs)
+            while self._wait_for_room() and (item := next(items, self)) is not self:
+                self._call.begin([(self._begun, item)])
+                self._begun += 1
+        # A source is user code: what it raises is raised to who iterates, after the rows that were begun.
+        except BaseException as raised:
+            error = raised
+        self._end(_End(self._begun, error))
+
+    def _wait_for_room(self) -> bool:
+        """Wait until another input may begin. False when none shall."""
+        with self._news:
+            while not self._is_left and self._begun - self._yielded >= self._window():
+                # The window follows the fleet, which does not tell here when it grows.
+                self._news.wait(_WINDOW_LOOK_S)
+            return not self._is_left
 
 
 def stream(
@@ -86,27 +128,41 @@ def stream(
 ) -> Rows:
     """Yield each of ``inputs`` when it is finished; at most ``window()`` of them are begun and not yielded.
 
-    Inputs are read in the thread that iterates, and each begins before the next is read, which may take for ever.
-    Leaving the iteration withdraws what is under way.
+    Inputs are read in a thread of their own: neither a slow source nor one that waits for an earlier row's outputs
+    holds up what is finished, and a slow consumer does not leave the LLMs idle. What the source raises is raised here,
+    after the rows that were begun. Leaving the iteration withdraws what is under way.
     """
-    finished: queue.SimpleQueue[Record] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[Record | _End] = queue.SimpleQueue()
     call = make_call(finished.put)
     order = _Order(ordered=ordered)
-    source = _Source(inputs)
+    reader = _Reader(call, inputs, window, finished.put)
+    end: _End | None = None
     yielded = 0
+    reader.start()
     try:
-        while not source.is_exhausted or yielded < source.count:
-            has_room = not source.is_exhausted and source.count - yielded < window()
-            # A quick source is read on before a row is yielded, for a slow consumer must not leave the LLMs idle.
-            if has_room and (finished.empty() or not source.is_slow):
-                call.begin(source.read())
-                if finished.empty():
-                    continue
-            for row in order.arrived(finished.get()):
+        while end is None or yielded < end.begun:
+            got = _next_of(finished)
+            if isinstance(got, _End):
+                end = got
+                continue
+            for row in order.arrived(got):
                 yielded += 1
                 yield row
+                reader.note_yield()
+        if end.error is not None:
+            raise end.error
     finally:
+        reader.leave()
         call.cancel()
+
+
+def _next_of(finished: queue.SimpleQueue[Record | _End]) -> Record | _End:
+    while True:
+        try:
+            # In slices: Python may miss a signal that comes just before a wait, until the wait ends.
+            return finished.get(timeout=_SIGNAL_LOOK_S)
+        except queue.Empty:
+            continue
 
 
 class _Pump:
