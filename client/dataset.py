@@ -13,11 +13,11 @@ import shlex
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import click
 
@@ -174,10 +174,9 @@ class _Runner:
         self._begun: deque[Line] = deque()
         self._replaced: set[str] = set()
         # Checks the options, before the target is opened and so emptied; nothing is sent before the first `next`.
-        rows = llm.stream(
+        self._rows = llm.stream(
             self._inputs(), settings.num_generations, meter.advance, ordered=True, **settings.call_options
         )
-        self._rows = cast(Generator[Row], rows)
 
     def run(self, interrupt: Interrupt) -> None:
         with Target(self._settings.target) as target, closing(self._rows) as rows:

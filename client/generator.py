@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.content import pack
 from ..protocol.errors import ConfigurationError, RowError, generation_error
+from ..protocol.limits import MAX_OPTIONS_BYTES
 from ..tasks.output import LLMOutput
 from .call import Call, CallSettings, Record, Voice, deadline_of
 from .future import CallFuture
@@ -239,9 +240,14 @@ def _packed(voices: Sequence[Voice], generation_kwargs: Any) -> bytes:
     for voice in voices:
         _require_known(voice, options)
     try:
-        return pack(dict(sorted(options.items()))) if options else b""
+        packed = pack(dict(sorted(options.items()))) if options else b""
     except RowError as error:
         raise ConfigurationError(f"`generation_kwargs` cannot be sent: {error}") from None
+    if len(packed) > MAX_OPTIONS_BYTES:
+        raise ConfigurationError(
+            f"`generation_kwargs` have {len(packed)} bytes, and at most {MAX_OPTIONS_BYTES} can be sent with a call"
+        )
+    return packed
 
 
 def _require_known(voice: Voice, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,9 @@ ROW_ID_BYTES = 16
 # The head is never split over frames, so it bounds how many rows one message may name. 4096 ids are 64 KiB.
 MAX_ROWS_PER_MESSAGE = 4096
 
+# Options travel in the head too, once for each run of rows in a message.
+MAX_OPTIONS_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
