@@ -12,13 +12,16 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from ..protocol.errors import ConfigurationError, GenpoolError
 
 STANDARD_STREAM = "-"
+
+_PIECE_BYTES = 1 << 16
 
 _JSON_NAMES: dict[type[Any], str] = {
     list: "a list",
@@ -55,11 +58,13 @@ class Source:
         if self.path is None and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise ConfigurationError("the input cannot be read: standard input is closed")
         try:
-            self._file: BinaryIO = open(0 if self.path is None else path, "rb", closefd=self.path is not None)  # noqa: SIM115
+            # Without Python's buffer: a thread that waits for a line in it would hold up whoever closes the file.
+            source: str | int = 0 if self.path is None else path
+            self._file: RawIOBase | io.BytesIO = io.FileIO(source, closefd=self.path is not None)
             self.stat = os.fstat(self._file.fileno())
             if is_read_twice and not self._file.seekable():
                 with self._file as pipe:
-                    self._file = io.BytesIO(pipe.read())
+                    self._file = io.BytesIO(b"".join(_pieces(pipe)))
             self._start = self._file.tell() if self._file.seekable() else 0
         except OSError as error:
             raise ConfigurationError(f"the input {self.name} cannot be read: {error.strerror}") from None
@@ -78,7 +83,7 @@ class Source:
         """How many lines there are, before any is read; None where that cannot be told."""
         if not self._file.seekable():
             return None
-        lines = sum(1 for raw in self._file if raw.strip())
+        lines = sum(1 for raw in self._raw_lines() if raw.strip())
         self.rewind()
         return lines
 
@@ -88,11 +93,23 @@ class Source:
         Args:
             needed: the columns that a row must have, as far as they are known when it is read.
         """
-        for number, raw in enumerate(self._file, 1):
+        for number, raw in enumerate(self._raw_lines(), 1):
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if raw.strip():
                 yield self._line(number, raw, needed)
+
+    def _raw_lines(self) -> Iterator[bytes]:
+        """The bytes of each line, as soon as it is whole."""
+        begun: list[bytes] = []
+        for piece in _pieces(self._file):
+            *whole, rest = piece.split(b"\n")
+            for line in whole:
+                yield b"".join((*begun, line))
+                begun.clear()
+            begun.append(rest)
+        if any(begun):
+            yield b"".join(begun)
 
     def lacking(self, number: int, row: Mapping[str, Any], needed: Sequence[str]) -> str:
         """What to say of a row without some of its ``needed`` columns; nothing when it has them all."""
@@ -108,6 +125,12 @@ class Source:
         except ValueError as error:
             return Line(number, {}, f"{self.name}, line {number}: {error}")
         return Line(number, row, self.lacking(number, row, needed()))
+
+
+def _pieces(file: RawIOBase | io.BytesIO) -> Iterator[bytes]:
+    """All of a file, in pieces as they come."""
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Link:
         self.address = address
         self.users = 0
         identity = Hello(role=Role.CLIENT, instance=os.urandom(16), host=socket.gethostname(), pid=os.getpid())
-        self._machine = Client(address, identity, SessionSettings(), random.random, time.monotonic())
+        self._machine = Client(address, identity, SessionSettings(), random.Random().random, time.monotonic())
         self._dealer = Dealer(address, self._machine, self._perform, log=log)
         self._fleet: dict[str, LLMInfo] | None = None
         self._report: dict[str, Any] | None = None

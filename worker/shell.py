@@ -102,7 +102,9 @@ class _Shell:
             concurrency=settings.concurrency or 1,
         )
         session = SessionSettings(silence_s=settings.heartbeat_timeout_s)
-        self._machine = Worker(settings.broker, identity, session, random.random, time.monotonic(), settings.wait_s)
+        self._machine = Worker(
+            settings.broker, identity, session, random.Random().random, time.monotonic(), settings.wait_s
+        )
         self._dealer = Dealer(
             settings.broker, self._machine, self._perform, heartbeat_timeout_s=settings.heartbeat_timeout_s, log=log
         )

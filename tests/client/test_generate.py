@@ -74,7 +74,7 @@ def test_strict_input_from_a_pipe(genpool: Genpool) -> None:
         (["-o", "/none/out.jsonl"], 2, "there is no directory /none"),
         (["-n", "0"], 2, "Invalid value for '-n' / '--num-generations': 0 is not in the range x>=1"),
         (["--llm", "c", "--wait", "0.3"], 2, "no worker has announced an LLM named 'c' at"),
-        (["--task", "nothing"], 2, "a task is text-generation or package.module:task, and 'nothing' is neither"),
+        (["--task", "nothing"], 2, "named as package.module:name, got 'nothing'; or say text-generation"),
         (["--weights", "1,x"], 2, "--weights are numbers with commas between them, and not '1,x'"),
         (["--weights", "1,2,3"], 2, "`weights` must be 2 numbers, one for each LLM"),
         (["--broker", "ipc:///none", "--wait", "0.3"], 3, "no broker at ipc:///none within 0.3 s"),

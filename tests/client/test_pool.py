@@ -574,10 +574,10 @@ def test_an_interrupt_while_it_waits_takes_the_rows_back(
 ) -> None:
     link.answer = lambda asked: None
 
-    def interrupted(future: Future[Any], timeout: float | None = None) -> Any:
+    def interrupted(futures: Any, timeout: float | None = None) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(pool_module, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.generate(inputs("x"), 2)
     assert len(link.withdrawn) == 2
