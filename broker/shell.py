@@ -187,20 +187,19 @@ class _Loop:
         return bool(readable) and os.read(self._shell.lifeline, 1) == b""
 
     def _receive(self) -> None:
-        while True:
-            for _ in range(_BURST):
-                try:
-                    peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    self._perform(self._machine.flush(time.monotonic()))
-                    return
-                try:
-                    message = decode(frames)
-                except DecodeError as error:
-                    self._machine.malformed(peer, str(error))
-                else:
-                    self._machine.received(peer, message, time.monotonic())
-            self._perform(self._machine.flush(time.monotonic()))
+        """One burst: what is left after it is there at the next poll, so that no flood keeps the ticks away."""
+        for _ in range(_BURST):
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            try:
+                message = decode(frames)
+            except DecodeError as error:
+                self._machine.malformed(peer, str(error))
+            else:
+                self._machine.received(peer, message, time.monotonic())
+        self._perform(self._machine.flush(time.monotonic()))
 
     def _perform(self, effects: list[Effect]) -> None:
         blocked: dict[bytes, bool] = {}

@@ -138,7 +138,7 @@ class Link:
     def _raise_unreachable(self, timeout_s: float) -> None:
         if self._machine.state is SessionState.REFUSED:
             raise Refused(f"the broker at {self.address} refused this client: {self._machine.trouble}")
-        raise NoBroker(f"no broker at {self.address} within {timeout_s:g} s: {self._machine.trouble}")
+        raise NoBroker(f"no broker at {self.address} within {round(timeout_s, 1):g} s: {self._machine.trouble}")
 
     # The threads.
 

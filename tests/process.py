@@ -37,6 +37,21 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
+def _described(pid: int) -> str:
+    """What a process is and where its threads wait, for the report of a failure."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        waits = [
+            f"{(task / 'comm').read_text().strip()}:{(task / 'wchan').read_text()}"
+            for task in (folder / "task").iterdir()
+        ]
+        files = sorted(f"{file.name}->{file.readlink()}" for file in (folder / "fd").iterdir())
+    except OSError as error:
+        return str(error)
+    return f"{command} threads {waits} files {files}"
+
+
 class Program:
     """A Python program in a session of its own. ``folder`` is its TMPDIR, and removed at the end.
 
@@ -65,6 +80,8 @@ class Program:
     ) -> None:
         if kind is not None:
             sys.stderr.write(self.said)
+            for pid in self.living:
+                sys.stderr.write(f"alive: {pid} {_described(pid)}\n")
         self.process.kill()
         self.process.wait()
         for pid in self.living:
