@@ -68,8 +68,9 @@ class Generator(ABC):
             inputs: a dict of the task's arguments for each.
             num_generations: outputs for each input.
             progress_callback_func: called as ``f(advance=k)`` when ``k`` more outputs are there (or will never be),
-                on a thread of its own (here, for inputs that no LLM is asked about); the ``k`` add up to
-                ``num_generations * len(inputs)``.
+                on the thread that resolves futures (here, for inputs that no LLM is asked about); the ``k`` add up
+                to ``num_generations * len(inputs)``. Like a future's done-callbacks, it must not wait for another
+                call's result.
             options: see CallOptions.
 
         Returns:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet import until
 
 pytest.importorskip("openai")
 
@@ -398,7 +399,7 @@ class TestConnecting:
             for model in (None, "m"):
                 with pytest.raises(EngineUnwell, match=rf"{url} cannot be reached: Connection error \(.+\)"):
                     OpenAILLM(model, base_url=url, max_retries=0)
-        assert set(threading.enumerate()) <= before
+        until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
 
     def test_the_first_of_several_models_is_taken(
         self, scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture
