@@ -48,9 +48,12 @@ def genpool(log_level: str) -> None:
     Every option can be given as an environment variable: GENPOOL_<COMMAND>_<OPTION>. GENPOOL_BROKER is the broker's
     address for all commands.
     """
+    # Libraries log every request at the level info; of theirs, only what needs attention is shown.
+    libraries = log_level if log_level in ("debug", "error") else "warning"
     logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=libraries.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("genpool").setLevel(log_level.upper())
 
 
 def main() -> Any:
