@@ -5,7 +5,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genpool.client.share import check_weights, draw_shares
@@ -23,7 +23,6 @@ def mean_shares(num_generations: int, weights: list[float], draws: int = _DRAWS)
     return [total / draws for total in totals]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(1, 12), st.integers(0, 1000))
 def test_equal_weights_share_within_one(num_generations: int, llms: int, seed: int) -> None:
     shares = draw_shares(num_generations, [1.0] * llms, random.Random(seed))
@@ -36,7 +35,6 @@ def test_equal_weights_share_within_one(num_generations: int, llms: int, seed: i
 weights_of_llms = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=10).filter(any)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500), weights_of_llms, st.integers(0, 1000))
 def test_any_weights_share_out_all_of_it_within_one_of_the_proportion(
     num_generations: int, weights: list[float], seed: int

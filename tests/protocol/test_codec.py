@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -46,8 +46,6 @@ from genpool.protocol.messages import (
 )
 
 # How long an example takes says nothing on a busy machine.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 # Characters of every category: lone surrogates too, which tokenizers produce.
 texts = st.text(st.characters(), max_size=12)
 counts = st.integers(0, 2**63 - 1)
@@ -207,7 +205,6 @@ def test_every_kind_of_message_is_tried() -> None:
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_what_is_encoded_is_decoded(kind: type[Any]) -> None:
-    @unhurried
     @given(MESSAGES[kind], st.integers(1, 100))
     def check(message: Message, max_frame_bytes: int) -> None:
         frames = encode(message, max_frame_bytes)
@@ -456,13 +453,11 @@ def assert_can_be_passed_on(message: Message | None) -> None:
     assert message is None or encode(message, 1000)
 
 
-@unhurried
 @given(st.lists(st.binary(max_size=60), max_size=4))
 def test_arbitrary_bytes_do_no_harm(frames: list[bytes]) -> None:
     assert_can_be_passed_on(decoded(frames))
 
 
-@unhurried
 @given(st.sampled_from(sorted(EXAMPLES)), st.binary(max_size=60), st.lists(st.binary(max_size=8), max_size=2))
 def test_arbitrary_heads_do_no_harm(name: str, head: bytes, body: list[bytes]) -> None:
     assert_can_be_passed_on(decoded([*raw(name, head), *body]))
@@ -475,7 +470,6 @@ anything = st.recursive(
 )
 
 
-@unhurried
 @given(st.data())
 def test_fields_of_any_type_do_no_harm(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(EXAMPLES)))
@@ -490,7 +484,6 @@ def test_fields_of_any_type_do_no_harm(data: st.DataObject) -> None:
     assert_can_be_passed_on(decoded([frames[0][:1] + packed, *frames[1:]]))
 
 
-@unhurried
 @given(messages, st.data())
 def test_a_spoiled_byte_does_no_harm(message: Message, data: st.DataObject) -> None:
     frames = encode(message, 1000)

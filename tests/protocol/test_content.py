@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genpool.protocol.content import (
@@ -24,7 +24,6 @@ from genpool.protocol.content import (
 )
 from genpool.protocol.errors import DecodeError, RowError
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 texts = st.text(st.characters(), max_size=12)
 scalars = (
     st.none()
@@ -75,7 +74,6 @@ class Tricky:
 # What can be carried.
 
 
-@unhurried
 @given(contents)
 def test_what_is_packed_is_unpacked(content: Any) -> None:
     assert unpack(pack(content)) == content
@@ -129,7 +127,6 @@ def test_outputs_come_back_as_they_were() -> None:
     assert unpack_outputs(pack(outputs)) == outputs
 
 
-@unhurried
 @given(st.builds(Failure, texts, texts, texts, texts, texts, texts))
 def test_whatever_a_failure_says_can_be_told(failure: Failure) -> None:
     assert unpack_failure(pack_failure(failure)) == failure
@@ -254,7 +251,6 @@ def test_bytes_that_are_no_content_are_an_error_with_a_sentence(payload: bytes) 
             opened(payload)
 
 
-@unhurried
 @given(st.binary(max_size=80))
 def test_arbitrary_bytes_do_no_harm(payload: bytes) -> None:
     for opened in (unpack, unpack_row, unpack_outputs, unpack_failure):
