@@ -11,9 +11,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from genpool import LLM, LLMOutput
+from genpool import LLM, LLMOutput, ProcessLLM, TextGenerationTask
 
 _PATIENCE_S = 30.0
+
+TASK = TextGenerationTask()
+
+# What makes a local LLM of a loader, for a test that has the fixture `local`.
+Local = Callable[[Callable[[Any], Any]], ProcessLLM]
 
 
 def wait_for_file(path: Path) -> None:

@@ -1,14 +1,18 @@
-"""A fleet of two scripted LLMs for the commands, and the commands themselves."""
+"""A fleet of two scripted LLMs for the commands, the commands themselves, and local LLMs."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from echo import ECHO, Gate, Genpool, Start, command
 from fleet import PATIENCE_S, Fleet
+from scripted import TASK, Local
+
+from genpool import ProcessLLM
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +74,17 @@ def start(echo_fleet: Fleet) -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    """Makes local LLMs and tears them down."""
+    made: list[ProcessLLM] = []
+
+    def make(load: Callable[[Any], Any]) -> ProcessLLM:
+        made.append(ProcessLLM(TASK, load))
+        return made[-1]
+
+    yield make
+    for llm in made:
+        llm.teardown()

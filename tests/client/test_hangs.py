@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed, wait
 from pathlib import Path
 from typing import Any, cast
@@ -13,30 +12,13 @@ from typing import Any, cast
 import pytest
 from fleet import until
 from process import is_alive
-from scripted import FutureFails, Scripted, loader, note_pid, wait_for_file
+from scripted import FutureFails, Local, Scripted, loader, note_pid, wait_for_file
 
-from genpool import LLM, LLMPool, ProcessLLM, TextGenerationTask
+from genpool import LLM, LLMPool, ProcessLLM
 from genpool.client import child
 from genpool.protocol.errors import Closed, ConfigurationError, GenerationError, RemoteError, WorkerLost
 
 LIMIT_S = 30.0
-TASK = TextGenerationTask()
-
-Local = Callable[[Callable[[Any], Any]], ProcessLLM]
-
-
-@pytest.fixture
-def local() -> Iterator[Local]:
-    """Makes local LLMs and tears them down."""
-    made: list[ProcessLLM] = []
-
-    def make(load: Callable[[Any], Any]) -> ProcessLLM:
-        made.append(ProcessLLM(TASK, load))
-        return made[-1]
-
-    yield make
-    for llm in made:
-        llm.teardown()
 
 
 def rows(*texts: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
@@ -23,30 +23,13 @@ import cloudpickle
 import pytest
 from fleet import until
 from process import Program, children, is_alive
-from scripted import Parallel, Scripted, loader
+from scripted import TASK, Local, Parallel, Scripted, loader
 
 from genpool import LLM, LLMPool, ProcessLLM, TextGenerationTask
 from genpool.client import local as local_module
 from genpool.protocol.errors import Closed, ConfigurationError
 
 LIMIT_S = 30.0
-TASK = TextGenerationTask()
-
-Local = Callable[[Callable[[Any], Any]], ProcessLLM]
-
-
-@pytest.fixture
-def local() -> Iterator[Local]:
-    """Makes local LLMs and tears them down."""
-    made: list[ProcessLLM] = []
-
-    def make(load: Callable[[Any], Any]) -> ProcessLLM:
-        made.append(ProcessLLM(TASK, load))
-        return made[-1]
-
-    yield make
-    for llm in made:
-        llm.teardown()
 
 
 def ask(llm: ProcessLLM, *texts: str) -> list[Future[Any]]:
@@ -90,7 +73,7 @@ def stray(tmp_path: Path) -> Iterator[ModuleType]:
     """A module that no other process finds, as notebooks and test runners make them."""
     file = tmp_path / "stray.py"
     file.write_text(
-        "from scripted import Scripted\n"
+        "from scripted import TASK, Local, Scripted\n"
         "NAME = 'from afar'\n"
         "class Stray(Scripted):\n"
         "    def _answer(self, word, rest=''):\n"
@@ -256,7 +239,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from genpool import ProcessLLM, TextGenerationTask
-from scripted import Parallel, loader, wait_for_file
+from scripted import TASK, Local, Parallel, loader, wait_for_file
 
 folder = Path({folder!r})
 llm = ProcessLLM(TextGenerationTask(), {load})
