@@ -304,12 +304,19 @@ class Ledger:
             if not execution.row.executions and execution.row.state is RowState.RUNNING:
                 self._run_again(execution.row)
 
-    def charge(self, worker: Worker, now: float) -> None:
-        """A worker's process has ended: who was running in it is suspected, and all its rows wait again."""
+    def lost(self, worker: Worker, *, silent: bool, now: float) -> None:
+        """A worker will not come back. If its process has ended, who was running in it is suspected.
+
+        After a silence nobody is, but for rows that met so many silences that chance does not explain them: an engine
+        that holds the interpreter's lock until it crashes looks just like a frozen host.
+        """
         running = [execution for execution in worker.executions.values() if not execution.finished]
-        suspects = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
-        suspects = [row for row in suspects if len(row.executions) == 1]
+        rows = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
+        rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
+        suspects = [row for row in rows if not silent or row.silences >= attempts]
+        for row in rows:
+            row.silences += silent
         for row in suspects:
             row.charged += 1
             row.suspect_group = suspect_group_size(len(running), row.charged, attempts)

@@ -265,10 +265,7 @@ class Broker:
     def _end_graces(self) -> None:
         for instance, departure in [item for item in self._departures.items() if self._now >= item[1].until]:
             del self._departures[instance]
-            if departure.silent:
-                self.ledger.requeue(departure.worker.executions.values())
-            else:
-                self.ledger.charge(departure.worker, self._now)
+            self.ledger.lost(departure.worker, silent=departure.silent, now=self._now)
         for client in list(self.clients.values()):
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
                 self._forget_client(client)

@@ -427,3 +427,43 @@ def test_an_llm_that_is_unwell_while_it_loads_is_loaded_again() -> None:
     assert not worker.started
     worker.worker.loaded(worker.worker.identity, network.now)
     network.run_until(lambda: client.done == 1)
+
+
+def test_a_row_whose_workers_always_fall_silent_ends_too() -> None:
+    """An engine that holds the interpreter's lock until it crashes: no ping is heard, then the connection closes."""
+    network = Network()
+    client = network.add_client()
+    client.submit(b"poison")
+    deaths = 0
+    while not client.endings:
+        worker = network.add_worker(run_s=None)
+        network.run_until(lambda worker=worker: bool(worker.running) or bool(client.endings))
+        if worker.running:
+            deaths += 1
+            assert deaths <= 6
+            worker.is_alive = False  # its machine is not asked any more, and its connection stays
+            network.run(12.0)
+            network.kill(worker)
+            network.run(2.0)
+    ((ending,),) = client.endings.values()
+    assert isinstance(ending, Ending)
+    assert (ending.outcome, ending.attempts) == (Outcome.FAILED, 3)
+    assert deaths == 6
+
+
+def test_a_row_that_met_three_frozen_hosts_is_answered() -> None:
+    network = Network()
+    client = network.add_client()
+    client.submit(b"innocent")
+    for _ in range(3):
+        worker = network.add_worker(run_s=None)
+        network.run_until(lambda worker=worker: bool(worker.running))
+        worker.is_alive = False
+        network.run(12.0)
+        network.kill(worker)
+        network.run(2.0)
+    network.add_worker()
+    network.run_until(lambda: client.done == 1)
+    ((ending,),) = client.endings.values()
+    assert isinstance(ending, Ending)
+    assert ending.attempts == 0
