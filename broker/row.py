@@ -45,8 +45,9 @@ class RowSpec:
 class Row:
     """One row. ``payload`` is None for a row known only from the worker that holds it, after a broker's restart.
 
-    ``charged`` counts the executions it was blamed for, and ``silences`` the workers that fell silent with it; ``suspect_group`` is how many suspects it may be tried with
-    next, or 0 when it is not suspected. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
+    ``charged`` counts the executions it was blamed for, and ``silences`` the workers that fell silent with it.
+    ``suspect_group`` is how many suspects it may be tried with next, or 0 when it is not suspected. ``verdict`` is an
+    answer (outcome, payload) that the broker gave by itself.
     """
 
     id: bytes
