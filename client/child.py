@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger("genpool.client")
@@ -162,8 +163,9 @@ class Child:
         """Send the greeting, then pass on what the child says until it has ended."""
         sock, process = self._ours, self._process
         heard = bytearray()
-        try:
+        with suppress(OSError):  # it has ended already; what it said before is still to be read
             sock.sendall(b"".join(_LENGTH.pack(len(one)) + one for one in self._greeting))
+        try:
             # A process of the engine's may hold a copy of the socket, so its end is not the child's end.
             sock.settimeout(0.2)
             while process.poll() is None:
