@@ -62,6 +62,9 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         with _own_socket(shell), _connection_file(shell.connection_file, address):
             log.info("listening on %s", address)
             loop.run()
+        if loop.is_orphaned:
+            # Nobody is left to say goodbye to, and nothing may keep this process: not even libzmq's own farewell.
+            os._exit(0)
     finally:
         router.close(linger=500)
         context.term()
@@ -152,6 +155,7 @@ class _Loop:
         self._shell = shell
         self._frame_bytes = settings.limits.max_frame_bytes
         self._machine = Broker(settings, os.urandom(16), time.monotonic())
+        self.is_orphaned = False
         self._stopping = False
         # A signal's byte in this pipe wakes the poll; the handlers themselves only note that it came.
         self._ear, self._bell = os.pipe()
@@ -172,7 +176,8 @@ class _Loop:
                     next_tick = now + self._shell.tick_s
                     self._perform(self._machine.tick(now))
                 ready = dict(poller.poll(int(max(0.0, next_tick - now) * 1000) + 1))
-                self._stopping |= self._shell.lifeline in ready and self._owner_is_gone()
+                self.is_orphaned = self._shell.lifeline in ready and self._owner_is_gone()
+                self._stopping |= self.is_orphaned
                 if self._router in ready:
                     self._receive()
             self._perform(self._machine.stop("it was stopped"))
