@@ -153,6 +153,10 @@ class Broker:
             self._out.send_past(peer_id, Goodbye(reason))
         return self._out.take()
 
+    def report(self, now: float) -> dict[str, Any]:
+        """The fleet in detail, for people: see report.py."""
+        return report(self.started, len(self.ledger.rows), self.llms.values(), self.clients.values(), now)
+
     # Who comes.
 
     def _on_hello(self, peer_id: bytes, peer: Peer | None, hello: Hello) -> None:
@@ -301,7 +305,7 @@ class Broker:
             self._out.send_past(client.id, Reset(text))
 
     def _on_ask(self, client: Client, message: Ask) -> None:
-        self._out.send(client, Status(report(self, self._now)))
+        self._out.send(client, Status(self.report(self._now)))
 
     def _on_result(self, worker: Worker, message: Result) -> None:
         worker.hello.credit = message.credit

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from .peer import LLM, Client, Worker
 
-if TYPE_CHECKING:
-    from .machine import Broker
 
+def report(started: float, rows: int, llms: Iterable[LLM], clients: Iterable[Client], now: float) -> dict[str, Any]:
+    """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected.
 
-def report(broker: Broker, now: float) -> dict[str, Any]:
-    """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected."""
-    clients = list(broker.clients.values())
+    ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds.
+    """
     return {
-        "uptime_s": round(now - broker.started, 3),
-        "rows": len(broker.ledger.rows),
-        "llms": [_llm(llm) for llm in sorted(broker.llms.values(), key=lambda one: one.name)],
+        "uptime_s": round(now - started, 3),
+        "rows": rows,
+        "llms": [_llm(llm) for llm in sorted(llms, key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
     }
 

@@ -14,21 +14,21 @@ import logging
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from ..protocol.errors import Closed, ConfigurationError, RowError
 from ..tasks.base import TaskLike, missing_arguments, require_task
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.prompt import Prompt, SupportedFormats, as_prompt, check_format, from_wire
+from .joint import JointFuture, Progress
 
 log = logging.getLogger("genpool.worker")
 
 Generations = list[list[LLMOutput]]
-_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,12 +178,12 @@ class LLM(ABC):
             raise self._closed()
         invalid = self._find_invalid(inputs)
         valid = [one for index, one in enumerate(inputs) if index not in invalid]
-        progress = _Progress(progress_callback_func)
+        progress = Progress(progress_callback_func)
         progress.advance(num_generations * len(invalid))
         fill = partial(self._fill, len(inputs), invalid, num_generations)
         if self.thread_pool_executor is not None:
             parts = self._submit(self.thread_pool_executor, valid, num_generations, progress)
-            return _JointFuture(parts, lambda rows: fill([row[0] for row in rows]))
+            return JointFuture(parts, lambda rows: fill([row[0] for row in rows]))
         generated = self._generate_checked(valid, num_generations) if valid else []
         progress.advance(num_generations * len(valid))
         return fill(generated)
@@ -259,7 +259,7 @@ class LLM(ABC):
         )
 
     def _submit(
-        self, executor: ThreadPoolExecutor, inputs: list[dict[str, Any]], num_generations: int, progress: _Progress
+        self, executor: ThreadPoolExecutor, inputs: list[dict[str, Any]], num_generations: int, progress: Progress
     ) -> list[Future[Generations]]:
         try:
             parts = [executor.submit(self._generate_checked, [one], num_generations) for one in inputs]
@@ -302,92 +302,6 @@ class LLM(ABC):
 
     def _closed(self) -> Closed:
         return Closed(f"{type(self).__name__} is closed and generates nothing more: make a new one.")
-
-
-class _Progress:
-    """Calls a progress callback, from one thread at a time; what it raises is logged and costs no output."""
-
-    def __init__(self, callback: Callable[..., Any] | None) -> None:
-        self._callback = callback
-        self._turn = threading.Lock()
-
-    def advance(self, by: int) -> None:
-        if self._callback is None or by == 0:
-            return
-        with self._turn:
-            try:
-                self._callback(advance=by)
-            except Exception:
-                log.exception("progress_callback_func raised; the generation goes on")
-
-    def advance_for(self, part: Future[Any], by: int) -> None:
-        if not part.cancelled() and part.exception() is None:
-            self.advance(by)
-
-
-class _JointFuture(Future[Generations], Generic[_Part]):
-    """Done when all ``parts`` are, with ``join`` of their results; fails with the first part that fails.
-
-    It is resolved once, by whoever claims it first: the last part, a failed part, or ``cancel()``. The latter two
-    cancel the parts that have not begun.
-    """
-
-    def __init__(self, parts: Sequence[Future[_Part]], join: Callable[[list[_Part]], Generations]) -> None:
-        super().__init__()
-        self._parts = parts
-        self._join = join
-        self._left = len(parts)
-        self._is_claimed = False
-        self._turn = threading.Lock()  # guards the two above
-        for part in parts:
-            part.add_done_callback(self._on_done)
-        if not parts:
-            self._finish()
-
-    def cancel(self) -> bool:
-        if self._claim():
-            super().cancel()
-            self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, which `cancel` alone does not
-            self._cancel_parts()
-        return self.cancelled()
-
-    def _on_done(self, part: Future[Any]) -> None:
-        if part.cancelled():
-            self.cancel()
-        elif (error := part.exception()) is not None:
-            self._fail(error)
-        elif self._count_down() == 0:
-            self._finish()
-
-    def _finish(self) -> None:
-        if not self._claim():
-            return
-        try:
-            result = self._join([part.result() for part in self._parts])
-        except BaseException as error:
-            self.set_exception(error)
-        else:
-            self.set_result(result)
-
-    def _fail(self, error: BaseException) -> None:
-        if self._claim():
-            self.set_exception(error)
-            self._cancel_parts()
-
-    def _claim(self) -> bool:
-        with self._turn:
-            is_first = not self._is_claimed
-            self._is_claimed = True
-        return is_first
-
-    def _count_down(self) -> int:
-        with self._turn:
-            self._left -= 1
-            return self._left
-
-    def _cancel_parts(self) -> None:
-        for part in self._parts:
-            part.cancel()
 
 
 def _require_positive(name: str, value: object) -> None:

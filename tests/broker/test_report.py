@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from genpool.broker.machine import Broker
-from genpool.broker.report import report
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.messages import (
@@ -45,7 +44,7 @@ def submit(llm: str, rows: int) -> Submit:
 
 
 def test_an_idle_broker_reports_how_long_it_has_been_there() -> None:
-    assert report(broker(), now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": []}
+    assert broker().report(now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": []}
 
 
 def test_a_fleet_at_work_is_reported_in_full() -> None:
@@ -57,7 +56,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
     tell(machine, b"c", client("laptop"), submit("small", 5))
     first = next(iter(machine.ledger.executions))
     tell(machine, b"w", Result([first], [Outcome.DONE], 7, 3, [b"answer"]))
-    assert report(machine, now=21.0) == {
+    assert machine.report(now=21.0) == {
         "uptime_s": 11.0,
         "rows": 5,
         "llms": [
@@ -99,7 +98,7 @@ def test_who_is_loading_unwell_or_away_is_shown_and_llms_stand_in_order() -> Non
     tell(machine, b"2", worker("gpu2", "alpha"))
     tell(machine, b"c", client("laptop"), submit("asked for", 1))
     machine.send_failed(b"c", Goodbye(), gone=True, now=21.0)
-    shown = report(machine, now=23.5)
+    shown = machine.report(now=23.5)
     assert [llm["name"] for llm in shown["llms"]] == ["alpha", "asked for", "zeta"]
     assert [(llm["announced"], llm["queued"]) for llm in shown["llms"]] == [(True, 0), (False, 1), (True, 0)]
     assert [(w["state"], w["reason"]) for llm in shown["llms"] for w in llm["workers"]] == [
@@ -114,5 +113,5 @@ def test_a_report_travels_as_it_is() -> None:
     machine = broker()
     tell(machine, b"w", worker("gpu1", "small", state=WorkerState.READY))
     tell(machine, b"c", client("laptop"), submit("small", 2))
-    status = Status(report(machine, now=21.0))
+    status = Status(machine.report(now=21.0))
     assert decode(encode(status, 1 << 20)) == status
