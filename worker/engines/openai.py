@@ -176,7 +176,7 @@ class OpenAILLM(RowEngine):
         body = {"messages": messages, **sampling(self._wire_names, self._settings, call.options)}
         check_json(body)
         seed = self._seed if call.seed is None else call.seed
-        answers = self._loop.run(self._answers(body, call.num_generations, seed), call.cancelled)
+        answers = self._loop.run(self._answers(call, body, seed), call.cancelled)
         return [output for answer in answers for output in self._outputs(call, messages, answer)][
             : call.num_generations
         ]
@@ -187,35 +187,40 @@ class OpenAILLM(RowEngine):
             yield self._output(call, messages, choice.message.content or "", choice.finish_reason, usage)
             usage = None
 
-    async def _answers(self, body: dict[str, Any], count: int, seed: int | None) -> list[ChatCompletion]:
-        """Answers with ``count`` choices or more between them, from as few requests as the server allows."""
+    async def _answers(self, call: RowCall, body: dict[str, Any], seed: int | None) -> list[ChatCompletion]:
+        """Answers with all the call's choices or more between them, from as few requests as the server allows."""
+        count = call.num_generations
         if count == 1 or self._one_by_one:
-            return await self._singly(body, range(count), seed)
+            return await self._singly(call, body, range(count), seed)
         try:
-            answer = await self._ask(body, count, seed)
+            answer = await self._ask(call, body, count, seed)
         except RowError:
             # Servers that take no n, or none as large, refuse with 400. If one alone works, that was it.
-            answers = await self._singly(body, range(1), seed)
-            answers += await self._singly(body, range(1, count), seed)
+            answers = await self._singly(call, body, range(1), seed)
+            answers += await self._singly(call, body, range(1, count), seed)
             self._one_by_one = True
             return answers
         missing = range(len(answer.choices), count)
         self._one_by_one = bool(missing)
-        return [answer, *await self._singly(body, missing, seed)]
+        return [answer, *await self._singly(call, body, missing, seed)]
 
-    async def _singly(self, body: dict[str, Any], positions: range, seed: int | None) -> list[ChatCompletion]:
-        requests = [asyncio.ensure_future(self._ask(body, 1, seed_at(seed, position))) for position in positions]
+    async def _singly(
+        self, call: RowCall, body: dict[str, Any], positions: range, seed: int | None
+    ) -> list[ChatCompletion]:
+        requests = [asyncio.ensure_future(self._ask(call, body, 1, seed_at(seed, position))) for position in positions]
         try:
             return await asyncio.gather(*requests)
         finally:
             for request in requests:
                 request.cancel()
 
-    async def _ask(self, body: dict[str, Any], count: int, seed: int | None) -> ChatCompletion:
+    async def _ask(self, call: RowCall, body: dict[str, Any], count: int, seed: int | None) -> ChatCompletion:
         fields = body if count == 1 else body | {"n": count}
         if seed is not None:
             fields = fields | {"seed": seed}
         async with self._permits:
+            if call.cancelled.is_set():
+                raise asyncio.CancelledError("nobody wants the row any more")
             try:
                 answer = await self._create(fields)
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
