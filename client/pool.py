@@ -14,7 +14,7 @@ from ..protocol.messages import LLMInfo
 from ..tasks.base import same_task
 from .generator import CallOptions, Generator, Outputs, Progress
 from .link import leave, link_to
-from .process_llm import ProcessLLM, RemoteTask
+from .process_llm import ProcessLLM
 from .share import check_weights, draw_shares
 
 _TOO_FEW = (
@@ -55,7 +55,7 @@ class LLMPool(Generator):
         """A pool of a fleet's LLMs. Returns at once; nothing is opened before the first use.
 
         Args:
-            llms: their names; None takes all LLMs of the fleet that share a task, as they are at the first use.
+            llms: their names; None takes all LLMs of the fleet that share a task; the first use waits for them.
             broker: as for ``ProcessLLM.connect``.
             task: as there.
             wait_s: as there.
@@ -196,6 +196,3 @@ def _check(llms: Any) -> None:
     tasks = [llm.given_task for llm in cast(Sequence[ProcessLLM], llms) if llm.given_task is not None]
     if tasks and not same_task(tasks):
         raise ConfigurationError(_TASKS_DIFFER)
-
-
-__all__ = ["LLMPool", "RemoteTask"]
