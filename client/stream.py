@@ -197,7 +197,10 @@ async def astream(
     *,
     ordered: bool,
 ) -> AsyncRows:
-    """``stream`` for asyncio: inputs may be an async iterable, and are read in the event loop's thread."""
+    """``stream`` for asyncio: inputs may be an async iterable, and are read in the event loop's thread.
+
+    What the source raises is raised here after the rows that were begun, as there.
+    """
     loop = asyncio.get_running_loop()
     # Records, and at the end of the inputs None or what reading them raised.
     arrived: asyncio.Queue[Record | BaseException | None] = asyncio.Queue()
@@ -214,15 +217,18 @@ async def astream(
     reading = asyncio.ensure_future(pump.run())
     reading.add_done_callback(lambda task: arrived.put_nowait(None if task.cancelled() else task.exception()))
     exhausted = False
+    error: BaseException | None = None
     try:
         while not exhausted or pump.yielded < pump.begun:
             one = await arrived.get()
-            if isinstance(one, BaseException):
-                raise one
-            exhausted |= one is None
-            for row in order.arrived(one) if one is not None else ():
+            if not isinstance(one, Record):
+                exhausted, error = True, one
+                continue
+            for row in order.arrived(one):
                 pump.note_yield()
                 yield row
+        if error is not None:
+            raise error
     finally:
         reading.cancel()
         call.cancel()
