@@ -1,0 +1,121 @@
+"""An LLM for fault tests: each row says what shall happen, and the LLM notes in files what it began and ended.
+
+A row's input is ``WORD NAME``; what follows is not read, so that rows can be made long. Words:
+
+- ``quick``: answer at once; ``sleep:S``: after S seconds, unless nobody wants it any more;
+- ``wait``: when there is a file ``NAME.go``, unless nobody wants it any more;
+- ``hang``: never, wanted or not, with the interpreter's lock free; ``gil:S``: after S seconds with the lock held;
+- ``raise``: RuntimeError (it may work elsewhere); ``refuse``: ValueError (it never will);
+- ``kill``: the process is killed; ``dead``: the engine says that it cannot go on; ``eat``: memory until there is none.
+
+Served with ``--load noted:load`` and the environment ``NOTED``, a folder. ``CONCURRENCY`` is how many rows it takes at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+from genpool import LLM, LLMOutput, TextGenerationTask
+from genpool.protocol.errors import EngineDead
+from genpool.worker.llm import RowCall
+
+_LOOK_S = 0.01
+
+
+class Noted(LLM):
+    """See the module."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(TextGenerationTask())
+        self._folder = folder
+
+    @property
+    def model_name(self) -> str:
+        return "noted"
+
+    @property
+    def concurrency(self) -> int:
+        return int(os.environ.get("CONCURRENCY", "1"))
+
+    def _generate(self, inputs: list[dict[str, str]], num_generations: int = 1) -> list[list[LLMOutput]]:
+        return [self.generate_row(RowCall(given, num_generations=num_generations)) for given in inputs]
+
+    def generate_row(self, call: RowCall) -> list[LLMOutput]:
+        text = call.content["input"] if isinstance(call.content, dict) else str(call.content)
+        word, name = text.split()[:2]
+        self._note("began", name)
+        self._do(word, name, call.cancelled)
+        self._note("ended", name)
+        output = LLMOutput(model_name="noted", prompt_used=None, raw_output=text.upper(), parsed_output=None)
+        return [output.copy() for _ in range(call.num_generations)]
+
+    def _note(self, file: str, name: str) -> None:
+        # One write of a short line to a file opened for appending: lines of several processes never mix.
+        with (self._folder / file).open("ab", buffering=0) as stream:
+            stream.write(f"{name} {os.getpid()}\n".encode())
+
+    def _do(self, word: str, name: str, cancelled: threading.Event) -> None:
+        word, _, seconds = word.partition(":")
+        match word:
+            case "quick":
+                pass
+            case "sleep":
+                if cancelled.wait(float(seconds)):
+                    raise CancelledError(name)
+            case "wait":
+                while not (self._folder / f"{name}.go").exists():
+                    if cancelled.wait(_LOOK_S):
+                        raise CancelledError(name)
+            case "hang":
+                while True:
+                    time.sleep(_LOOK_S)
+            case "gil":
+                # PyDLL, unlike CDLL, keeps the interpreter's lock over the call.
+                ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
+            case "raise":
+                raise RuntimeError(f"{name} raises")
+            case "refuse":
+                raise ValueError(f"{name} is refused")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "dead":
+                raise EngineDead(f"{name} was too much")
+            case "eat":
+                eaten: list[bytearray] = []
+                while True:
+                    eaten.append(bytearray(1 << 20))
+            case _:
+                raise ValueError(f"no such word: {word}")
+
+
+def load() -> LLM:
+    return Noted(Path(os.environ["NOTED"]))
+
+
+def environment(folder: Path, *, concurrency: int = 1) -> dict[str, str]:
+    """For ``Fleet.start_worker``."""
+    return {"NOTED": str(folder), "CONCURRENCY": str(concurrency), "PYTHONPATH": str(Path(__file__).parent)}
+
+
+def noted(folder: Path, file: str) -> list[tuple[str, int]]:
+    """What was noted in ``file`` ("began" or "ended") by now, in order: names and process ids."""
+    path = folder / file
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(name, int(pid)) for name, pid in (line.split() for line in lines)]
+
+
+def began(folder: Path) -> Counter[str]:
+    """How often each name was begun."""
+    return Counter(name for name, _ in noted(folder, "began"))
+
+
+def ended(folder: Path) -> Counter[str]:
+    """How often each name was computed to its end."""
+    return Counter(name for name, _ in noted(folder, "ended"))
