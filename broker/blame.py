@@ -20,11 +20,3 @@ def suspect_group_size(lost_with: int, charged: int, max_attempts: int) -> int:
 def is_guilty(lost_with: int, charged: int, max_attempts: int) -> bool:
     """Whether a row fails for ending workers: only when it did so alone, and for the last permitted time."""
     return lost_with == 1 and charged >= max_attempts
-
-
-def was_silent(silence_s: float, heartbeat_timeout_s: float) -> bool:
-    """Whether a worker was lost by silence (a cut network, a frozen host) rather than by its process's end.
-
-    An ended process closes its connection at once; a silent one is dropped only after the heartbeat timeout.
-    """
-    return silence_s >= 0.8 * heartbeat_timeout_s

@@ -12,6 +12,9 @@ from ..protocol.errors import ConfigurationError
 from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
+# With a short timeout the pings come faster, so that a late one is no silence.
+_PINGS_PER_TIMEOUT = 20
+
 log = logging.getLogger("genpool.broker")
 
 
@@ -50,7 +53,7 @@ log = logging.getLogger("genpool.broker")
 @click.option(
     "--worker-grace",
     type=click.FloatRange(0),
-    default=0.5,
+    default=0.4,
     show_default=True,
     metavar="SECONDS",
     help="How long a worker whose connection broke may be away before its rows go elsewhere.",
@@ -70,6 +73,14 @@ log = logging.getLogger("genpool.broker")
     type=click.IntRange(1),
     help="How often a row may end a worker or make an engine raise.",
 )
+@click.option(
+    "--max-unread",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="MEBIBYTES",
+    help="How much a client may be sent before it has read it; its rows are held back meanwhile.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def broker(
     bind: str,
@@ -80,6 +91,7 @@ def broker(
     worker_grace: float,
     heartbeat_timeout: float,
     max_attempts: int,
+    max_unread: int,
     lifeline: int | None,
 ) -> int:
     """Run the broker that clients and workers connect to.
@@ -100,6 +112,8 @@ def broker(
         client_grace_s=client_grace,
         worker_grace_s=worker_grace,
         heartbeat_timeout_s=heartbeat_timeout,
+        ping_interval_s=min(BrokerSettings().ping_interval_s, heartbeat_timeout / _PINGS_PER_TIMEOUT),
         max_attempts=max_attempts,
+        max_unread_bytes=max_unread * 1024 * 1024,
     )
     return run(ShellSettings(address, connection_file, lifeline), settings)

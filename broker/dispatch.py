@@ -47,7 +47,7 @@ class Dispatcher:
             return
         group = self._next_suspects(llm, worker, now)
         for row in group:
-            llm.suspects.popleft()
+            llm.suspects.remove(row)
             row.state = RowState.RUNNING
         self._assign(llm, worker, group, now)
 
@@ -58,6 +58,8 @@ class Dispatcher:
         group: list[Row] = []
         size = self._limits.max_rows
         for row in llm.suspects:
+            if row.client is not None and row.client.is_stalled:
+                continue
             size = min(size, row.suspect_group)
             if len(group) >= size or row.spec.is_over(now):
                 break

@@ -49,6 +49,7 @@ class Ledger:
         self._llm_of = llm_of
         self._settling: dict[bytes, Row] = {}  # submitted again, kept back until the workers have spoken
         self._orphans: dict[bytes, float] = {}  # rows that only a worker knows, and until when
+        self._stalled: dict[Client, None] = {}  # those that answers are withheld from
         self._charges: dict[bytes, tuple[float, list[Row]]] = {}  # by instance: whom its loss was charged to
         # Ids start at a random place, so that those of an earlier life are not taken for this one's.
         self._life = int.from_bytes(epoch[:3], "big")
@@ -56,6 +57,8 @@ class Ledger:
 
     def tick(self, now: float) -> None:
         """Let what was kept for a while go its way."""
+        for client in list(self._stalled):
+            self._send_withheld(client)
         if self._settling and now >= self._started + self._settings.settle_s:
             settled, self._settling = self._settling, {}
             for row in settled.values():
@@ -136,6 +139,7 @@ class Ledger:
         self._orphans.pop(row.id, None)
         if row.client is not None:
             row.client.rows.pop(row.id, None)
+            self._note_unread(row.client, row, 0)
         self._withdraw(row, RowState.GONE)
         row.state = RowState.GONE
         row.payload = None
@@ -148,12 +152,40 @@ class Ledger:
         self._answer(row, outcome, payload, row.charged)
 
     def _answer(self, row: Row, outcome: int, payload: bytes, attempts: int) -> None:
-        """Forward a row's answer. It stays known until its client releases it."""
+        """Forward a row's answer, if its client reads. It stays known until its client releases it."""
         row.state = RowState.ANSWERED
         client = row.client
-        if client is not None and client.lost is None:
+        if client is None or client.lost is not None:
+            return
+        if self._has_room(client, row, len(payload)):
+            self._note_unread(client, row, len(payload))
             client.answered += 1
             self._outgoing.answer(client, row.id, outcome, attempts, payload)
+        else:
+            client.withheld[row] = len(payload)
+            self._stalled[client] = None
+
+    def _has_room(self, client: Client, row: Row, size: int) -> bool:
+        """Whether an answer may be sent: the limit allows it, room is kept for it, or it would be the only one."""
+        is_within = client.unread_bytes + size <= self._settings.max_unread_bytes
+        return is_within or row.unread_bytes >= size or not client.unread_bytes
+
+    def _note_unread(self, client: Client, row: Row, size: int) -> None:
+        """The row's answer of ``size`` bytes is on its way to its client; 0 when it is not, or has arrived."""
+        client.withheld.pop(row, None)
+        client.unread_bytes += size - row.unread_bytes
+        row.unread_bytes = size
+
+    def _send_withheld(self, client: Client) -> None:
+        """Have withheld answers sent, as far as the client has read on."""
+        while client.withheld and client.lost is None:
+            row, size = next(iter(client.withheld.items()))
+            if not self._has_room(client, row, size):
+                return
+            # Room is kept until the worker has sent the answer again.
+            self._note_unread(client, row, size)
+            self._resend(row)
+        del self._stalled[client]
 
     def _resend(self, row: Row) -> None:
         """Have an answer sent (again) that the client does not have; if its worker is gone, the row runs again."""
@@ -173,6 +205,8 @@ class Ledger:
 
     def _run_again(self, row: Row) -> None:
         """Queue a row whose executions came to nothing; without its payload, ask its client for it."""
+        if row.client is not None:
+            self._note_unread(row.client, row, 0)
         if row.payload is not None:
             llm = self._llm_of(row.spec.llm)
             if row.suspect_group:
@@ -262,7 +296,7 @@ class Ledger:
         is_known = execution_id >> _COUNTER_BITS != self._life or execution_id < self._next_execution
         if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
-            if row is not None:
+            if row is not None and not _has_answer(row):
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker)
                 worker.executions[execution_id] = execution
                 row.executions.append(execution)
@@ -307,16 +341,13 @@ class Ledger:
     def lost(self, worker: Worker, *, silent: bool, now: float) -> None:
         """A worker will not come back. If its process has ended, who was running in it is suspected.
 
-        After a silence nobody is, but for rows that met so many silences that chance does not explain them: an engine
-        that holds the interpreter's lock until it crashes looks just like a frozen host.
+        After a silence (a cut network, a frozen host) nobody is.
         """
         running = [execution for execution in worker.executions.values() if not execution.finished]
         rows = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
         rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
-        suspects = [row for row in rows if not silent or row.silences >= attempts]
-        for row in rows:
-            row.silences += silent
+        suspects = [] if silent else rows
         for row in suspects:
             row.charged += 1
             row.suspect_group = suspect_group_size(len(running), row.charged, attempts)
@@ -339,6 +370,12 @@ class Ledger:
             if row.state is RowState.QUEUED:
                 llm.suspects.remove(row)
                 llm.queue.push(row, front=True)
+
+
+def _has_answer(row: Row) -> bool:
+    """Whether an answer was sent that can be sent again."""
+    is_kept = row.verdict is not None or any(execution.finished for execution in row.executions)
+    return row.state is RowState.ANSWERED and is_kept
 
 
 def _lost_failure(worker: Worker, row: Row) -> Failure:

@@ -34,7 +34,6 @@ from ..protocol.messages import (
     Submit,
     Welcome,
 )
-from .blame import was_silent
 from .dispatch import Dispatcher
 from .ledger import Ledger
 from .outgoing import Effect, Outgoing
@@ -68,10 +67,12 @@ class Broker:
         self._dispatcher = Dispatcher(settings.limits, self.ledger, self._out)
         self._departures: dict[bytes, _Departure] = {}  # by instance
         self._next_ping = now
+        self._stood_still_at = float("-inf")
         self._fleet_changed = False
         self._handlers: dict[type[Peer], dict[type[Any], Callable[[Any, Any], None]]] = {
             Client: {
                 Ping: self._on_client_ping,
+                Reset: self._on_reset,
                 Goodbye: self._on_client_goodbye,
                 Submit: self._on_submit,
                 Release: self._on_release,
@@ -80,6 +81,7 @@ class Broker:
             },
             Worker: {
                 Ping: lambda worker, message: None,
+                Reset: self._on_reset,
                 Goodbye: self._on_worker_goodbye,
                 Result: self._on_result,
                 Grant: self._on_grant,
@@ -99,7 +101,6 @@ class Broker:
             # A message of a connection that was given up on, or from before this broker's life.
             self._out.send_past(peer_id, Reset("say hello first"))
         elif handler := self._handlers[type(peer)].get(type(message)):
-            peer.heard = now
             handler(peer, message)
         else:
             self.malformed(peer_id, f"a {type(message).__name__} is not for a {peer.hello.role} to send")
@@ -110,16 +111,34 @@ class Broker:
         if peer_id in self.peers:
             self._out.send_past(peer_id, Reset(reason))
 
-    def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, now: float) -> None:
-        """A send could not be made: the peer is ``gone``, or its queue is full and the message must wait."""
+    def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, silent: bool = False, now: float) -> None:
+        """A send could not be made: the peer is ``gone``, or its queue is full and the message must wait.
+
+        A peer that is gone was ``silent`` when it did not close its connection: nothing came from it any more.
+        """
         self._now = now
         peer = self.peers.get(peer_id)
         if gone:
             if peer is not None:
-                self._lost(peer, "its connection broke")
+                self._lost(peer, "it fell silent" if silent else "its connection broke", silent=silent)
             self._unassign(peer_id, message)
         elif peer is not None and not isinstance(message, Ping):  # the next ping says more
-            peer.put_off(message)
+            peer.outbox.append(message)
+
+    def connection_broke(self, now: float) -> None:
+        """Some connection broke: the pings of the next tick find out whose."""
+        self._now = now
+        self._next_ping = now
+
+    def stood_still(self, gap_s: float, now: float) -> None:
+        """The broker itself did nothing for a while: who could not be heard meanwhile is neither late nor to blame."""
+        self._now = self._stood_still_at = now
+        self._out.log("warning", f"this broker stood still for {gap_s:.1f} s; peers that gave it up may come back")
+        for departure in self._departures.values():
+            departure.until += gap_s
+        for client in self.clients.values():
+            if client.lost is not None:
+                client.lost += gap_s
 
     def flush(self, now: float) -> list[Effect]:
         """End a burst: hand out rows, forward answers, and return all effects since the last flush."""
@@ -183,20 +202,18 @@ class Broker:
     def _welcome_client(self, peer_id: bytes, hello: Hello) -> None:
         client = self.clients.get(hello.instance)
         if client is None:
-            client = self.clients[hello.instance] = Client(peer_id, hello, self._now)
+            client = self.clients[hello.instance] = Client(peer_id, hello)
         else:
             # Its old connection may not have been seen to break yet.
             self.peers.pop(client.id, None)
-            client.id, client.hello, client.heard, client.lost = peer_id, hello, self._now, None
-            client.take_outbox()
-            client.awaited.clear()
+            client.reconnect(peer_id, hello)
         self._welcome(client)
         self._out.send(client, self._fleet())
 
     def _welcome_worker(self, peer_id: bytes, hello: Hello) -> None:
         for peer in [p for p in self.peers.values() if isinstance(p, Worker) and p.hello.instance == hello.instance]:
             self._lost(peer, "it opened a new connection")
-        worker = Worker(peer_id, hello, self._now)
+        worker = Worker(peer_id, hello)
         departure = self._departures.pop(hello.instance, None)
         if departure is None:
             self.ledger.refund(hello.instance)
@@ -242,7 +259,11 @@ class Broker:
         departure = self._departures.pop(worker.hello.instance)
         self.ledger.requeue(departure.worker.executions.values())
 
-    def _lost(self, peer: Peer, why: str) -> None:
+    def _on_reset(self, peer: Peer, message: Reset) -> None:
+        """It gives this connection up, and opens another one."""
+        self._lost(peer, message.reason, silent=True)
+
+    def _lost(self, peer: Peer, why: str, *, silent: bool = False) -> None:
         """The connection is gone; the peer may come back with a new one."""
         self.peers.pop(peer.id, None)
         self._out.forget(peer)
@@ -251,9 +272,9 @@ class Broker:
         elif isinstance(peer, Worker):
             llm = self._llm(peer.hello.llm)
             llm.remove(peer, self._now)
-            silent = was_silent(self._now - peer.heard, self.settings.heartbeat_timeout_s)
-            until = self._now + self.settings.worker_grace_s
-            self._departures[peer.hello.instance] = _Departure(peer, until, silent)
+            was_deaf = self._now < self._stood_still_at + self.settings.settle_s
+            grace_s = max(self.settings.worker_grace_s, self.settings.settle_s if was_deaf else 0.0)
+            self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, silent or was_deaf)
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..protocol.messages import Answer, Hello, LLMInfo, Message, WorkerState
+from ..protocol.messages import Hello, LLMInfo, Message, WorkerState
 from .queue import FairQueue
 from .row import Execution, Row
-
-# A client that does not read: beyond this many bytes of waiting answers its rows are no longer handed out.
-MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -19,20 +16,12 @@ class Peer:
 
     id: bytes
     hello: Hello
-    heard: float
     outbox: deque[Message] = field(default_factory=deque[Message])
-    outbox_bytes: int = 0
-
-    def put_off(self, message: Message) -> None:
-        """Have ``message`` wait behind what is in the outbox."""
-        self.outbox.append(message)
-        self.outbox_bytes += sum(map(len, message.payloads)) if isinstance(message, Answer) else 0
 
     def take_outbox(self) -> list[Message]:
         """All that waits, in order; the outbox is empty then."""
         waiting = list(self.outbox)
         self.outbox.clear()
-        self.outbox_bytes = 0
         return waiting
 
     def is_same_process(self, hello: Hello) -> bool:
@@ -43,17 +32,33 @@ class Peer:
 
 @dataclass(slots=True, eq=False)
 class Client(Peer):
-    """A client process; it outlives its connection by the grace. ``lost`` is when the connection went, if it did."""
+    """A client process; it outlives its connection by the grace. ``lost`` is when the connection went, if it did.
+
+    ``unread_bytes`` counts the answers that it was sent on this connection and has not released, and ``withheld`` has
+    the rows whose answers stay at their workers until it reads on, with the answers' sizes.
+    """
 
     lost: float | None = None
     rows: dict[bytes, Row] = field(default_factory=dict[bytes, Row])
     awaited: set[bytes] = field(default_factory=set[bytes])
     answered: int = 0
+    unread_bytes: int = 0
+    withheld: dict[Row, int] = field(default_factory=dict[Row, int])
 
     @property
     def is_stalled(self) -> bool:
-        """Whether it does not read its answers."""
-        return self.outbox_bytes > MAX_OUTBOX_BYTES
+        """Whether it reads its answers more slowly than they come."""
+        return bool(self.withheld)
+
+    def reconnect(self, peer_id: bytes, hello: Hello) -> None:
+        """It is here on a new connection, and is about to say what it awaits."""
+        self.id, self.hello, self.lost = peer_id, hello, None
+        self.take_outbox()
+        self.awaited.clear()
+        self.withheld.clear()
+        self.unread_bytes = 0
+        for row in self.rows.values():
+            row.unread_bytes = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -62,5 +62,7 @@ def _client(client: Client, now: float) -> dict[str, Any]:
         "pid": hello.pid,
         "rows": len(client.rows),
         "answered": client.answered,
+        "unread_bytes": client.unread_bytes,
+        "withheld": len(client.withheld),
         "away_s": None if client.lost is None else round(now - client.lost, 3),
     }

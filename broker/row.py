@@ -45,9 +45,9 @@ class RowSpec:
 class Row:
     """One row. ``payload`` is None for a row known only from the worker that holds it, after a broker's restart.
 
-    ``charged`` counts the executions it was blamed for, and ``silences`` the workers that fell silent with it.
-    ``suspect_group`` is how many suspects it may be tried with next, or 0 when it is not suspected. ``verdict`` is an
-    answer (outcome, payload) that the broker gave by itself.
+    ``charged`` counts the executions it was blamed for. ``suspect_group`` is how many suspects it may be tried with
+    next, or 0 when it is not suspected. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
+    ``unread_bytes`` is the size of its answer while its client has been sent it and has not released it.
     """
 
     id: bytes
@@ -56,10 +56,10 @@ class Row:
     payload: bytes | None
     state: RowState = RowState.QUEUED
     charged: int = 0
-    silences: int = 0
     suspect_group: int = 0
     executions: list[Execution] = field(default_factory=list["Execution"])
     verdict: tuple[int, bytes] | None = None
+    unread_bytes: int = 0
 
     @property
     def size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from ..protocol.address import Connection, is_loopback, read_connection_file, write_connection_file
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
+from .connections import Connections
 from .machine import Broker
 from .outgoing import Effect, Log, Send
 from .settings import BrokerSettings
@@ -32,6 +35,9 @@ _BURST = 512
 
 # Messages (not bytes) that ZeroMQ keeps for one peer; what is over waits in the peer's outbox in the machine.
 _SEND_MARK = 64
+
+# The loop turns many times a second: when it has not for so long, the process was stopped, or its host was.
+_STOOD_STILL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     Raises:
         ConfigurationError: when the address cannot be bound.
     """
+    _allow_many_connections()
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
@@ -69,6 +76,14 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         router.close(linger=500)
         context.term()
     return 0
+
+
+def _allow_many_connections() -> None:
+    """Each peer takes two descriptors here, and the limit that a shell sets is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # some systems tell a limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> str:
@@ -155,6 +170,8 @@ class _Loop:
         self._shell = shell
         self._frame_bytes = settings.limits.max_frame_bytes
         self._machine = Broker(settings, os.urandom(16), time.monotonic())
+        self._last_now = time.monotonic()
+        self._connections = Connections()
         self.is_orphaned = False
         self._stopping = False
         # A signal's byte in this pipe wakes the poll; the handlers themselves only note that it came.
@@ -164,6 +181,8 @@ class _Loop:
     def run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
+        monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        poller.register(monitor, zmq.POLLIN)
         poller.register(self._ear, zmq.POLLIN)
         if self._shell.lifeline is not None:
             poller.register(self._shell.lifeline, zmq.POLLIN | zmq.POLLERR)
@@ -171,20 +190,34 @@ class _Loop:
         next_tick = time.monotonic()
         try:
             while not self._stopping:
-                now = time.monotonic()
+                now = self._now()
                 if now >= next_tick:
                     next_tick = now + self._shell.tick_s
                     self._perform(self._machine.tick(now))
+                    self._connections.keep_only(self._machine.peers)
                 ready = dict(poller.poll(int(max(0.0, next_tick - now) * 1000) + 1))
                 self.is_orphaned = self._shell.lifeline in ready and self._owner_is_gone()
                 self._stopping |= self.is_orphaned
                 if self._router in ready:
                     self._receive()
+                if monitor in ready:
+                    recv_monitor_message(monitor)
+                    self._machine.connection_broke(self._now())
             self._perform(self._machine.stop("it was stopped"))
         finally:
             restore()
+            self._connections.close()
+            self._router.disable_monitor()
+            monitor.close(linger=0)
             os.close(self._ear)
             os.close(self._bell)
+
+    def _now(self) -> float:
+        now = time.monotonic()
+        gap_s, self._last_now = now - self._last_now, now
+        if gap_s > _STOOD_STILL_S:
+            self._machine.stood_still(gap_s, now)
+        return now
 
     def _owner_is_gone(self) -> bool:
         assert self._shell.lifeline is not None
@@ -195,16 +228,19 @@ class _Loop:
         """One burst: what is left after it is there at the next poll, so that no flood keeps the ticks away."""
         for _ in range(_BURST):
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                envelope = self._router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
+            peer, frames = envelope.bytes, self._router.recv_multipart()
             try:
                 message = decode(frames)
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
             else:
-                self._machine.received(peer, message, time.monotonic())
-        self._perform(self._machine.flush(time.monotonic()))
+                self._machine.received(peer, message, self._now())
+                if peer not in self._connections and peer in self._machine.peers:
+                    self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
+        self._perform(self._machine.flush(self._now()))
 
     def _perform(self, effects: list[Effect]) -> None:
         blocked: dict[bytes, bool] = {}
@@ -229,7 +265,8 @@ class _Loop:
             self._failed(effect, gone=gone)
 
     def _failed(self, effect: Send, *, gone: bool) -> None:
-        self._machine.send_failed(effect.peer, effect.message, gone=gone, now=time.monotonic())
+        silent = gone and self._connections.was_silent(effect.peer)
+        self._machine.send_failed(effect.peer, effect.message, gone=gone, silent=silent, now=self._now())
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGTERM and SIGINT end the loop; a second one ends the process at once."""

@@ -23,8 +23,13 @@ from .session import Close, Log, Open, Send
 # How many messages are read before effects are performed: larger batches more, smaller answers sooner.
 _BURST = 256
 
-# A ZMTP heartbeat is sent this often within the silence that is tolerated.
-_BEATS = 4
+# libzmq asks for a sign of life every fifth of the timeout and waits three quarters of it, so that a peer that freezes
+# right after an answer is still dropped within the whole.
+_HEARTBEAT_INTERVAL = 0.2
+_HEARTBEAT_WAIT = 0.75
+
+# A machine gives up a silent connection before libzmq breaks it, while a last word can still be sent.
+SILENCE = 0.7
 
 # A DEALER that reconnects by itself would deliver stale messages first, so it waits a day, and is closed long before.
 # With -1 ("never") libzmq drops what has arrived and is unread as soon as the connection breaks, the broker's last
@@ -62,9 +67,9 @@ class Machine(Protocol):
 
 def heartbeat(sock: zmq.Socket[bytes], timeout_s: float) -> None:
     """Have libzmq notice within ``timeout_s`` that the other end is gone. Both ends must set this."""
-    sock.setsockopt(zmq.HEARTBEAT_IVL, int(timeout_s * 1000 / _BEATS))
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(timeout_s * 1000))
-    sock.setsockopt(zmq.HEARTBEAT_TTL, int(timeout_s * 1000))
+    sock.setsockopt(zmq.HEARTBEAT_IVL, int(timeout_s * 1000 * _HEARTBEAT_INTERVAL))
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(timeout_s * 1000 * _HEARTBEAT_WAIT))
+    sock.setsockopt(zmq.HEARTBEAT_TTL, int(timeout_s * 1000 * _HEARTBEAT_WAIT))
 
 
 class Dealer:

@@ -21,8 +21,8 @@ class Limits:
 
     Attributes:
         max_frame_bytes: a body is cut into frames of at most this size. A ZeroMQ heartbeat waits behind the frame
-            that is being sent, so this must stay below the heartbeat timeout times the slowest link (10 s at
-            50 kB/s here); smaller frames cost a little more work for large rows.
+            that is being sent, so this must stay below three quarters of the heartbeat timeout times the slowest
+            link (7.5 s at 70 kB/s here); smaller frames cost a little more work for large rows.
         target_message_bytes: a sender closes a message when its body passes this; a single longer row still goes.
         max_row_bytes: the longest row or answer that is carried.
         max_rows: the most rows in one message.

@@ -63,6 +63,12 @@ class SessionState(Enum):
 
 _TRYING = (SessionState.WAITING, SessionState.GREETING)
 
+# A broker is silent at the earliest when so many of its pings have not come.
+_PINGS_MISSED = 3
+
+# How long what was sent last on a connection may take to leave.
+_LAST_WORD_S = 1.0
+
 # Doublings of the backoff beyond this would overflow a float, and no one waits that long.
 _MOST_DOUBLINGS = 32
 
@@ -74,12 +80,13 @@ class SessionSettings:
     Attributes:
         first_delay_s, longest_delay_s: the backoff between attempts doubles from the first to the longest, with
             jitter, so that a thousand workers do not come back in the same instant.
-        silence_s: how long the broker may say nothing before the connection is given up.
+        silence_s: how long the broker may say nothing before the connection is given up. It is a little less than
+            libzmq's heartbeat allows (see dealer.py), so that the broker can still be told.
     """
 
     first_delay_s: float = 0.05
     longest_delay_s: float = 1.0
-    silence_s: float = 10.0
+    silence_s: float = 7.0
 
 
 class Session(ABC):
@@ -111,6 +118,7 @@ class Session(ABC):
         self._next_ping = now
         self._ping_due = False
         self._next_notice = now + _FIRST_NOTICE_S
+        self._is_missed = False  # whether it was logged that the broker is not there
         self._effects: list[object] = []
 
     # What a subclass gives.
@@ -158,15 +166,24 @@ class Session(ABC):
 
     def malformed(self, reason: str, now: float) -> None:
         """Bytes have come that are no message of this protocol: whoever is there, it is no broker of ours."""
-        self.broken(f"what answered is no genpool broker of this version: {reason}", now)
+        self.give_up(f"what answered is no genpool broker of this version: {reason}", now)
+
+    def give_up(self, reason: str, now: float) -> None:
+        """End this connection from here, and tell the broker, for whom it may look sound."""
+        if self.state is SessionState.OPEN:
+            self._effect(Send(Reset(reason)))
+        self._disconnect(reason, Close(_LAST_WORD_S), now)
 
     def broken(self, reason: str, now: float) -> None:
         """The socket's connection failed or ended; a new one is tried after the backoff."""
+        self._disconnect(reason, Close(), now)
+
+    def _disconnect(self, reason: str, close: Close, now: float) -> None:
         if self.state in (SessionState.REFUSED, SessionState.ENDED, SessionState.WAITING):
             return
         was_open = self.state is SessionState.OPEN
         self.state, self.trouble = SessionState.WAITING, reason
-        self._effect(Close())
+        self._effect(close)
         if was_open:
             self.lost_at = now
             # A broker that welcomes and breaks off at once, over and over, is not tried at full speed: only a
@@ -174,6 +191,7 @@ class Session(ABC):
             if now - self._opened_at >= self._delay_s:
                 self._attempts = 0
             self._next_notice = now + _FIRST_NOTICE_S
+            self._is_missed = True
             self._effect(Log("warning", f"lost the broker at {self.address} ({reason}); trying again"))
             self._broken(now)
         self._open_at = now + self._backoff()
@@ -181,17 +199,20 @@ class Session(ABC):
     def tick(self, now: float) -> list[object]:
         """Time has passed: open, ping, or give up on a silent broker. Returns all effects since the last flush."""
         silence = self.session_settings.silence_s
+        if self.state is SessionState.OPEN:
+            silence = max(silence, _PINGS_MISSED * self._ping_interval_s)
         if self.state is SessionState.WAITING and now >= self._open_at:
             self._open(now)
         elif self.state is SessionState.GREETING and now - self._greeted > silence:
             self.broken(f"the hello was not answered for {silence:g} s (is it a genpool broker?)", now)
         elif self.state is SessionState.OPEN and now - self._heard > silence:
-            self.broken(f"nothing was heard for {silence:g} s", now)
+            self.give_up(f"nothing was heard for {silence:g} s", now)
         if self.state is SessionState.OPEN and now >= self._next_ping:
             self._next_ping = now + self._ping_interval_s
             self._ping_due = True
         if self.lost_at is not None and now >= self._next_notice and self.state in _TRYING:
             self._next_notice = now + _NEXT_NOTICE_S
+            self._is_missed = True
             waited = f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s"
             self._effect(Log("warning", f"{waited}: {self.trouble}"))
         return self.flush(now)
@@ -209,7 +230,7 @@ class Session(ABC):
         """Say goodbye and stay away."""
         if self.state in (SessionState.OPEN, SessionState.GREETING):
             self._effect(Send(Goodbye(reason)))
-            self._effect(Close(linger_s=1.0))
+            self._effect(Close(_LAST_WORD_S))
         self.state = SessionState.ENDED
 
     # Within.
@@ -232,9 +253,9 @@ class Session(ABC):
         self.limits = message.limits
         self._ping_interval_s = message.ping_interval_s
         self._next_ping = now + self._ping_interval_s
-        if self.lost_at is not None and now - self.lost_at > 1.0:
-            self._effect(Log("info", f"the broker at {self.address} is there, after {now - self.lost_at:.1f} s"))
-        self.lost_at = None
+        if self._is_missed and self.lost_at is not None:
+            self._effect(Log("warning", f"the broker at {self.address} is there, after {now - self.lost_at:.1f} s"))
+        self.lost_at, self._is_missed = None, False
         self._opened(now)
 
     def _refused(self, reason: str, now: float) -> None:

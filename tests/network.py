@@ -32,11 +32,12 @@ FRAME_BYTES = 4096
 
 @dataclass(eq=False)
 class Wire:
-    """One connection. ``is_open`` is false once either end has closed it."""
+    """One connection. ``is_open`` is false once either end has closed it, or the broker has heard nothing of it."""
 
     id: bytes
     end: Endpoint
     is_open: bool = True
+    is_silent: bool = False
     # When the last message of each direction arrives: order is kept.
     arrivals: dict[str, float] = field(default_factory=lambda: {"up": 0.0, "down": 0.0})
 
@@ -231,6 +232,23 @@ class Network:
         if end.wire is not None:
             self._break(end.wire)
 
+    def freeze(self, end: Endpoint) -> None:
+        """The process, or its host, stands still for longer than the heartbeat timeout allows."""
+        end.is_alive = False
+        if end.wire is not None:
+            wire = end.wire
+            self.after(self.settings.heartbeat_timeout_s, lambda: self._drop_silent(wire))
+
+    def thaw(self, end: Endpoint) -> None:
+        """It goes on, and finds its connection broken if that was dropped meanwhile."""
+        end.is_alive = True
+        if end.wire is not None and not end.wire.is_open:
+            self._break(end.wire)
+
+    def _drop_silent(self, wire: Wire) -> None:
+        if wire.is_open and not wire.end.is_alive:
+            wire.is_open, wire.is_silent = False, True
+
     def _break(self, wire: Wire) -> None:
         wire.is_open = False
         if wire.end.wire is wire:
@@ -277,7 +295,8 @@ class Network:
             if wire is None or not wire.is_open or effect.peer in gone:
                 gone.add(effect.peer)
                 self._wires.pop(effect.peer, None)
-                self.broker.send_failed(effect.peer, effect.message, gone=True, now=self.now)
+                silent = wire is not None and wire.is_silent
+                self.broker.send_failed(effect.peer, effect.message, gone=True, silent=silent, now=self.now)
             else:
                 self._send_down(wire, effect.message)
 

@@ -225,7 +225,7 @@ class Worker(Session):
                 self._results += [held for held in known if held and held.stage is _Stage.FINISHED]
             case Ping():
                 if message.held is not None and message.held != len(self.held):
-                    self.broken(f"it counts {message.held} rows here and I hold {len(self.held)}", now)
+                    self.give_up(f"it counts {message.held} rows here and I hold {len(self.held)}", now)
             case _:
                 self._effect(Log("warning", f"the broker sent a {type(message).__name__}, which is not for a worker"))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..protocol.codec import decode, encode
-from ..protocol.dealer import Dealer
+from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
 from ..protocol.messages import Hello
 from ..protocol.session import SessionSettings, SessionState
@@ -101,7 +101,7 @@ class _Shell:
             batch_size=settings.batch_size,
             concurrency=settings.concurrency or 1,
         )
-        session = SessionSettings(silence_s=settings.heartbeat_timeout_s)
+        session = SessionSettings(silence_s=SILENCE * settings.heartbeat_timeout_s)
         self._machine = Worker(
             settings.broker, identity, session, random.Random().random, time.monotonic(), settings.wait_s
         )

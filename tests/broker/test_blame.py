@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genpool.broker.blame import is_guilty, suspect_group_size, was_silent
+from genpool.broker.blame import is_guilty, suspect_group_size
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,3 @@ def test_only_a_row_that_was_alone_for_the_last_time_is_guilty(
     lost_with: int, charged: int, max_attempts: int, guilty: bool
 ) -> None:
     assert is_guilty(lost_with, charged, max_attempts) is guilty
-
-
-@pytest.mark.parametrize(("silence_s", "silent"), [(0.0, False), (0.5, False), (7.9, False), (8.0, True), (11.0, True)])
-def test_a_worker_is_silent_when_nearly_the_whole_heartbeat_timeout_has_passed(silence_s: float, silent: bool) -> None:
-    assert was_silent(silence_s, heartbeat_timeout_s=10.0) is silent

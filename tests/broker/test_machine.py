@@ -12,7 +12,7 @@ import pytest
 
 from genpool.broker.machine import Broker
 from genpool.broker.outgoing import Log, Send
-from genpool.broker.peer import MAX_OUTBOX_BYTES, Client, Worker
+from genpool.broker.peer import Client, Worker
 from genpool.broker.row import RowState
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
@@ -186,11 +186,10 @@ class Bench:
         self.tell(name, held or hold())
         return name
 
-    def lose(self, *names: str, silence_s: float = 0.0) -> None:
+    def lose(self, *names: str, silent: bool = False) -> None:
         """The broker finds, at its next send, that these connections are gone."""
-        self.now += silence_s
         for name in names:
-            self.broker.send_failed(name.encode(), Ping(None), gone=True, now=self.now)
+            self.broker.send_failed(name.encode(), Ping(None), gone=True, silent=silent, now=self.now)
         self.flush()
 
     def end(self, *names: str) -> list[Sent]:
@@ -373,7 +372,7 @@ ALL_BUT_HELLO: list[Message] = [
     settle(0),
     resend(0),
 ]
-OF_BOTH = {Ping, Goodbye}
+OF_BOTH = {Ping, Goodbye, Reset}
 OF_CLIENTS = {Submit, Release, Await, Ask} | OF_BOTH
 OF_WORKERS = {Result, Grant, Hold} | OF_BOTH
 
@@ -717,7 +716,8 @@ def test_a_verdict_of_the_broker_is_told_again_to_a_client_that_comes_back() -> 
     bench = Bench()
     bench.client()
     bench.tell("client", submit("a", seconds_left=1.0))
-    bench.lose("client", silence_s=1.0)
+    bench.lose("client")
+    bench.tick(1.0)
     bench.worker(credit=1)
     bench.client("client/2")
     ((name, expired),) = bench.tell("client/2", Await(ids("a"), False))
@@ -932,7 +932,7 @@ def test_a_lost_workers_rows_go_to_the_head_of_the_queue_after_the_grace() -> No
     bench.worker("one", credit=2)
     bench.tell("client", submit(*"abcd"))
     bench.worker("two", credit=0)
-    bench.lose("one", silence_s=9.0)
+    bench.lose("one", silent=True)
     assert bench.tick(0.4) == [("client", bench.broker._fleet())]
     assert bench.tick(0.2) == []
     assert bench.tell("two", grant(3)) == [("two", assign(2, "a", "b", "c"))]
@@ -990,13 +990,89 @@ def test_a_worker_that_drains_and_says_goodbye_charges_nobody() -> None:
     assert bench.tell("one", Goodbye("it was told to stop")) == [("two", assign(2, "a", "b"))]
 
 
+def test_a_worker_that_gives_its_connection_up_is_not_blamed_and_may_come_back() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=1)
+    bench.tell("client", submit("a"))
+    assert bench.tell("worker", Reset("nothing was heard for 7 s")) == []
+    assert "worker worker:8 of 'llm' is away: nothing was heard for 7 s" in bench.logs
+    bench.tick(0.5)
+    assert [row.charged for row in bench.broker.ledger.rows.values()] == [0]
+    bench.worker("worker/2", held=hold((0, "a", False)))
+    assert bench.tell("worker/2", result(0, credit=1)) == [("client", answer(["a"], 0))]
+
+
+def test_a_client_that_gives_its_connection_up_is_away() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a"))
+    bench.tell("client", Reset("nothing was heard for 7 s"))
+    assert [client.lost for client in bench.broker.clients.values()] == [bench.now]
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == []
+    assert bench.state_of("a") is RowState.QUEUED
+
+
+def test_after_a_broken_connection_somewhere_everybody_is_pinged_at_once() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tick_all(SETTINGS.ping_interval_s)
+    assert bench.tick_all(0.01) == []
+    bench.broker.connection_broke(bench.now)
+    assert bench.tick_all(0.01) == [("client", Ping(None))]
+
+
+def test_who_was_lost_while_the_broker_stood_still_has_time_to_come_back_and_is_not_blamed() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=1)
+    bench.tell("client", submit("a"))
+    bench.now += 30.0
+    bench.broker.stood_still(30.0, bench.now)
+    bench.lose("worker")
+    bench.tick(SETTINGS.settle_s - 0.1)
+    assert bench.state_of("a") is RowState.RUNNING
+    bench.tick(0.1)
+    assert bench.state_of("a") is RowState.QUEUED
+    assert [row.charged for row in bench.broker.ledger.rows.values()] == [0]
+
+
+def test_graces_do_not_run_while_the_broker_stands_still() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=1)
+    bench.tell("client", submit("a"))
+    bench.lose("worker", "client")
+    bench.now += 30.0
+    bench.broker.stood_still(30.0, bench.now)
+    bench.tick(SETTINGS.worker_grace_s / 2)
+    bench.worker("worker/2", held=hold((0, "a", False)))
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == []
+    assert bench.tell("worker/2", result(0, credit=1)) == [("client/2", answer(["a"], 0))]
+
+
+def test_a_row_that_is_answered_is_stopped_at_a_worker_that_comes_back_with_it() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=1)
+    bench.tell("client", submit("a"))
+    bench.worker("two", credit=1)
+    bench.lose("one", silent=True)
+    assert assigned(bench.tick(SETTINGS.worker_grace_s)) == {"two": ["a"]}
+    bench.tell("two", result(1, credit=1))
+    bench.tell("one/2", worker_hello("one", credit=0))
+    assert bench.tell("one/2", hold((0, "a", False))) == [("one/2", settle(0))]
+
+
 def test_a_frozen_worker_charges_nobody() -> None:
     bench = Bench()
     bench.client()
     bench.worker("one", credit=2)
     bench.tell("client", submit("a", "b"))
     bench.worker("two", credit=2)
-    bench.lose("one", silence_s=8.0)
+    bench.lose("one", silent=True)
     assert assigned(bench.tick(0.5)) == {"two": ["a", "b"]}
     assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
 
@@ -1444,26 +1520,101 @@ def test_pings_do_not_pile_up_for_a_peer_that_does_not_read() -> None:
     assert list(bench.peer("client").outbox) == []
 
 
-def test_rows_of_a_client_that_does_not_read_are_held_back_while_others_go_on() -> None:
-    bench = Bench()
-    bench.client("stalled")
+def test_answers_for_a_client_that_does_not_read_stay_at_their_workers_up_to_a_limit() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=20))
+    bench.client("slow")
     bench.client("other")
-    bench.worker(credit=2)
-    bench.tell("stalled", submit(*"abcd"))
-    bench.full.add("stalled")
-    half = b"x" * (MAX_OUTBOX_BYTES // 2 + 1)
-    for number in (0, 1):
-        bench.tell("worker", Result([FIRST + number], [0], 0, 2, [half]))
-    bench.tick(0.1)  # what waits is tried again, and still counts
-    stalled = bench.peer("stalled")
-    assert isinstance(stalled, Client)
-    assert stalled.is_stalled
-    bench.tell("worker", grant(4))
-    assert assigned(bench.tell("other", submit("e", "f"))) == {"worker": ["e", "f"]}
-    bench.full.clear()
+    bench.worker(credit=4)
+    assert assigned(bench.tell("slow", submit(*"abcdef"))) == {"worker": [*"abcd"]}
+    # Each answer has eight bytes: two are within the limit.
+    assert bench.tell("worker", result(0, 1, 2, credit=6)) == [("slow", answer("ab", 0, 1))]
+    slow = bench.peer("slow")
+    assert isinstance(slow, Client)
+    assert (slow.is_stalled, slow.unread_bytes) == (True, 16)
+    # Its rows are held back, and another's go on.
+    assert assigned(bench.tell("other", submit("x", "y"))) == {"worker": ["x", "y"]}
     bench.tick(0.1)
-    assert not stalled.is_stalled
-    assert assigned(bench.tell("worker", grant(6))) == {"worker": ["c", "d"]}
+    # It reads one: the withheld answer is asked for, and its rows are handed out again.
+    assert bench.tell("slow", Release(ids("a"))) == [("worker", settle(0))]
+    assert bench.tick(0.1) == [("worker", resend(2))]
+    assert not slow.is_stalled
+    assert bench.tell("worker", result(2, credit=6)) == [("slow", answer("c", 2))]
+    assert assigned(bench.tell("worker", grant(8))) == {"worker": ["e", "f"]}
+
+
+def test_an_answer_larger_than_the_limit_is_sent_when_it_is_the_only_one() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit(*"ab"))
+    assert bench.tell("worker", result(0, 1, credit=2)) == [("client", answer("a", 0))]
+    bench.tick(0.1)
+    bench.tell("client", Release(ids("a")))
+    assert bench.tick(0.1) == [("worker", resend(1))]
+    assert bench.tell("worker", result(1, credit=2)) == [("client", answer("b", 1))]
+
+
+def test_a_withheld_answer_whose_worker_is_lost_is_computed_again_when_its_client_reads() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit(*"ab"))
+    bench.tell("one", result(0, 1, credit=2))
+    bench.worker("two", credit=2)
+    bench.end("one")
+    assert bench.state_of("b") is RowState.ANSWERED
+    bench.tell("client", Release(ids("a")))
+    assert assigned(bench.tick(0.1)) == {"two": ["b"]}
+
+
+def test_room_that_is_kept_for_an_answer_is_given_back_when_the_row_runs_again() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client()
+    bench.worker("one", credit=3)
+    bench.tell("client", submit(*"abc"))
+    bench.tell("one", result(0, 1, 2, credit=3))
+    bench.tick(0.1)
+    bench.tell("client", Release(ids("a")))
+    assert bench.tick(0.1) == [("one", resend(1))]
+    bench.end("one")
+    client = bench.peer("client")
+    assert isinstance(client, Client)
+    assert client.unread_bytes == 0
+    bench.tick(0.1)
+    assert [bench.state_of(name) for name in "bc"] == [RowState.QUEUED, RowState.QUEUED]
+
+
+def test_withheld_answers_of_a_client_that_goes_or_comes_again_are_forgotten() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client()
+    bench.worker(credit=2)
+    bench.tell("client", submit(*"ab"))
+    bench.tell("worker", result(0, 1, credit=2))
+    bench.lose("client")
+    bench.client("client/2")
+    client = bench.peer("client/2")
+    assert isinstance(client, Client)
+    assert (client.unread_bytes, client.is_stalled) == (0, False)
+    sent = bench.tell("client/2", Await(ids("a", "b"), False))
+    assert sorted(sent, key=repr) == [("worker", resend(0)), ("worker", resend(1))]
+    assert bench.tell("worker", result(0, 1, credit=2)) == [("client/2", answer("a", 0))]
+    bench.tell("client/2", Goodbye())
+    bench.tick(0.1)
+    assert not bench.broker.ledger._stalled
+
+
+def test_suspects_of_a_client_that_does_not_read_are_passed_over() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client("slow")
+    bench.client("other")
+    bench.worker("one", credit=2)
+    bench.worker("keeper", credit=2, llm="else")
+    bench.tell("slow", submit("a", "b", llm="else"))
+    bench.tell("slow", submit("s"))
+    bench.tell("other", submit("o"))
+    bench.end("one")
+    bench.tell("keeper", result(0, 1, credit=0))
+    assert assigned(bench.tell("two", worker_hello("two", credit=2), hold())) == {"two": ["o"]}
 
 
 def test_what_waited_for_a_lost_connection_is_not_sent_to_the_next() -> None:
@@ -1501,7 +1652,7 @@ class Chaos:
         if pick < 0.1:
             self.bench.tick(self.chance.choice([0.1, 0.5, 0.5, 12.0]))
         elif pick < 0.15:
-            self.bench.lose(self.somebody(), silence_s=self.chance.choice([0.0, 0.0, 9.0]))
+            self.bench.lose(self.somebody(), silent=self.chance.random() < 0.3)
         else:
             name = self.somebody()
             messages = self.of_client(name) if name.startswith("c") else self.of_worker(name)

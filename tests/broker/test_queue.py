@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from genpool.broker.peer import MAX_OUTBOX_BYTES, Client
+from genpool.broker.peer import Client
 from genpool.broker.queue import FairQueue
 from genpool.broker.row import Row, RowSpec, RowState
 from genpool.protocol.messages import Hello
@@ -14,7 +14,7 @@ PLENTY = 1 << 40
 
 
 def client(name: str) -> Client:
-    return Client(name.encode(), Hello(host=name), NOW)
+    return Client(name.encode(), Hello(host=name))
 
 
 def spec(*, n: int = 1, kind: str = "input", options: bytes = b"", deadline: float | None = None) -> RowSpec:
@@ -134,11 +134,11 @@ def test_a_client_that_reads_nothing_is_passed_over_until_it_reads() -> None:
     stalled, other = client("stalled"), client("other")
     pushed(queue, stalled, "s1", "s2")
     pushed(queue, other, "o1", "o2")
-    stalled.outbox_bytes = MAX_OUTBOX_BYTES + 1
+    stalled.withheld[row(stalled, "answered")] = 1
     assert names(queue.take(9, NOW)) == ["o1", "o2"]
     assert queue.take_run(9, NOW, PLENTY) == []
     assert len(queue) == 2
-    stalled.outbox_bytes = 0
+    stalled.withheld.clear()
     assert names(queue.take(9, NOW)) == ["s1", "s2"]
 
 

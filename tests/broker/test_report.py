@@ -88,7 +88,17 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                 ],
             }
         ],
-        "clients": [{"host": "laptop", "pid": 1, "rows": 5, "answered": 1, "away_s": None}],
+        "clients": [
+            {
+                "host": "laptop",
+                "pid": 1,
+                "rows": 5,
+                "answered": 1,
+                "unread_bytes": 6,
+                "withheld": 0,
+                "away_s": None,
+            }
+        ],
     }
 
 

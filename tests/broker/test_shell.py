@@ -20,7 +20,7 @@ from fleet import PATIENCE_S, Fleet, until
 from wire import Peer, client_hello, worker_hello
 
 from genpool.broker.outgoing import Send
-from genpool.broker.peer import MAX_OUTBOX_BYTES, Client
+from genpool.broker.peer import Client
 from genpool.broker.settings import BrokerSettings
 from genpool.broker.shell import ShellSettings, _Loop
 from genpool.protocol.address import Connection, read_connection_file, write_connection_file
@@ -134,18 +134,6 @@ def test_what_a_full_peer_did_not_take_waits_in_order_and_others_get_theirs(loop
     kept = [message for peer, message in router.sent if peer == b"one" and not isinstance(message, Ping)]
     assert kept == [big(1), big(3), Goodbye("last")]
     assert not client_of(loop, b"one").outbox
-
-
-def test_a_peer_that_takes_nothing_is_seen_as_stalled_however_often_it_is_tried_again(
-    loop: _Loop, router: FakeRouter
-) -> None:
-    router.full.add(b"one")
-    part = big(MAX_OUTBOX_BYTES // 64)
-    for number in range(65):
-        loop._perform([Send(b"one", part)])
-        loop._perform(loop._machine.tick(0.01 * number))
-    assert client_of(loop, b"one").is_stalled
-    assert len(client_of(loop, b"one").outbox) == 65
 
 
 def test_a_peer_that_is_gone_is_lost_at_the_first_message(loop: _Loop, router: FakeRouter) -> None:

@@ -56,6 +56,10 @@ class Recorder(Session):
         self.troubles.append(reason)
         super().broken(reason, now)
 
+    def give_up(self, reason: str, now: float) -> None:
+        self.troubles.append(reason)
+        super().give_up(reason, now)
+
     def send(self, *messages: Message) -> None:
         self.effect(*map(Send, messages))
 
@@ -443,6 +447,8 @@ def test_garbage_from_the_broker_ends_the_connection_and_not_the_loop(
         running.wait_until_open()
         broker.router.send_multipart([peer, *garbage])
         running.wait_for(lambda: running.machine.state is not SessionState.OPEN)
+        _, last_word = broker.receive()
+        assert isinstance(last_word, Reset)
     broker.welcome()
     running.wait_until_open()
 

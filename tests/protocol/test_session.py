@@ -220,7 +220,7 @@ def test_a_silent_broker_is_given_up_and_its_subclass_told(session: Plain) -> No
 
     reason = "nothing was heard for 10 s"
     lost = Log("warning", f"lost the broker at tcp://broker:5555 ({reason}); trying again")
-    assert effects == [Close(), lost, Broken()]
+    assert effects == [Send(Reset(reason)), Close(linger_s=1.0), lost, Broken()]
     assert session.trouble == reason
     assert session.lost_at == START + 10.1
 
@@ -228,8 +228,15 @@ def test_a_silent_broker_is_given_up_and_its_subclass_told(session: Plain) -> No
 def test_any_message_ends_the_silence(session: Plain) -> None:
     opened(session).received(Ping(0), START + 9)
 
-    assert Close() not in session.tick(START + 18.9)
-    assert Close() in session.tick(START + 19.1)
+    assert Broken() not in session.tick(START + 18.9)
+    assert Broken() in session.tick(START + 19.1)
+
+
+def test_a_broker_that_pings_seldom_is_not_silent_between_its_pings() -> None:
+    session = opened(session_at(settings=SessionSettings(silence_s=2 * WELCOME.ping_interval_s)))
+
+    assert Broken() not in session.tick(START + 2.9 * WELCOME.ping_interval_s)
+    assert Broken() in session.tick(START + 3.1 * WELCOME.ping_interval_s)
 
 
 def test_the_silence_of_a_new_connection_begins_with_it(session: Plain) -> None:
@@ -238,8 +245,8 @@ def test_the_silence_of_a_new_connection_begins_with_it(session: Plain) -> None:
     session.received(WELCOME, again)
     session.flush(again)
 
-    assert Close() not in session.tick(again + 9.9)
-    assert Close() in session.tick(again + 10.1)
+    assert Broken() not in session.tick(again + 9.9)
+    assert Broken() in session.tick(again + 10.1)
 
 
 # What breaks it.
@@ -266,8 +273,9 @@ def test_the_broker_may_end_the_connection_and_is_tried_again(session: Plain, me
 def test_bytes_that_are_no_message_end_the_connection(session: Plain) -> None:
     opened(session).malformed("Ping: its head is no msgpack", START + 5)
 
-    assert quiet(session.flush(START + 5)) == [Close(), Broken()]
-    assert session.trouble == "what answered is no genpool broker of this version: Ping: its head is no msgpack"
+    reason = "what answered is no genpool broker of this version: Ping: its head is no msgpack"
+    assert quiet(session.flush(START + 5)) == [Send(Reset(reason)), Close(linger_s=1.0), Broken()]
+    assert session.trouble == reason
 
 
 def test_a_connection_that_breaks_before_the_welcome_is_not_reported_as_lost(session: Plain) -> None:
@@ -476,12 +484,21 @@ def test_a_wait_that_is_over_in_a_moment_is_not_named() -> None:
 
 
 def test_a_broker_that_comes_back_is_reported(session: Plain) -> None:
-    greeting(session).received(WELCOME, START + 4.25)
+    greeting(session).tick(START + 2)  # says that it waits
+    session.received(WELCOME, START + 4.25)
 
     assert session.flush(START + 4.25) == [
-        Log("info", "the broker at tcp://broker:5555 is there, after 4.2 s"),
+        Log("warning", "the broker at tcp://broker:5555 is there, after 4.2 s"),
         Opened(),
     ]
+
+
+def test_a_broker_that_was_lost_for_a_moment_is_reported_too(session: Plain) -> None:
+    opened(session).broken("cut", START)
+    again = START + reopens_after(session, START)
+    session.received(WELCOME, again)
+
+    assert any("is there, after" in line for line in logged(session.flush(again)))
 
 
 def test_an_open_connection_says_nothing(session: Plain) -> None:

@@ -380,8 +380,9 @@ def test_a_ledger_that_differs_ends_the_connection(count: int) -> None:
     bench = Bench.ready(concurrency=2)
     bench.tell(Assign([run(0)]))
     assert bench.tell(Ping(1), Ping(None)) == []
-    assert bench.tell(Ping(count)) == [Close()]
-    assert bench.logs == [f"lost the broker at broker (it counts {count} rows here and I hold 1); trying again"]
+    reason = f"it counts {count} rows here and I hold 1"
+    assert bench.tell(Ping(count)) == [Send(Reset(reason)), Close(1.0)]
+    assert bench.logs == [f"lost the broker at broker ({reason}); trying again"]
     assert bench.connect() == [hold((0, False))]
 
 

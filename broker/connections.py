@@ -1,0 +1,54 @@
+"""Why a connection broke: libzmq says that it did, but not whether the peer has closed it or fell silent."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Container
+from contextlib import suppress
+
+
+class Connections:
+    """A second handle of each peer's connection, kept beside libzmq's own until the peer is gone.
+
+    The kernel closes the connections of a process that ends, which then shows on the handle. A peer that was dropped
+    because nothing came from it (its host froze, or the network between was cut) has not closed anything.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[bytes, socket.socket] = {}
+
+    def __contains__(self, peer: bytes) -> bool:
+        return peer in self._handles
+
+    def note(self, peer: bytes, descriptor: int) -> None:
+        """A peer has come; ``descriptor`` is libzmq's, which may be closed by now."""
+        with suppress(OSError):
+            handle = os.dup(descriptor)
+            try:
+                self._handles[peer] = socket.socket(fileno=handle)
+            except OSError:
+                os.close(handle)
+                raise
+
+    def was_silent(self, peer: bytes) -> bool:
+        """Whether a peer whose connection broke has left its own end open. The handle is given back."""
+        handle = self._handles.pop(peer, None)
+        if handle is None:
+            return False
+        with handle:
+            try:
+                return bool(handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+
+    def keep_only(self, peers: Container[bytes]) -> None:
+        """Give back the handles of all others: while one is open, its peer does not see that libzmq has closed."""
+        for peer in [peer for peer in self._handles if peer not in peers]:
+            self._handles.pop(peer).close()
+
+    def close(self) -> None:
+        """Give back all handles."""
+        self.keep_only(())
