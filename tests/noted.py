@@ -8,7 +8,7 @@ A row's input is ``WORD NAME``; what follows is not read, so that rows can be ma
 - ``raise``: RuntimeError (it may work elsewhere); ``refuse``: ValueError (it never will);
 - ``kill``: the process is killed; ``dead``: the engine says that it cannot go on; ``eat``: memory until there is none.
 
-Served with ``--load noted:load`` and the environment ``NOTED``, a folder. ``CONCURRENCY`` is how many rows it takes at once.
+Served with ``--load noted:load`` and what ``environment`` says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Noted(LLM):
         word, _, seconds = word.partition(":")
         match word:
             case "quick":
-                pass
+                return
             case "sleep":
                 if cancelled.wait(float(seconds)):
                     raise CancelledError(name)
@@ -73,26 +74,51 @@ class Noted(LLM):
                 while not (self._folder / f"{name}.go").exists():
                     if cancelled.wait(_LOOK_S):
                         raise CancelledError(name)
-            case "hang":
-                while True:
-                    time.sleep(_LOOK_S)
-            case "gil":
-                # PyDLL, unlike CDLL, keeps the interpreter's lock over the call.
-                ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
-            case "raise":
-                raise RuntimeError(f"{name} raises")
-            case "refuse":
-                raise ValueError(f"{name} is refused")
-            case "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "dead":
-                raise EngineDead(f"{name} was too much")
-            case "eat":
-                eaten: list[bytearray] = []
-                while True:
-                    eaten.append(bytearray(1 << 20))
             case _:
-                raise ValueError(f"no such word: {word}")
+                _FAULTS[word](f"{name} {seconds}".strip())
+
+
+def _hang(_: str) -> None:
+    while True:
+        time.sleep(_LOOK_S)
+
+
+def _hold_the_lock(said: str) -> None:
+    # PyDLL, unlike CDLL, keeps the interpreter's lock over the call.
+    ctypes.PyDLL(None).usleep(int(float(said.split()[1]) * 1e6))
+
+
+def _raise(said: str) -> None:
+    raise RuntimeError(f"{said} raises")
+
+
+def _refuse(said: str) -> None:
+    raise ValueError(f"{said} is refused")
+
+
+def _kill(_: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die(said: str) -> None:
+    raise EngineDead(f"{said} was too much")
+
+
+def _eat(_: str) -> None:
+    eaten: list[bytearray] = []
+    while True:
+        eaten.append(bytearray(1 << 20))
+
+
+_FAULTS: dict[str, Callable[[str], None]] = {
+    "hang": _hang,
+    "gil": _hold_the_lock,
+    "raise": _raise,
+    "refuse": _refuse,
+    "kill": _kill,
+    "dead": _die,
+    "eat": _eat,
+}
 
 
 def load() -> LLM:

@@ -97,7 +97,6 @@ def test_what_is_packed_is_unpacked(content: Any) -> None:
         (2**64 - 1, 2**64 - 1),
         (-(2**63), -(2**63)),
     ],
-    ids=repr,
 )
 def test_what_comes_back(given_: Any, comes_back: Any) -> None:
     assert unpack(pack(given_)) == comes_back
@@ -171,7 +170,6 @@ HINT = ", which msgpack cannot carry: use text, numbers, bytes, lists and dicts"
         ({"took": scalar_of_numpy(5, "timedelta64")}, "a value of type timedelta64 under ['took']"),
         ({"z": scalar_of_numpy(1j, "complex64")}, "a value of type complex64 under ['z']"),
     ],
-    ids=repr,
 )
 def test_what_cannot_be_carried_is_named_with_its_type_and_place(content: Any, culprit: str) -> None:
     with pytest.raises(RowError) as caught:

@@ -154,7 +154,7 @@ def test_same_task(tasks: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "tasks", [[VeryPolite(), Rude()], [Summary(), Polite()], [Duck(), Goose()], [Duck(), Summary()]], ids=str
+    "tasks", [[VeryPolite(), Rude()], [Summary(), Polite()], [Duck(), Goose()], [Duck(), Summary()]]
 )
 def test_not_the_same_task(tasks: list[object]) -> None:
     assert not same_task(tasks)

@@ -274,6 +274,8 @@ def _load(params: Any, path: Path, chat_template: str | None) -> _Server:
     except RuntimeError as error:
         template = "" if chat_template is None else " with this chat_template"
         raise ConfigurationError(f"llama.cpp cannot load {path}{template}; verbose=true shows why") from error
+    # A server that is freed before its loop has begun waits for that loop for ever: one token shows that it has.
+    server.handle_completions({"prompt": "a", "max_tokens": 1, "stream": True}, lambda chunk: True)
     if chat_template is not None:
         _try_template(server, chat_template)
     return server
