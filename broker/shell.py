@@ -92,7 +92,7 @@ def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> 
     router.setsockopt(zmq.IPV6, "[" in address)
     # A frame larger than this drops its sender's connection, so it leaves room for a head beside the body's frames.
     router.setsockopt(zmq.MAXMSGSIZE, max(8 * 1024 * 1024, settings.limits.max_frame_bytes))
-    heartbeat(router, settings.heartbeat_timeout_s)
+    heartbeat(router, settings.heartbeat_timeout_s, is_broker=True)
     if address.startswith("ipc://"):
         _refuse_live_ipc(Path(address.removeprefix("ipc://")), address)
     try:

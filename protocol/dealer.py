@@ -28,8 +28,11 @@ _BURST = 256
 _HEARTBEAT_INTERVAL = 0.2
 _HEARTBEAT_WAIT = 0.75
 
-# A machine gives up a silent connection before libzmq breaks it, while a last word can still be sent.
+# A machine gives up a silent connection well before libzmq at its own end breaks it, while a last word can still be
+# sent: to the broker, a connection that only closes is a process that ended, and who ran in it is blamed. libzmq is
+# there for a process whose loop cannot turn.
 SILENCE = 0.7
+_BACKSTOP = 1.0
 
 # A DEALER that reconnects by itself would deliver stale messages first, so it waits a day, and is closed long before.
 # With -1 ("never") libzmq drops what has arrived and is unread as soon as the connection breaks, the broker's last
@@ -65,11 +68,13 @@ class Machine(Protocol):
     def flush(self, now: float) -> list[object]: ...
 
 
-def heartbeat(sock: zmq.Socket[bytes], timeout_s: float) -> None:
-    """Have libzmq notice within ``timeout_s`` that the other end is gone. Both ends must set this."""
+def heartbeat(sock: zmq.Socket[bytes], timeout_s: float, *, is_broker: bool) -> None:
+    """Have libzmq notice when the other end is gone: at the broker within ``timeout_s``. Both ends must set this."""
+    wait, others_wait = (_HEARTBEAT_WAIT, _BACKSTOP) if is_broker else (_BACKSTOP, _HEARTBEAT_WAIT)
     sock.setsockopt(zmq.HEARTBEAT_IVL, int(timeout_s * 1000 * _HEARTBEAT_INTERVAL))
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(timeout_s * 1000 * _HEARTBEAT_WAIT))
-    sock.setsockopt(zmq.HEARTBEAT_TTL, int(timeout_s * 1000 * _HEARTBEAT_WAIT))
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(timeout_s * 1000 * wait))
+    # The other end counts this from a ping that nothing follows, whatever is set there.
+    sock.setsockopt(zmq.HEARTBEAT_TTL, int(timeout_s * 1000 * others_wait))
 
 
 class Dealer:
@@ -233,7 +238,7 @@ class Dealer:
         sock.setsockopt(zmq.IPV6, 1)
         # What is sent is bounded by credit and window, in rows and bytes; a mark in messages would only block.
         sock.setsockopt(zmq.SNDHWM, 0)
-        heartbeat(sock, self._heartbeat_timeout_s)
+        heartbeat(sock, self._heartbeat_timeout_s, is_broker=False)
         self._monitor = sock.get_monitor_socket(_EVENTS)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._shook_hands = False

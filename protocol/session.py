@@ -169,8 +169,11 @@ class Session(ABC):
         self.give_up(f"what answered is no genpool broker of this version: {reason}", now)
 
     def give_up(self, reason: str, now: float) -> None:
-        """End this connection from here, and tell the broker, for whom it may look sound."""
-        if self.state is SessionState.OPEN:
+        """End this connection from here, and tell the broker, for whom it may look sound.
+
+        Also one that hears the hello too late: without a word, it would take this process for one that has ended.
+        """
+        if self.state in (SessionState.GREETING, SessionState.OPEN):
             self._effect(Send(Reset(reason)))
         self._disconnect(reason, Close(_LAST_WORD_S), now)
 
@@ -204,7 +207,7 @@ class Session(ABC):
         if self.state is SessionState.WAITING and now >= self._open_at:
             self._open(now)
         elif self.state is SessionState.GREETING and now - self._greeted > silence:
-            self.broken(f"the hello was not answered for {silence:g} s (is it a genpool broker?)", now)
+            self.give_up(f"the hello was not answered for {silence:g} s (is it a genpool broker?)", now)
         elif self.state is SessionState.OPEN and now - self._heard > silence:
             self.give_up(f"nothing was heard for {silence:g} s", now)
         if self.state is SessionState.OPEN and now >= self._next_ping:
@@ -226,10 +229,11 @@ class Session(ABC):
         effects, self._effects = self._effects, []
         return effects
 
-    def end(self, reason: str = "") -> None:
-        """Say goodbye and stay away."""
+    def end(self, reason: str | None = "") -> None:
+        """Say goodbye and stay away; with None for a reason, only hang up."""
         if self.state in (SessionState.OPEN, SessionState.GREETING):
-            self._effect(Send(Goodbye(reason)))
+            if reason is not None:
+                self._effect(Send(Goodbye(reason)))
             self._effect(Close(_LAST_WORD_S))
         self.state = SessionState.ENDED
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,15 +49,20 @@ class Fleet:
             for log in sorted(self.folder.glob("*.log")):
                 sys.stderr.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
 
-    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start ``genpool ARGUMENTS``. ``PYTHONPATH`` in ``environment`` goes before the one that is there."""
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, host: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start ``genpool ARGUMENTS``. ``PYTHONPATH`` in ``environment`` goes before the one that is there.
+
+        ``host`` is a command that runs what follows it on another host (see hosts.py).
+        """
         extra = dict(environment or {})
         path = [extra.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
         extra["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         log = self.folder / f"{len(self.processes)}-{arguments[0]}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "genpool.cli", *arguments],
+                [*host, sys.executable, "-m", "genpool.cli", *arguments],
                 env={**os.environ, **extra},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -76,11 +81,16 @@ class Fleet:
         return process
 
     def start_worker(
-        self, llm: str, *arguments: str, broker: str | None = None, environment: Mapping[str, str] | None = None
+        self,
+        llm: str,
+        *arguments: str,
+        broker: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        host: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start a worker that serves ``llm``."""
         command = ["worker", "--llm", llm, "--broker", broker or self.address, *arguments]
-        return self.start(*command, environment=environment)
+        return self.start(*command, environment=environment, host=host)
 
     def report(self) -> dict[str, Any]:
         """The broker's report."""
