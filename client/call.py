@@ -12,21 +12,26 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from ..protocol.content import Failure, pack_row, unpack_failure, unpack_outputs
-from ..protocol.errors import DecodeError, Expired, GenpoolError, RemoteError, RowError, known_error
+from ..protocol.errors import DecodeError, Expired, GenpoolError, LLMLost, RemoteError, RowError, known_error
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import LLMInfo, Outcome, RowKind
 from ..tasks.base import missing_arguments
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from ..tasks.prompt import to_wire
+from .record import Record, Share, shares_of
 from .row import Ending, Row, RowSpec
-from .share import draw_shares
+from .share import draw_shares, move_shares
 
 log = logging.getLogger("genpool.client")
+
+# How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
+# again and loads a large model, and no longer than a person would watch a call stand still.
+LOST_AFTER_S = 600.0
 
 
 class Voice(Protocol):
@@ -50,7 +55,10 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """What a call asks for. ``options`` are packed generation options; ``deadline`` is on the monotonic clock."""
+    """What a call asks for: see CallOptions.
+
+    ``options`` are packed generation options; ``deadline`` is on the monotonic clock.
+    """
 
     num_generations: int
     weights: list[float]
@@ -59,31 +67,8 @@ class CallSettings:
     options: bytes
     deadline: float | None
     fill_errors: bool
-
-
-@dataclass(slots=True)
-class Record:
-    """One input on its way: ``parts`` holds what each LLM's share came to, None while it is under way."""
-
-    index: int
-    input: Any
-    shares: list[int]
-    parts: list[list[LLMOutput] | RemoteError | None]
-    pending: int
-    failure: RemoteError | None = None
-    rows: list[Row] = field(default_factory=list[Row])
-
-    @property
-    def outputs(self) -> list[LLMOutput]:
-        """All that is finished, in the order of the LLMs."""
-        return [output for part in self.parts if isinstance(part, list) for output in part]
-
-    def note_failure(self) -> None:
-        """Set ``failure`` to the first one among the parts, with the others attached."""
-        errors = [part for part in self.parts if isinstance(part, RemoteError)]
-        if errors:
-            errors[0].others = errors[1:]
-            self.failure = errors[0]
+    if_lost: str = "wait"
+    lost_after_s: float = LOST_AFTER_S
 
 
 class Call:
@@ -108,14 +93,13 @@ class Call:
         self._records: dict[int, Record] = {}
         self._source = random.Random(settings.seed)
         self._drawn: list[int] | None = None
+        # Another source, so that the draw can be repeated whatever is lost meanwhile; for use under the lock.
+        self._redraw_source = random.Random(None if settings.seed is None else f"{settings.seed}/redraw")
+        # The LLMs that are lost by now, by their positions, until they are served again.
+        self._lost: dict[int, LLMLost] = {}
         self._over = False
         # Rows of the same spec share one object, by which the client's machine groups them.
         self._specs: dict[tuple[int, int], RowSpec] = {}
-
-    @property
-    def fills_errors(self) -> bool:
-        """Whether failed shares get outputs of None in their places."""
-        return self._settings.fill_errors
 
     def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
         """Send the rows of these inputs, each with its index."""
@@ -123,8 +107,8 @@ class Call:
         done: list[Record] = []
         for index, given in inputs:
             record = self._record(index, given)
-            for at, rows in self._rows(record):
-                outgoing[at] += rows
+            for share, row in self._rows(record, enumerate(record.shares)):
+                outgoing[share.at].append(row)
             if not record.pending:
                 done.append(record)
         for record in done:
@@ -136,51 +120,60 @@ class Call:
 
     def cancel(self) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more."""
+        rows: dict[int, list[Row]] = defaultdict(list)
         with self._lock:
             self._over = True
-            rows = [row for record in self._records.values() for row in record.rows]
+            for record in self._records.values():
+                for share in record.shares:
+                    if share.row is not None:
+                        rows[share.at].append(share.row)
             self._records.clear()
-        for at, voice in enumerate(self._voices):
-            own = [row for row in rows if row.place[1] == at]
-            if own:
-                voice.withdraw_rows(own)
+        for at, own in rows.items():
+            self._voices[at].withdraw_rows(own)
 
     def _record(self, index: int, given: Any) -> Record:
         if self._drawn is None or self._settings.draw_each_row:
             self._drawn = draw_shares(self._settings.num_generations, self._settings.weights, self._source)
-        shares = self._drawn
-        record = Record(index, given, shares, [None if share else [] for share in shares], 0)
-        record.pending = sum(share > 0 for share in shares)
         with self._lock:
+            self._note_returns()
+            shares = shares_of(self._move(self._drawn) if self._is_redrawn else self._drawn)
+            record = Record(index, given, shares, len(shares))
             if not self._over:
                 self._records[index] = record
         return record
 
-    def _rows(self, record: Record) -> Iterable[tuple[int, list[Row]]]:
-        """The rows of one input. What cannot become a row ends here and now."""
-        seed = self._seed_of(record.index)
-        for at, (voice, share) in enumerate(zip(self._voices, record.shares, strict=True)):
-            if not share:
-                continue
-            try:
-                payload = self._payload(voice, record, seed)
-            except RowError as error:
-                self._end(record, at, self._local_error(voice, error))
-                continue
-            if payload is None:
-                self._end(record, at, self._empty_outputs(at, share))
-                continue
-            row = Row(os.urandom(ROW_ID_BYTES), self._spec(at, share), payload, self, (record.index, at))
-            record.rows.append(row)
-            yield at, [row]
+    def _rows(self, record: Record, shares: Iterable[tuple[int, Share]]) -> Iterator[tuple[Share, Row]]:
+        """The rows for shares of one input, given with their places. What cannot become a row ends here and now."""
+        for place, share in shares:
+            content = self._content(record, share)
+            if isinstance(content, bytes):
+                share.row = Row(os.urandom(ROW_ID_BYTES), self._spec(share), content, self, (record.index, place))
+                yield share, share.row
+            else:
+                self._end(record, share, content)
 
-    def _spec(self, at: int, share: int) -> RowSpec:
-        spec = self._specs.get((at, share))
+    def _content(self, record: Record, share: Share) -> bytes | list[LLMOutput] | RemoteError:
+        """What a share's row carries, or what the share has come to without one."""
+        voice = self._voices[share.at]
+        lost = self._lost.get(share.at)
+        if lost is not None and not self._is_redrawn:
+            return self._local_error(voice, lost)
+        try:
+            payload = self._payload(voice, record, self._seed_of(record.index, share.draw))
+        except RowError as error:
+            return self._local_error(voice, error)
+        return self._empty_outputs(share) if payload is None else payload
+
+    def _spec(self, share: Share) -> RowSpec:
+        spec = self._specs.get((share.at, share.count))
         if spec is None:
-            voice, settings = self._voices[at], self._settings
+            voice, settings = self._voices[share.at], self._settings
             kind = RowKind.INPUT if voice.rendering_task is None else RowKind.PROMPT
-            spec = RowSpec(voice.llm_name, kind, share, settings.options, settings.deadline, voice.wait_s)
-            self._specs[at, share] = spec
+            lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
+            spec = RowSpec(
+                voice.llm_name, kind, share.count, settings.options, settings.deadline, voice.wait_s, lost_after_s
+            )
+            self._specs[share.at, share.count] = spec
         return spec
 
     def _payload(self, voice: Voice, record: Record, seed: int | None) -> bytes | None:
@@ -210,37 +203,42 @@ class Call:
             ) from error
         return pack_row(prompt, seed)
 
-    def _seed_of(self, index: int) -> int | None:
+    def _seed_of(self, index: int, draw: int) -> int | None:
         seed = self._settings.seed
+        if seed is None:
+            return None
+        # An LLM that makes a lost one's share beside its own must not say the same again.
+        again = f"/{draw}" if draw else ""
         # A text seeds the same in every release of Python, and inputs that are alike still differ.
-        return None if seed is None else random.Random(f"{seed}/{index}").getrandbits(31)
+        return random.Random(f"{seed}/{index}{again}").getrandbits(31)
 
     # On a callbacks thread.
 
     def ended(self, row: Row, ending: Ending | GenpoolError) -> None:
         """One row has ended: see Owner."""
-        index, at = row.place
+        index, place = row.place
         with self._lock:
             record = self._records.get(index)
         if record is None:
             return  # cancelled meanwhile
+        share = record.shares[place]
+        if isinstance(ending, LLMLost):
+            self._note_loss(share.at, ending)
         try:
-            part = self._part(record, at, ending)
-        # A task is user code, and reads completions here: whatever it raises, the row has ended.
-        except BaseException as error:
-            part = RemoteError(type(error).__name__, str(error), llm=self._voices[at].llm_name)
-        try:
-            self._end(record, at, part)
+            if isinstance(ending, LLMLost) and self._is_redrawn:
+                self._redraw(record, share)
+            else:
+                self._end(record, share, self._outcome(share, ending))
         finally:
             if not record.pending:
                 self._report(record)
 
-    def _end(self, record: Record, at: int, part: list[LLMOutput] | RemoteError) -> None:
+    def _end(self, record: Record, share: Share, outcome: list[LLMOutput] | RemoteError) -> None:
         with self._lock:
-            record.parts[at] = part
+            share.outcome = outcome
             record.pending -= 1
         if self._progress is not None:
-            self._tell_progress(record.shares[at])
+            self._tell_progress(share.count)
 
     def _tell_progress(self, advance: int) -> None:
         assert self._progress is not None
@@ -254,25 +252,33 @@ class Call:
         with self._lock:
             if self._records.pop(record.index, None) is None:
                 return
-        record.rows.clear()
         record.note_failure()
-        if self._settings.fill_errors:
-            self._fill(record)
+        record.fill(self._filled)
         self._finished(record)
 
-    def _fill(self, record: Record) -> None:
-        for at, part in enumerate(record.parts):
-            if isinstance(part, RemoteError):
-                outputs = record.parts[at] = self._empty_outputs(at, record.shares[at])
-                for output in outputs:
-                    output["error"] = str(part)
+    def _filled(self, share: Share, error: RemoteError) -> list[LLMOutput] | RemoteError:
+        """The outputs that stand in the place of a failed share, if some shall."""
+        settings = self._settings
+        if not settings.fill_errors and not (settings.if_lost == "fill" and error.kind is LLMLost):
+            return error
+        outputs = self._empty_outputs(share)
+        for output in outputs:
+            output["error"] = str(error)
+        return outputs
 
-    def _empty_outputs(self, at: int, count: int) -> list[LLMOutput]:
-        name = self._voices[at].known_model_name or self._voices[at].llm_name
-        return [empty_output(name) for _ in range(count)]
+    def _empty_outputs(self, share: Share) -> list[LLMOutput]:
+        voice = self._voices[share.at]
+        return [empty_output(voice.known_model_name or voice.llm_name) for _ in range(share.count)]
 
-    def _part(self, record: Record, at: int, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
-        voice = self._voices[at]
+    def _outcome(self, share: Share, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
+        try:
+            return self._read(share, ending)
+        # A task is user code, and reads completions here: whatever it raises, the row has ended.
+        except BaseException as error:
+            return self._raised(share, error)
+
+    def _read(self, share: Share, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
+        voice = self._voices[share.at]
         if isinstance(ending, GenpoolError):
             return self._local_error(voice, ending)
         try:
@@ -281,13 +287,71 @@ class Call:
             outputs: list[Any] = unpack_outputs(ending.payload)
         except DecodeError as error:
             return self._local_error(voice, error)
-        if len(outputs) != record.shares[at]:
-            text = f"the worker answered with {len(outputs)} outputs of {record.shares[at]}"
+        if len(outputs) != share.count:
+            text = f"the worker answered with {len(outputs)} outputs of {share.count}"
             return self._local_error(voice, DecodeError(text))
         if voice.rendering_task is not None:
             for output in outputs:
                 output["parsed_output"] = parsed_output(voice.rendering_task, output.get("raw_output"))
         return outputs
+
+    def _raised(self, share: Share, error: BaseException) -> RemoteError:
+        if isinstance(error, GenpoolError):
+            return self._local_error(self._voices[share.at], error)
+        return RemoteError(type(error).__name__, str(error), llm=self._voices[share.at].llm_name)
+
+    # What becomes of the shares of LLMs that nobody serves.
+
+    @property
+    def _is_redrawn(self) -> bool:
+        return self._settings.if_lost == "redraw"
+
+    def _note_loss(self, at: int, error: LLMLost) -> None:
+        with self._lock:
+            is_new = at not in self._lost
+            self._lost[at] = error
+        if not is_new:
+            return
+        others = [voice.llm_name for voice in self._voices if _is_served(voice)]
+        if not self._is_redrawn:
+            log.warning("%s; the outputs that it owes are None, until it is served again", error)
+        elif others:
+            log.warning("%s; its shares are drawn anew over %s, until it is served again", error, ", ".join(others))
+        else:
+            log.warning("%s; no other LLM is served that could take its shares, so they wait", error)
+
+    def _redraw(self, record: Record, share: Share) -> None:
+        """Have other LLMs make what a lost one owes; itself, should it come back, where no other is served."""
+        with self._lock:
+            self._note_returns()
+            drawn = [share.count if at == share.at else 0 for at in range(len(self._voices))]
+            made = record.replace(share, self._move(drawn, share.at))
+        for placed in made:
+            self._send(record, placed)
+
+    def _send(self, record: Record, placed: tuple[int, Share]) -> None:
+        _, share = placed
+        try:
+            for _, row in self._rows(record, [placed]):
+                if not self._over:  # else nobody would withdraw it
+                    self._voices[share.at].submit_rows([row])
+        # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.
+        except BaseException as error:
+            self._end(record, share, self._raised(share, error))
+
+    def _move(self, shares: list[int], *lost: int) -> list[int]:
+        """``shares`` with those of the lost LLMs drawn anew over the LLMs that are served. Under the lock."""
+        gone = self._lost.keys() | set(lost)
+        if not gone:
+            return shares
+        weights = self._settings.weights
+        able = [weight if _is_served(voice) else 0.0 for weight, voice in zip(weights, self._voices, strict=True)]
+        return move_shares(shares, gone, able, self._redraw_source)
+
+    def _note_returns(self) -> None:
+        """Forget the loss of LLMs that are served again. Under the lock."""
+        for at in [at for at in self._lost if _is_served(self._voices[at])]:
+            del self._lost[at]
 
     def _local_error(self, voice: Voice, error: GenpoolError) -> RemoteError:
         """A failure in this process, in the same form as those from elsewhere."""
@@ -295,6 +359,10 @@ class Call:
             return copy.copy(error)  # one error may end many rows, and each has others of its own
         kind = ValueError if isinstance(error, RowError) else type(error)
         return RemoteError(type(error).__name__, str(error), kind=kind, llm=voice.llm_name)
+
+
+def _is_served(voice: Voice) -> bool:
+    return voice.info is not None and voice.info.ready > 0
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import click
 
 from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
+from .call import LOST_AFTER_S
 from .column import Columns, encoded, output_row, replaced
 from .fleet import Choice, connected
 from .generator import CallOptions
@@ -47,6 +48,7 @@ class GenerateSettings:
         choice: the LLMs.
         seed, draw, weights: as in CallOptions.
         timeout_s: what is not answered so long after the start has failed.
+        if_lost, lost_after_s: as in CallOptions.
         strict: check all rows before any work.
         quiet: no bar, no lines about how far it is, no sentence at a good end.
         draws_bar: whether a bar can be drawn.
@@ -60,6 +62,8 @@ class GenerateSettings:
     draw: Literal["call", "row"] = "row"
     weights: Sequence[float] | None = None
     timeout_s: float | None = None
+    if_lost: Literal["wait", "redraw", "fill"] = "wait"
+    lost_after_s: float = LOST_AFTER_S
     strict: bool = False
     quiet: bool = False
     draws_bar: bool = False
@@ -68,7 +72,13 @@ class GenerateSettings:
     def call_options(self) -> CallOptions:
         """The options of the one call that a run is."""
         return CallOptions(
-            on_error="fill", seed=self.seed, draw=self.draw, weights=self.weights, timeout=self.timeout_s
+            on_error="fill",
+            seed=self.seed,
+            draw=self.draw,
+            weights=self.weights,
+            timeout=self.timeout_s,
+            if_lost=self.if_lost,
+            lost_after_s=self.lost_after_s,
         )
 
 

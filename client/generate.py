@@ -9,6 +9,7 @@ import click
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from .call import LOST_AFTER_S
 from .dataset import GenerateSettings, run
 from .fleet import Choice
 from .jsonl import STANDARD_STREAM
@@ -59,6 +60,22 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
     metavar="SECONDS",
     help="How long to wait for the broker, and for an LLM that no worker has announced.",
 )
+@click.option(
+    "--if-lost",
+    type=click.Choice(["wait", "redraw", "fill"]),
+    default="wait",
+    show_default=True,
+    help="What becomes of the share of an LLM that is lost: wait on, draw it anew over the other LLMs, or leave it "
+    "None with an error.",
+)
+@click.option(
+    "--lost-after",
+    type=SECONDS,
+    default=LOST_AFTER_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="An LLM is lost when no worker has taken its rows for so long.",
+)
 @click.option("--strict", is_flag=True, help="Check all rows first, and do nothing unless all can be used.")
 @click.option("--quiet", is_flag=True, help="No progress, and no summary when nothing has failed.")
 def generate(
@@ -74,6 +91,8 @@ def generate(
     weights: str | None,
     timeout: float | None,
     wait: float,
+    if_lost: Literal["wait", "redraw", "fill"],
+    lost_after: float,
     strict: bool,
     quiet: bool,
 ) -> int:
@@ -103,6 +122,8 @@ def generate(
             draw=draw,
             weights=_weights(weights),
             timeout_s=timeout,
+            if_lost=if_lost,
+            lost_after_s=lost_after,
             strict=strict,
             quiet=quiet,
             draws_bar=sys.stderr.isatty() and not quiet and not (target == STANDARD_STREAM and sys.stdout.isatty()),

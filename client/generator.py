@@ -14,8 +14,9 @@ from ..protocol.content import pack
 from ..protocol.errors import ConfigurationError, RowError, generation_error
 from ..protocol.limits import MAX_OPTIONS_BYTES
 from ..tasks.output import LLMOutput
-from .call import Call, CallSettings, Record, Voice, deadline_of
+from .call import LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
 from .future import CallFuture
+from .record import Record
 from .share import check_weights
 from .stream import AsyncRows, Rows, astream, stream
 
@@ -37,6 +38,12 @@ class CallOptions(TypedDict, total=False):
         draw: which LLMs make one generation more is drawn once a "call", or anew for each "row".
         weights: unequal shares: a number for each LLM.
         timeout: seconds after which rows without an answer fail as Expired.
+        if_lost: what becomes of the shares of an LLM that nobody has served for ``lost_after_s``: "wait" on for it;
+            "redraw" them over the pool's other LLMs that are served (where none is, they wait); or "fill" their
+            places as ``on_error`` does. Each input has all its outputs in any case.
+        lost_after_s: an LLM is lost when for so many seconds, with rows of this call waiting, the broker has said
+            that no worker takes its rows: none is there, or all load, drain or are unwell. Time without a broker
+            does not count. 600 by default; a worker should be able to start again and load within it.
         generation_kwargs: sampling options for this call, by the names that the engines know.
     """
 
@@ -45,6 +52,8 @@ class CallOptions(TypedDict, total=False):
     draw: Literal["call", "row"]
     weights: Sequence[float] | None
     timeout: float | None
+    if_lost: Literal["wait", "redraw", "fill"]
+    lost_after_s: float | None
     generation_kwargs: Mapping[str, Any] | None
 
 
@@ -175,8 +184,8 @@ class _Gathering:
                 return
         records = [record for record in self._records if record is not None]
         outputs = [record.outputs for record in records]
-        failures = {record.index: record.failure for record in records if record.failure is not None}
-        if failures and not self._call.fills_errors:
+        failures = {one.index: one.failure for one in records if one.failure is not None and not one.is_whole}
+        if failures:
             self._future.reject(generation_error(failures, outputs))
         else:
             self._future.resolve(outputs)
@@ -197,17 +206,30 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         draw_each_row=_choice("draw", options.get("draw"), "call", "row") == "row",
         seed=_seed(options.get("seed")),
         options=_packed(voices, options.get("generation_kwargs")),
-        deadline=deadline_of(_timeout_s(options.get("timeout"))),
+        deadline=deadline_of(_seconds("timeout", options.get("timeout"))),
         fill_errors=_choice("on_error", options.get("on_error"), "raise", "fill") == "fill",
+        if_lost=_if_lost(voices, options.get("if_lost")),
+        lost_after_s=_seconds("lost_after_s", options.get("lost_after_s")) or LOST_AFTER_S,
     )
 
 
-def _choice(name: str, value: Any, usual: str, other: str) -> str:
+def _choice(name: str, value: Any, usual: str, *others: str) -> str:
     if value is None:
         return usual
-    if value not in (usual, other):
-        raise ConfigurationError(f"`{name}` must be {usual!r} or {other!r}, and is {value!r}")
+    if value not in (usual, *others):
+        choices = " or ".join(map(repr, (usual, *others)))
+        raise ConfigurationError(f"`{name}` must be {choices}, and is {value!r}")
     return value
+
+
+def _if_lost(voices: Sequence[Voice], value: Any) -> str:
+    chosen = _choice("if_lost", value, "wait", "redraw", "fill")
+    if chosen == "redraw" and len(voices) == 1:
+        raise ConfigurationError(
+            f"`if_lost` cannot be 'redraw' for {voices[0].llm_name!r} alone, as there is no other LLM that could take "
+            "its shares: use 'wait' or 'fill', or a pool"
+        )
+    return chosen
 
 
 def _seed(seed: Any) -> int | None:
@@ -219,12 +241,12 @@ def _seed(seed: Any) -> int | None:
         raise ConfigurationError(f"`seed` must be a whole number, and is {seed!r}") from None
 
 
-def _timeout_s(timeout: Any) -> float | None:
-    if timeout is None:
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
         return None
-    if not isinstance(timeout, Real) or not float(timeout) > 0:
-        raise ConfigurationError(f"`timeout` must be a positive number of seconds, and is {timeout!r}")
-    return float(timeout)
+    if not isinstance(value, Real) or not float(value) > 0:
+        raise ConfigurationError(f"`{name}` must be a positive number of seconds, and is {value!r}")
+    return float(value)
 
 
 def _packed(voices: Sequence[Voice], generation_kwargs: Any) -> bytes:

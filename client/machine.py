@@ -7,12 +7,11 @@ row until it is over, so the broker may be killed at any time. No I/O, no clock.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
-from ..protocol.errors import Closed, Expired, GenpoolError, NoBroker, Refused, RowError, UnknownLLM
+from ..protocol.errors import Closed, Expired, GenpoolError, LLMLost, NoBroker, Refused, RowError, UnknownLLM
 from ..protocol.messages import (
     Answer,
     Ask,
@@ -29,6 +28,7 @@ from ..protocol.messages import (
     SubmitRun,
 )
 from ..protocol.session import Log, Send, Session, SessionSettings, SessionState
+from .line import LONGEST_NOTICE_S, Line
 from .row import Ending, Row, RowSpec
 
 # How much one LLM's rows at the broker may be: enough to keep its workers busy over a round trip, and no more.
@@ -36,9 +36,9 @@ _LEAST_WINDOW_ROWS = 256
 _WINDOW_PER_CAPACITY = 4
 _WINDOW_BYTES = 32 * 1024 * 1024
 
-# A line without an answer for this long is logged, and then after ever longer times.
-_FIRST_NOTICE_S = 10.0
-_LONGEST_NOTICE_S = 300.0
+# Time between two ticks beyond this was none for this process (it was stopped, or the host asleep), and so it could
+# not see who came and went. More than a busy host takes, and less than any sensible ``lost_after_s``.
+_LONGEST_STEP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +67,6 @@ class TurnedAway:
     """Effect: the broker has refused this client."""
 
 
-@dataclass(slots=True)
-class _Line:
-    """The rows of one LLM: ``waiting`` at home, and how many rows and bytes are at the broker.
-
-    A row that is over stays in ``waiting`` as one of ``dead`` entries until it is met or half of them are.
-    """
-
-    llm: str
-    waiting: deque[Row] = field(default_factory=deque[Row])
-    dead: int = 0
-    at_broker: int = 0
-    bytes_at_broker: int = 0
-    unknown_since: float | None = None
-    quiet_since: float = 0.0
-    next_notice_s: float = _FIRST_NOTICE_S
-
-    @property
-    def at_home(self) -> int:
-        return len(self.waiting) - self.dead
-
-    def bury(self) -> None:
-        """One more entry of ``waiting`` is over."""
-        self.dead += 1
-        if 2 * self.dead >= len(self.waiting):
-            self.waiting = deque(row for row in self.waiting if not row.over)
-            self.dead = 0
-
-
 class Client(Session):
     """The machine. ``fleet`` is None until the broker has told of its LLMs."""
 
@@ -104,9 +76,11 @@ class Client(Session):
         super().__init__(address, settings, random, now)
         self.identity = identity
         self.submitted: dict[bytes, Row] = {}
-        self.lines: dict[str, _Line] = {}
+        self.lines: dict[str, Line] = {}
         self.fleet: dict[str, LLMInfo] | None = None
-        self._begun = now
+        self._begun = self._ticked = now
+        # LLMs of which it was logged that nobody serves them, and since when.
+        self._missed: dict[str, float] = {}
         self._ended: list[tuple[Row, Ending | GenpoolError]] = []
         self._releases: list[bytes] = []
         # An entry for each spec that has a deadline and not for each row, which is forgotten when it is over.
@@ -124,11 +98,8 @@ class Client(Session):
                 continue  # withdrawn before it came here
             line = self.lines.get(row.spec.llm)
             if line is None:
-                line = self.lines[row.spec.llm] = _Line(row.spec.llm, quiet_since=now)
-            if not line.at_home and not line.at_broker:
-                line.quiet_since, line.next_notice_s, line.unknown_since = now, _FIRST_NOTICE_S, None
-            row.taken, row.since = True, now
-            line.waiting.append(row)
+                line = self.lines[row.spec.llm] = Line(row.spec.llm)
+            line.take(row, now)
             if row.spec.deadline is not None and row.spec not in self._timed:
                 self._timed.add(row.spec)
                 heapq.heappush(self._deadlines, (row.spec.deadline, next(self._order), row.spec))
@@ -143,7 +114,7 @@ class Client(Session):
         for row in self._rows_of(llm):
             self._end(row, error)
 
-    def end(self, reason: str = "") -> None:
+    def end(self, reason: str | None = "") -> None:
         """Say goodbye and stay away. Rows that nobody can answer any more end as Closed."""
         for llm in self.lines:
             self.fail(
@@ -190,6 +161,7 @@ class Client(Session):
             case Fleet():
                 self.fleet = {info.name: info for info in message.llms}
                 self._effect(FleetSeen(self.fleet))
+                self._tell_returns(self.fleet, now)
             case Missing():
                 rows = [row for row_id in message.ids if (row := self.submitted.get(row_id)) is not None]
                 self._send_rows(rows, again=True, now=now)
@@ -209,7 +181,7 @@ class Client(Session):
             if row is None:
                 continue  # answered before, or cancelled meanwhile
             line = self.lines[row.spec.llm]
-            line.quiet_since, line.next_notice_s = now, _FIRST_NOTICE_S
+            line.unquiet(now)
             self._end(row, Ending(outcome, attempts, payload))
 
     # What comes out.
@@ -226,6 +198,7 @@ class Client(Session):
         return super().flush(now)
 
     def tick(self, now: float) -> list[object]:
+        self._note_time(now)
         while self._deadlines and now >= self._deadlines[0][0]:
             _, _, spec = heapq.heappop(self._deadlines)
             self._timed.discard(spec)
@@ -240,22 +213,46 @@ class Client(Session):
 
     # Within.
 
-    def _watch(self, line: _Line, now: float) -> None:
+    def _watch(self, line: Line, now: float) -> None:
         """End what was waited for long enough, and say what a quiet line waits for."""
         if self.state is SessionState.REFUSED:
             self.fail(line.llm, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
         elif not self.ever_open:
             self._give_up(line, self._begun, now, self._no_broker)
-        elif self.fleet is not None and line.llm not in self.fleet:
-            line.unknown_since = now if line.unknown_since is None else line.unknown_since
-            self._give_up(line, line.unknown_since, now, self._unknown)
-        else:
-            line.unknown_since = None
+        elif self.fleet is not None:
+            line.note_service(self.fleet.get(line.llm), now)
+            if line.unknown_since is not None:
+                self._give_up(line, line.unknown_since, now, self._unknown)
+            self._lose(line, now)
         if now - line.quiet_since >= line.next_notice_s:
-            line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + _LONGEST_NOTICE_S)
+            line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + LONGEST_NOTICE_S)
             self._effect(Log("warning", self._notice(line, now)))
+            if line.unserved_since is not None:
+                self._missed.setdefault(line.llm, line.unserved_since)
 
-    def _give_up(self, line: _Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
+    def _note_time(self, now: float) -> None:
+        """Time in which nobody told of the LLMs, or this process stood still, makes no LLM lost."""
+        step, self._ticked = now - self._ticked, now
+        untold = step if self.fleet is None else step - _LONGEST_STEP_S
+        if untold > 0:
+            for line in self.lines.values():
+                line.note_untold(untold)
+
+    def _lose(self, line: Line, now: float) -> None:
+        """End the rows that wait no longer for an LLM that nobody serves."""
+        since = line.unserved_since
+        if since is None or now < line.next_loss_at:
+            return
+        error = LLMLost(f"nobody has served {line.llm!r} for {now - since:.0f} s: {self._lack(line.llm)}")
+        for row in line.lost_rows(self._rows_of(line.llm), since, now):
+            self._missed.setdefault(line.llm, since)
+            self._end(row, error)
+
+    def _tell_returns(self, fleet: dict[str, LLMInfo], now: float) -> None:
+        for name in [name for name in self._missed if name in fleet and fleet[name].ready]:
+            self._effect(Log("warning", f"{name!r} is served again, after {now - self._missed.pop(name):.0f} s"))
+
+    def _give_up(self, line: Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
         for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:
             self._end(row, error(row, now))
 
@@ -275,22 +272,27 @@ class Client(Session):
         known = ", ".join(sorted(self.fleet or ())) or "none"
         return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {known}"
 
-    def _notice(self, line: _Line, now: float) -> str:
+    def _notice(self, line: Line, now: float) -> str:
         waits = (
             f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
         )
         if self.state is not SessionState.OPEN:
             return f"{waits}there is no broker at {self.address} ({self.trouble})"
         info = (self.fleet or {}).get(line.llm)
-        if info is None:
-            return waits + self.unknown_llm(line.llm)
-        if info.ready:
+        if info is not None and info.ready:
             return f"{waits}its {info.ready} workers are at work"
+        return waits + self._lack(line.llm)
+
+    def _lack(self, llm: str) -> str:
+        """Why nobody serves ``llm``."""
+        info = (self.fleet or {}).get(llm)
+        if info is None:
+            return self.unknown_llm(llm)
         loading = f"{info.loading} are loading" if info.loading else "none is loading"
         unwell = f", {info.unwell} unwell: {info.reason}" if info.unwell else ""
-        return f"{waits}no worker is ready ({loading}{unwell})"
+        return f"no worker is ready ({loading}{unwell})"
 
-    def _fill_window(self, line: _Line, info: LLMInfo, now: float) -> None:
+    def _fill_window(self, line: Line, info: LLMInfo, now: float) -> None:
         room = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity) - line.at_broker
         rows: list[Row] = []
         size = line.bytes_at_broker

@@ -13,7 +13,8 @@ class RowSpec:
     """What the rows of one call for one LLM share.
 
     ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
-    nobody has announced, are waited for.
+    nobody has announced, are waited for. ``lost_after_s`` is how long an LLM that nobody serves is waited for, None
+    for as long as it takes.
     """
 
     llm: str
@@ -22,6 +23,7 @@ class RowSpec:
     options: bytes
     deadline: float | None
     wait_s: float
+    lost_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Owner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row. ``place`` tells its owner which input and share it is.
+    """One row. ``place`` tells its owner which input and share of it this is.
 
     The rest is the machine's: whether it has ``taken`` the row, has ``submitted`` it, and is done with it (``over``).
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..protocol.errors import ConfigurationError
 
@@ -23,6 +23,21 @@ def draw_shares(num_generations: int, weights: Sequence[float], source: random.R
     for chosen in _draw(num_generations - sum(shares), fractions, source):
         shares[chosen] += 1
     return shares
+
+
+def move_shares(
+    shares: Sequence[int], lost: Collection[int], weights: Sequence[float], source: random.Random
+) -> list[int]:
+    """``shares`` without those of the ``lost`` LLMs, which are drawn over the others by ``weights``.
+
+    Where no other has any weight, they stay as they are.
+    """
+    others = [0.0 if at in lost else weight for at, weight in enumerate(weights)]
+    count = sum(shares[at] for at in lost)
+    if not count or not sum(others):
+        return list(shares)
+    moved = draw_shares(count, others, source)
+    return [more + (0 if at in lost else share) for at, (share, more) in enumerate(zip(shares, moved, strict=True))]
 
 
 def _draw(count: int, chances: list[float], source: random.Random) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..protocol.errors import RemoteError
 from ..tasks.output import LLMOutput
-from .call import Call, Record
+from .call import Call
+from .record import Record
 
 # How often a reader that waits for room looks whether the window has grown.
 _WINDOW_LOOK_S = 0.5

@@ -32,6 +32,10 @@ class UnknownLLM(GenpoolError, LookupError):
     """Raised when nobody has announced an LLM of that name within the time given; the text lists who has."""
 
 
+class LLMLost(GenpoolError):
+    """Raised for a row whose LLM nobody has served for the call's ``lost_after_s``; the text says what was missing."""
+
+
 class Expired(GenpoolError, TimeoutError):
     """Raised when a row had no answer within the call's ``timeout``."""
 

@@ -77,6 +77,7 @@ def test_strict_input_from_a_pipe(genpool: Genpool) -> None:
         (["--task", "nothing"], 2, "named as package.module:name, got 'nothing'; or say text-generation"),
         (["--weights", "1,x"], 2, "--weights are numbers with commas between them, and not '1,x'"),
         (["--weights", "1,2,3"], 2, "`weights` must be 2 numbers, one for each LLM"),
+        (["--llm", "a", "--if-lost", "redraw"], 2, "`if_lost` cannot be 'redraw' for 'a' alone"),
         (["--broker", "ipc:///none", "--wait", "0.3"], 3, "no broker at ipc:///none within 0.3 s"),
         (["-o", "/dev/full"], 1, "/dev/full cannot be written: No space left on device"),
     ],
@@ -208,5 +209,13 @@ def test_on_a_terminal_it_draws_a_bar_below_the_log(echo_fleet: Fleet, source: P
 
 def test_help_is_enough_to_work_from(genpool: Genpool) -> None:
     said = genpool("generate", "--help").stdout
-    for word in ("--num-generations", "--llm", "--system-prompt", "--strict", "Exit codes", "generation_model"):
+    for word in (
+        "--num-generations",
+        "--llm",
+        "--system-prompt",
+        "--if-lost",
+        "--strict",
+        "Exit codes",
+        "generation_model",
+    ):
         assert word in said

@@ -288,8 +288,10 @@ def test_inputs_that_are_no_list_of_dicts(pool: LLMPool, given: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("temperature", 0.5, r"no such option: temperature; there are draw, generation_kwargs, on_error"),
+        ("temperature", 0.5, r"no such option: temperature; there are draw, generation_kwargs, if_lost"),
         ("on_error", "ignore", "`on_error` must be 'raise' or 'fill', and is 'ignore'"),
+        ("if_lost", "panic", "`if_lost` must be 'wait' or 'redraw' or 'fill', and is 'panic'"),
+        ("lost_after_s", 0, "`lost_after_s` must be a positive number of seconds, and is 0"),
         ("draw", "never", "`draw` must be 'call' or 'row', and is 'never'"),
         ("weights", [1], "`weights` must be 2 numbers"),
         ("timeout", 0, "`timeout` must be a positive number of seconds, and is 0"),

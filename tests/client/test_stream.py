@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from fleet import until
 
-from genpool.client.call import Call, Record
+from genpool.client.call import Call
+from genpool.client.record import Record, Share
 from genpool.client.stream import AsyncRows, Row, Rows, astream, stream
 from genpool.protocol.errors import RemoteError
 from genpool.tasks.output import LLMOutput
@@ -47,7 +48,7 @@ class FakeCall:
         given = self.pending.pop(index)
         output = LLMOutput(model_name="model", prompt_used=given, raw_output=f"answer to {given}", parsed_output=None)
         part: list[LLMOutput] | RemoteError = [output] if error is None else error
-        self._tell(Record(index, given, [1], [part], 0, failure=error))
+        self._tell(Record(index, given, [Share(0, 1, outcome=part)], 0, failure=error))
 
     def finish_all(self, *, backwards: bool = False) -> None:
         for index in sorted(self.pending, reverse=backwards):

@@ -1,0 +1,91 @@
+"""The rows of one LLM in the client's machine, and since when nobody serves it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..protocol.messages import LLMInfo
+from .row import Owner, Row
+
+# A line without an answer for this long is logged, and then after ever longer times.
+FIRST_NOTICE_S = 10.0
+LONGEST_NOTICE_S = 300.0
+
+
+@dataclass(slots=True)
+class Line:
+    """The rows of one LLM: ``waiting`` at home, and how many rows and bytes are at the broker.
+
+    A row that is over stays in ``waiting`` as one of ``dead`` entries until it is met or half of them are.
+
+    ``was_known`` says whether the broker has told of the LLM while rows waited for it. ``unserved_since`` is since
+    when it has said that no worker takes rows, moved on by the time that nobody could tell; ``next_loss_at`` is when
+    rows may be given up for that, at the earliest.
+    """
+
+    llm: str
+    waiting: deque[Row] = field(default_factory=deque[Row])
+    dead: int = 0
+    at_broker: int = 0
+    bytes_at_broker: int = 0
+    was_known: bool = False
+    unknown_since: float | None = None
+    unserved_since: float | None = None
+    next_loss_at: float = math.inf
+    quiet_since: float = 0.0
+    next_notice_s: float = FIRST_NOTICE_S
+
+    @property
+    def at_home(self) -> int:
+        return len(self.waiting) - self.dead
+
+    def take(self, row: Row, now: float) -> None:
+        """One row more."""
+        if not self.at_home and not self.at_broker:
+            self.unquiet(now)
+            self.unknown_since = None
+        row.taken, row.since = True, now
+        self.waiting.append(row)
+        if row.spec.lost_after_s is not None:
+            self.next_loss_at = min(self.next_loss_at, now + row.spec.lost_after_s)
+
+    def bury(self) -> None:
+        """One more entry of ``waiting`` is over."""
+        self.dead += 1
+        if 2 * self.dead >= len(self.waiting):
+            self.waiting = deque(row for row in self.waiting if not row.over)
+            self.dead = 0
+
+    def unquiet(self, now: float) -> None:
+        """There was an answer, or there is nothing to wait for yet."""
+        self.quiet_since, self.next_notice_s = now, FIRST_NOTICE_S
+
+    def note_service(self, info: LLMInfo | None, now: float) -> None:
+        """What the broker says of the LLM now; None when it does not know it."""
+        self.was_known = self.was_known or info is not None
+        self.unknown_since = None if self.was_known else now if self.unknown_since is None else self.unknown_since
+        if info is not None and info.ready:
+            self.unserved_since = None
+        elif self.unserved_since is None:
+            self.unserved_since = self.next_loss_at = now
+
+    def note_untold(self, seconds: float) -> None:
+        """For so long nobody could tell whether the LLM was served, so that time does not count."""
+        if self.unserved_since is not None:
+            self.unserved_since += seconds
+
+    def lost_rows(self, rows: Iterable[Row], unserved_since: float, now: float) -> list[Row]:
+        """Those of ``rows``, the LLM's own, whose calls have waited for it as long as they meant to.
+
+        A call's rows are lost together: those that were begun last need not wait as long again.
+        """
+        able = [row for row in rows if not row.over and row.spec.lost_after_s is not None]
+        begun: dict[Owner, float] = {}
+        for row in able:
+            begun[row.owner] = min(row.since, begun.get(row.owner, math.inf))
+        due = {row: max(unserved_since, begun[row.owner]) + (row.spec.lost_after_s or 0.0) for row in able}
+        self.next_loss_at = min((at for at in due.values() if at > now), default=math.inf)
+        return [row for row, at in due.items() if at <= now]

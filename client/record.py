@@ -1,0 +1,80 @@
+"""One input on its way: the LLMs' shares of it, and what each came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocol.errors import RemoteError
+from ..tasks.output import LLMOutput
+from .row import Row
+
+
+@dataclass(slots=True)
+class Share:
+    """``count`` generations of one input by the LLM at position ``at``, and the ``row`` that was sent for them.
+
+    ``draw`` is 0 for the first draw of an input's shares, and another number for each later one. ``outcome`` is None
+    while it is under way. A share that was given up for others counts nothing.
+    """
+
+    at: int
+    count: int
+    draw: int = 0
+    outcome: list[LLMOutput] | RemoteError | None = None
+    row: Row | None = None
+
+    def give_up(self) -> None:
+        """Others take its place."""
+        self.count, self.outcome, self.row = 0, [], None
+
+
+@dataclass(slots=True)
+class Record:
+    """One input. ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew."""
+
+    index: int
+    input: Any
+    shares: list[Share]
+    pending: int
+    draws: int = 0
+    failure: RemoteError | None = None
+
+    def replace(self, share: Share, counts: Sequence[int]) -> list[tuple[int, Share]]:
+        """Give ``share`` up for new ones, of ``counts[at]`` each, and return those with their places."""
+        share.give_up()
+        self.draws += 1
+        start = len(self.shares)
+        self.shares += shares_of(counts, self.draws)
+        self.pending += len(self.shares) - start - 1
+        return list(enumerate(self.shares))[start:]
+
+    @property
+    def outputs(self) -> list[LLMOutput]:
+        """All that is finished, in the order of the LLMs."""
+        shares = sorted(self.shares, key=lambda share: share.at)
+        return [output for share in shares if isinstance(share.outcome, list) for output in share.outcome]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every share has outputs, be they filled in."""
+        return all(isinstance(share.outcome, list) for share in self.shares)
+
+    def note_failure(self) -> None:
+        """Set ``failure`` to the first one among the shares, with the others attached."""
+        errors = [share.outcome for share in self.shares if isinstance(share.outcome, RemoteError)]
+        if errors:
+            errors[0].others = errors[1:]
+            self.failure = errors[0]
+
+    def fill(self, outputs: Callable[[Share, RemoteError], list[LLMOutput] | RemoteError]) -> None:
+        """Put outputs in the places of failed shares."""
+        for share in self.shares:
+            if isinstance(share.outcome, RemoteError):
+                share.outcome = outputs(share, share.outcome)
+
+
+def shares_of(counts: Sequence[int], draw: int = 0) -> list[Share]:
+    """A share for each LLM that makes something."""
+    return [Share(at, count, draw) for at, count in enumerate(counts) if count]
