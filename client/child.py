@@ -24,10 +24,10 @@ log = logging.getLogger("genpool.client")
 
 _LENGTH = struct.Struct("!Q")
 
-# A restart is delayed by the first, doubling up to the longest. A process that came up, or ran for the longest,
-# starts afresh.
+# A restart is delayed by the first, doubling up to the longest. A process that ran for the longest since it came up
+# starts afresh: one that comes up and ends at once, over and over, must not.
 _FIRST_BACKOFF_S = 0.2
-_LONGEST_BACKOFF_S = 30.0
+_LONGEST_BACKOFF_S = 10.0
 
 # How long a child may take to end after it was asked to; then its whole session is killed.
 _PATIENCE_S = 5.0
@@ -79,9 +79,9 @@ class Child:
         """Of the process that was started last."""
         return self._process.pid
 
-    def settled(self) -> None:
-        """It has come up: its next start, should it end, is not delayed by what was before."""
-        self._backoff_s = _FIRST_BACKOFF_S
+    def came_up(self) -> None:
+        """It has loaded what it needed: how long it runs counts from now."""
+        self._started = time.monotonic()
 
     def kill(self) -> None:
         """End its process and all that it has started, at once. ``ended`` is called as for any other end."""
@@ -138,7 +138,7 @@ class Child:
             if self._stopping.is_set() or not self._ended(code):
                 return
             if time.monotonic() - self._started > _LONGEST_BACKOFF_S:
-                self.settled()
+                self._backoff_s = _FIRST_BACKOFF_S
             log.warning("%s ended (%s); it is started again", self._name, describe_exit(code))
             if not self._start_again():
                 return

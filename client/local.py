@@ -165,7 +165,7 @@ class LocalWorker:
                 return  # stopped meanwhile
             if content[:1] == b"R":
                 self._loaded = True
-                child.settled()
+                child.came_up()
                 return
             self.failure = self._remote_error(unpack_failure(content[1:]))
             # Threads that the loader has started could hold up the process's end, and its rows, for ever.

@@ -106,8 +106,14 @@ def _die(said: str) -> None:
 
 def _eat(_: str) -> None:
     eaten: list[bytearray] = []
+    size = 1 << 20
     while True:
-        eaten.append(bytearray(1 << 20))
+        try:
+            eaten.append(bytearray(size))
+        except MemoryError:
+            if size == 64:
+                raise
+            size >>= 2
 
 
 _FAULTS: dict[str, Callable[[str], None]] = {

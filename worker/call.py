@@ -105,10 +105,11 @@ class Caller:
             self._unwell(str(error))
             yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
         except Exception as error:
+            make_room(error)
             if len(rows) == 1:
                 yield self._failed(rows[0].execution, error)
                 return
-            log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), _sentence(error))
+            log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
             for row in rows:
                 yield from self._attempt(call, [row], options)
         else:
@@ -146,12 +147,13 @@ class Caller:
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
-        log.warning("a row failed: %s", _sentence(error))
+        log.warning("a row failed: %s", sentence_of(error))
         return RowResult(execution, outcome, pack_failure(self._failure(error)))
 
     def _failure(self, error: Exception) -> Failure:
         trace = "".join(traceback.format_exception(error))
-        return Failure(type(error).__name__, str(error), builtin_name(error), trace, self._worker, self._host)
+        message = message_of(error)
+        return Failure(type(error).__name__, message, builtin_name(error), trace, self._worker, self._host)
 
 
 def builtin_name(error: BaseException) -> str:
@@ -159,8 +161,23 @@ def builtin_name(error: BaseException) -> str:
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == builtins.__name__)
 
 
-def _sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def sentence_of(error: BaseException) -> str:
+    """What was raised, in a line."""
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
+
+
+def make_room(error: BaseException) -> None:
+    """After a MemoryError, let go of what its frames hold: beside it there is no room, not even to say so."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)
+
+
+def message_of(error: BaseException) -> str:
+    """What it says; a user's exception may be unable to."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:

@@ -53,6 +53,13 @@ from .shell import WorkerSettings, run
     metavar="SECONDS",
     help="How long the broker may be silent.",
 )
+@click.option(
+    "--row-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End a row that runs for longer: it is aborted where the engine can, or else this process ends, and the row "
+    "is tried again or fails.  [default: a row may run for ever]",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(
     llm: str,
@@ -66,6 +73,7 @@ def worker(
     concurrency: int | None,
     wait: float | None,
     heartbeat_timeout: float,
+    row_timeout: float | None,
     lifeline: int | None,
 ) -> int:
     """Run a worker: a process that loads one LLM and asks a broker for rows.
@@ -76,7 +84,8 @@ def worker(
     genpool worker --llm mine --load package.module:load_llm
 
     Start as many as you like under one name, on any host. SIGTERM and Ctrl-C drain: what runs is finished and handed
-    over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died.
+    over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died
+    or did not end a row within --row-timeout, 1 the same with Python's interpreter lock held.
     """
     settings = WorkerSettings(
         llm=llm,
@@ -85,6 +94,7 @@ def worker(
         concurrency=concurrency,
         wait_s=wait,
         heartbeat_timeout_s=heartbeat_timeout,
+        row_timeout_s=row_timeout,
         lifeline=lifeline,
         release=__version__,
     )

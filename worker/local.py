@@ -18,7 +18,7 @@ import traceback
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
-from .call import builtin_name
+from .call import builtin_name, message_of
 from .llm import LLM
 from .loader import load_user_llm
 from .shell import WorkerSettings, run
@@ -54,7 +54,7 @@ def _tell(owner: socket.socket, error: BaseException | None) -> None:
 def _failure(error: BaseException) -> Failure:
     trace = "".join(traceback.format_exception(error))
     kind = type(error).__name__
-    return Failure(kind, str(error), builtin_name(error), trace, str(os.getpid()), socket.gethostname())
+    return Failure(kind, message_of(error), builtin_name(error), trace, str(os.getpid()), socket.gethostname())
 
 
 def frame(content: bytes) -> bytes:

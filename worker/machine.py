@@ -6,7 +6,6 @@ is kept here until the client has it. No I/O, no clock.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -35,10 +34,28 @@ MAX_HELD_BYTES = 256 * 1024 * 1024
 _FIRST_PROBE_S = 1.0
 _LONGEST_PROBE_S = 30.0
 
-EXIT_NO_BROKER = 3
+# An unwell LLM that nobody has given a row for so long, though it asked for one to be tried with, calls itself ready.
+# Rows that wait come at once: with a smaller value it would call itself ready at each try of a server that is away.
+_UNASKED_S = 1.0
 
-# How long a draining worker waits, once it is idle, for clients to take their answers.
+EXIT_NO_BROKER = 3
+EXIT_ENGINE_DEAD = 70
+
+_TOLD_TO_STOP = "it was told to stop"
+
+# How long a worker that ends waits, once it is idle, for clients to take their answers.
 _LAST_ANSWERS_S = 5.0
+
+# How long an engine may take to abort a row that ran too long. A larger value keeps the row's place blocked for longer
+# where the engine cannot; a smaller one ends the process of an engine that would have aborted a moment later.
+_ABORT_S = 3.0
+
+# How much longer than a row may run the interpreter's lock may be held. A larger value finds such a hang later; a
+# smaller one ends processes that swap, or whose engine holds the lock now and then. It must be above _ABORT_S.
+_HELD_S = 5.0
+
+# Ticks come ten times a second: after a longer gap the process stood still, and so did what it runs.
+_STOOD_STILL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,13 @@ class StopRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """Effect: end the process by force in so many seconds, unless this effect comes again; None takes it back."""
+
+    limit_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """Effect: end the process."""
 
@@ -83,7 +107,6 @@ class RowResult:
 
 
 class _Stage(Enum):
-    WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
 
@@ -92,17 +115,32 @@ class _Stage(Enum):
 class _Held:
     execution: int
     row_id: bytes
-    stage: _Stage = _Stage.WAITING
+    call: int | None = None
+    stage: _Stage = _Stage.RUNNING
     outcome: int = 0
     payload: bytes = b""
     tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Call:
+    """A running engine call. ``since`` is when it began or last answered a row, ``stopped`` when it was told to end.
+
+    ``row_ids`` are of the rows that the engine has not answered, wanted or not, by execution.
+    """
+
+    number: int
+    row_ids: dict[int, bytes]
+    since: float
+    stopped: float | None = None
+    has_moved: bool = False  # it answered a row after it was told to end
 
 
 class Worker(Session):
     """The machine.
 
     ``identity`` is the hello without state and credit, which it keeps itself. ``wait_s`` is how long a first
-    connection is tried for, None for ever.
+    connection is tried for, None for ever. ``row_timeout_s`` is how long a row (or a batch) may run, None for ever.
     """
 
     def __init__(
@@ -113,6 +151,7 @@ class Worker(Session):
         random: Callable[[], float],
         now: float,
         wait_s: float | None = None,
+        row_timeout_s: float | None = None,
     ) -> None:
         super().__init__(address, settings, random, now)
         self._give_up_at = None if wait_s is None else now + wait_s
@@ -121,8 +160,7 @@ class Worker(Session):
         self.is_loaded = False
         self.reason = ""
         self.held: dict[int, _Held] = {}
-        self.calls: set[int] = set()  # running engine calls
-        self._waiting: deque[AssignRun] = deque()  # one engine call each
+        self.calls: dict[int, _Call] = {}  # running engine calls
         self._used = 0
         # What the broker was told last, and whether there is more to say than a Grant can.
         self._hello_due = False
@@ -134,35 +172,61 @@ class Worker(Session):
         self._probe_at: float | None = None
         self._probe_delay_s = _FIRST_PROBE_S
         self._on_probation = False
+        self._unasked_since = now
         self._idle_since: float | None = None
+        self._row_timeout_s = row_timeout_s
+        self._now = self._last_tick = now
+        self._is_guarded = False
+        self._exit_code = 0
 
     # What goes in, beside what Session takes.
 
     def loaded(self, identity: Hello, now: float) -> None:
         """The LLM is there: say so, with credit."""
         self.identity, self.is_loaded = identity, True
-        if self.worker_state in (WorkerState.LOADING, WorkerState.UNWELL):
-            self.worker_state, self.reason = WorkerState.READY, ""
+        self._be_ready()
         self._hello_due = True
 
     def row_ended(self, result: RowResult, now: float) -> None:
         """The engine is done with one execution of a running call."""
+        self._now = now
+        if self._on_probation and result.outcome != Outcome.RETURNED:
+            self._be_ready()
         if result.outcome == Outcome.DONE:
             self._on_probation = False
             self._probe_delay_s = _FIRST_PROBE_S
         held = self.held.get(result.execution)
-        if held is None:
-            return  # settled meanwhile
+        call = self._call_of(result.execution)
+        if call is not None:
+            call.row_ids.pop(result.execution, None)
+            call.since, call.has_moved = now, True
+        if held is None or held.stage is _Stage.FINISHED:
+            return  # settled or handed back meanwhile
+        if call is not None and call.stopped is not None and result.outcome != Outcome.DONE:
+            # What it says of itself, if it says anything, is only that it was told to end.
+            result = self._overrun(result.execution, held.row_id)
         if len(result.payload) > self.limits.max_row_bytes:
             result = self._too_large(result)
-        held.stage, held.outcome = _Stage.FINISHED, result.outcome
-        held.payload, held.tokens = result.payload, result.tokens
-        self._held_bytes += len(result.payload)
-        self._results.append(held)
+        self._finish(held, result)
 
     def call_ended(self, call: int, now: float) -> None:
         """The engine has returned from a call: its place is free."""
-        self.calls.remove(call)
+        self._now = now
+        ended = self.calls.pop(call)
+        if ended.stopped is None:
+            return
+        left = self._unanswered(ended)
+        if ended.has_moved:
+            self._hand_back(left)  # the one that took too long is known, and these were not begun
+        elif left and not self._charge(ended):
+            self._give_up_engine(ended, "and then failed as a whole")
+
+    def crash(self, now: float) -> None:
+        """The engine is dead: hand over what is finished and leave without a goodbye, so that the rest is charged."""
+        if self.state is SessionState.OPEN:
+            self._send_results()
+        self._drain("its engine is dead")
+        self._leave(EXIT_ENGINE_DEAD)
 
     def unwell(self, reason: str, now: float) -> None:
         """The engine's server, key or quota is at fault: grant nothing, and try again later."""
@@ -171,25 +235,24 @@ class Worker(Session):
         if (self.worker_state, self.reason) != (WorkerState.UNWELL, reason):
             self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
         self.worker_state, self.reason = WorkerState.UNWELL, reason
+        self._on_probation = False
         if self._probe_at is None:  # several calls of the same moment make the wait grow once
             self._probe_at = now + self._probe_delay_s
             self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
-        self._return_waiting()
 
     def drain(self, now: float) -> None:
-        """Take no more, finish what runs, hand back what waits, then exit with 0."""
+        """Take no more, finish what runs, then exit with 0."""
+        self._drain(_TOLD_TO_STOP)
         if not self.is_loaded:
             self._leave()
-            return
-        self.worker_state, self.reason = WorkerState.DRAINING, "it was told to stop"
-        self._return_waiting()
 
     # What Session asks for.
 
     def _hello(self) -> Hello:
-        self._granted, self._said_state = self._credit(), (self.worker_state, self.reason)
+        self._granted, self._said_state = self._credit(), self._told_state()
         self._hello_due = False
-        return replace(self.identity, state=self.worker_state, reason=self.reason, credit=self._granted)
+        state, reason = self._said_state
+        return replace(self.identity, state=state, reason=reason, credit=self._granted)
 
     def _held(self) -> int | None:
         return None
@@ -213,6 +276,7 @@ class Worker(Session):
         self._results.clear()
 
     def _on_message(self, message: Message, now: float) -> None:
+        self._now = now
         match message:
             case Assign():
                 for run in message.runs:
@@ -232,7 +296,6 @@ class Worker(Session):
     # What comes out.
 
     def flush(self, now: float) -> list[object]:
-        self._start_calls()
         if self.state is SessionState.OPEN:
             if self._hello_due:
                 self._effect(Send(self._hello()))
@@ -243,56 +306,89 @@ class Worker(Session):
     def tick(self, now: float) -> list[object]:
         if self._probe_at is not None and now >= self._probe_at:
             self._probe_at = None
-            self._probe()
+            self._probe(now)
+        self._unasked_since = now if self.calls else self._unasked_since
+        if self._on_probation and now - self._unasked_since > _UNASKED_S:
+            self._be_ready()
         if self._give_up_at is not None and now >= self._give_up_at and not self.ever_open:
             self._give_up_at = None
             self._effect(Log("error", f"no broker at {self.address} in the time given: {self.trouble}"))
             self._effect(Exit(EXIT_NO_BROKER))
+        self._watch_calls(now)
         effects = super().tick(now)
-        if self.worker_state is WorkerState.DRAINING and not self.calls and self.state is not SessionState.ENDED:
+        if self._is_idle():
             self._idle_since = now if self._idle_since is None else self._idle_since
-            if not self.held or now - self._idle_since > _LAST_ANSWERS_S:
-                self._leave()
+            is_read = all(held.stage is _Stage.RUNNING for held in self.held.values())
+            if is_read or now - self._idle_since > _LAST_ANSWERS_S:
+                self._leave(self._exit_code)
                 effects += super().flush(now)
         return effects
 
     # Within.
 
-    def _probe(self) -> None:
+    def _probe(self, now: float) -> None:
         """See whether an unwell LLM is well: load it where it is not, else ask for a single call."""
         if self.worker_state is not WorkerState.UNWELL:
             return
         if self.is_loaded:
             self._on_probation = True
-            self.worker_state, self.reason = WorkerState.READY, ""
+            self._unasked_since = now
         else:
             self._effect(Load())
 
-    def _leave(self) -> None:
+    def _be_ready(self) -> None:
+        if self.worker_state in (WorkerState.LOADING, WorkerState.UNWELL):
+            self.worker_state, self.reason = WorkerState.READY, ""
+
+    def _takes_rows(self) -> bool:
+        """Whether it is ready, or unwell and to be tried."""
+        return self.worker_state is WorkerState.READY or (
+            self.worker_state is WorkerState.UNWELL and self._on_probation
+        )
+
+    def _is_idle(self) -> bool:
+        """Whether a worker that ends has nothing left to run, or nothing that ever will end."""
+        is_ending = self.worker_state is WorkerState.DRAINING and self.state is not SessionState.ENDED
+        return is_ending and (not self.calls or self._exit_code != 0)
+
+    def _told_state(self) -> tuple[WorkerState, str]:
+        """What the broker hears: one that drains is charged nothing for, so a dying engine is none that drains."""
+        is_dying = self.worker_state is WorkerState.DRAINING and self._exit_code != 0
+        return WorkerState.UNWELL if is_dying else self.worker_state, self.reason
+
+    def _drain(self, reason: str) -> None:
+        self.worker_state, self.reason = WorkerState.DRAINING, reason
+
+    def _leave(self, code: int = 0) -> None:
+        """End; with a goodbye, unless rows still run: who they are shall be known when the process ends."""
+        is_clean = code == 0 or all(held.stage is _Stage.FINISHED for held in self.held.values())
         self.worker_state = WorkerState.DRAINING
-        self.end("it was told to stop")
-        self._effect(Exit(0))
+        self.end(self.reason if is_clean else None)
+        self._effect(Exit(code))
 
     def _take(self, run: AssignRun) -> None:
-        """Enter handed-out rows, each call's worth in the waiting line."""
+        """Enter handed-out rows and start them, each call's worth in one; what there is no place for is handed back."""
         numbers = range(run.first_execution, run.first_execution + len(run.ids))
         fresh = [at for at, number in enumerate(numbers) if number not in self.held]
-        for at in fresh:
-            self.held[numbers[at]] = _Held(numbers[at], run.ids[at])
         batch = self.identity.batch_size
         for start in range(0, len(fresh), batch):
             part = fresh[start : start + batch]
+            rows = {numbers[at]: _Held(numbers[at], run.ids[at]) for at in part}
+            self.held.update(rows)
             self._used += 1
-            self._waiting.append(
-                replace(
-                    run,
-                    first_execution=numbers[part[0]],
-                    ids=[run.ids[at] for at in part],
-                    payloads=[run.payloads[at] for at in part],
-                )
-            )
-        if self.worker_state is not WorkerState.READY:
-            self._return_waiting()
+            if self._takes_rows() and len(self.calls) < self.identity.concurrency:
+                self._start(run, rows, [run.payloads[at] for at in part])
+            else:
+                self._hand_back(list(rows.values()))
+
+    def _start(self, run: AssignRun, rows: dict[int, _Held], payloads: list[bytes]) -> None:
+        number = self._next_call
+        self._next_call += 1
+        self.calls[number] = _Call(number, {execution: held.row_id for execution, held in rows.items()}, self._now)
+        for held in rows.values():
+            held.call = number
+        self._guard()
+        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(rows), payloads))
 
     def _settle(self, execution: int) -> None:
         held = self.held.pop(execution, None)
@@ -301,7 +397,85 @@ class Worker(Session):
         self._held_bytes -= len(held.payload)
         if held.stage is _Stage.RUNNING:
             self._effect(StopRow(execution))
-        held.stage = _Stage.FINISHED  # a waiting one is passed over when its call's turn comes
+
+    def _finish(self, held: _Held, result: RowResult) -> None:
+        held.stage, held.outcome = _Stage.FINISHED, result.outcome
+        held.payload, held.tokens = result.payload, result.tokens
+        self._held_bytes += len(result.payload)
+        self._results.append(held)
+
+    def _hand_back(self, rows: list[_Held]) -> None:
+        for held in rows:
+            self._finish(held, RowResult(held.execution, Outcome.RETURNED, b""))
+
+    # Rows that run too long.
+
+    def _watch_calls(self, now: float) -> None:
+        """End calls that run for longer than they may, first by asking the engine."""
+        gap_s, self._now, self._last_tick = now - self._last_tick, now, now
+        if self._row_timeout_s is None:
+            return
+        self._guard()
+        for call in list(self.calls.values()):
+            if gap_s > _STOOD_STILL_S:
+                call.since = min(now, call.since + gap_s)
+                call.stopped = None if call.stopped is None else min(now, call.stopped + gap_s)
+            if call.stopped is None and now - call.since > self._row_timeout_s:
+                call.stopped, call.has_moved = now, False
+                self._stop(call)
+            elif call.stopped is not None and now - max(call.since, call.stopped) > _ABORT_S and not self._exit_code:
+                self._charge(call)
+                self._give_up_engine(call, f"nor within {_ABORT_S:g} s after it was told to end")
+
+    def _guard(self) -> None:
+        """Have the process watched from outside the interpreter while calls run, for one may hold its lock."""
+        if self._row_timeout_s is not None and (self.calls or self._is_guarded):
+            self._is_guarded = bool(self.calls)
+            self._effect(Guard(self._row_timeout_s + _HELD_S if self.calls else None))
+
+    def _stop(self, call: _Call) -> None:
+        for execution in call.row_ids:
+            self._effect(StopRow(execution))
+
+    def _call_of(self, execution: int) -> _Call | None:
+        held = self.held.get(execution)
+        if held is not None:
+            return None if held.call is None else self.calls.get(held.call)
+        return next((call for call in self.calls.values() if execution in call.row_ids), None)
+
+    def _unanswered(self, call: _Call) -> list[_Held]:
+        known = (self.held.get(execution) for execution in call.row_ids)
+        return [held for held in known if held and held.stage is _Stage.RUNNING]
+
+    def _charge(self, call: _Call) -> bool:
+        """Blame the row that ran too long; whether it is known which one that is, of a batch."""
+        left = self._unanswered(call)
+        if len(left) > 1:
+            return False
+        for held in left:
+            self._finish(held, self._overrun(held.execution, held.row_id))
+        return True
+
+    def _overrun(self, execution: int, row_id: bytes) -> RowResult:
+        text = f"the row ran for longer than {self._row_timeout_s:g} s and was ended (--row-timeout)"
+        self._effect(Log("warning", f"row {row_id.hex()} of {self.identity.llm!r} failed: {text}"))
+        identity = self.identity
+        failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
+        return RowResult(execution, Outcome.RAISED, pack_failure(failure))
+
+    def _give_up_engine(self, call: _Call, how: str) -> None:
+        """End the process, for nothing else ends the call. Several rows left in it are charged by that, as suspects."""
+        rows = ", ".join(row_id.hex() for row_id in call.row_ids.values())
+        text = f"the engine did not end row {rows} within {self._row_timeout_s:g} s {how}; this process ends"
+        self._effect(Log("error", text))
+        self._exit_code = EXIT_ENGINE_DEAD
+        self._drain("its engine does not end a row")
+        for other in self.calls.values():
+            if other.stopped is None:
+                self._stop(other)
+                self._hand_back(self._unanswered(other))
+            elif other is not call:
+                self._charge(other)
 
     def _too_large(self, result: RowResult) -> RowResult:
         most = self.limits.max_row_bytes
@@ -310,41 +484,12 @@ class Worker(Session):
         failure = Failure("RowError", text, "ValueError", worker=str(identity.pid), host=identity.host)
         return replace(result, outcome=Outcome.FAILED, payload=pack_failure(failure))
 
-    def _start_calls(self) -> None:
-        while self._waiting and len(self.calls) < self.identity.concurrency:
-            run = self._waiting.popleft()
-            wanted = [
-                (number, payload)
-                for number, payload in enumerate(run.payloads, run.first_execution)
-                if number in self.held
-            ]
-            if wanted:
-                self._start(run, wanted)
-
-    def _start(self, run: AssignRun, wanted: list[tuple[int, bytes]]) -> None:
-        executions = [number for number, _ in wanted]
-        for number in executions:
-            self.held[number].stage = _Stage.RUNNING
-        call = self._next_call
-        self._next_call += 1
-        self.calls.add(call)
-        payloads = [payload for _, payload in wanted]
-        self._effect(StartCall(call, run.kind, run.num_generations, run.options, executions, payloads))
-
-    def _return_waiting(self) -> None:
-        """Hand back what has not started."""
-        waiting, self._waiting = self._waiting, deque()
-        for run in waiting:
-            for number in range(run.first_execution, run.first_execution + len(run.ids)):
-                if number in self.held:
-                    self.row_ended(RowResult(number, Outcome.RETURNED, b""), 0.0)
-
     def _credit(self) -> int:
         """How many calls the broker may have handed out in all: what it has, and what is free."""
-        if self.worker_state is not WorkerState.READY or self._held_bytes > MAX_HELD_BYTES:
+        if not self._takes_rows() or self._held_bytes > MAX_HELD_BYTES:
             return self._used
         places = 1 if self._on_probation else self.identity.concurrency
-        return self._used + max(0, places - len(self.calls) - len(self._waiting))
+        return self._used + max(0, places - len(self.calls))
 
     def _send_results(self) -> None:
         results, self._results = self._results, []
@@ -370,7 +515,7 @@ class Worker(Session):
         self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [held.payload for held in batch])))
 
     def _send_grant(self) -> None:
-        credit, state = self._credit(), (self.worker_state, self.reason)
+        credit, state = self._credit(), self._told_state()
         if (self._granted, self._said_state) != (credit, state):
             self._granted, self._said_state = credit, state
-            self._effect(Send(Grant(credit, self.worker_state, self.reason)))
+            self._effect(Send(Grant(credit, *state)))

@@ -6,17 +6,18 @@ Engine threads never touch the network: what they have to say is posted to the m
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import queue
 import random
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
@@ -24,14 +25,15 @@ from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, Engin
 from ..protocol.messages import Hello
 from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
-from .call import Caller
+from .call import Caller, make_room, sentence_of
 from .llm import LLM
-from .machine import Exit, Load, StartCall, StopRow, Worker
+from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, StartCall, StopRow, Worker
 
 log = logging.getLogger("genpool.worker")
 
 EXIT_REFUSED = 4
-EXIT_ENGINE_DEAD = 70
+
+_STDERR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class WorkerSettings:
     """What one worker process serves, and how. Times in seconds.
 
     ``concurrency`` None takes what the LLM says of itself. ``wait_s`` is how long a first connection is tried for,
-    None for ever. ``lifeline`` is a descriptor whose other end the owner holds open.
+    and ``row_timeout_s`` how long a row may run, None for ever. ``lifeline`` is a descriptor whose other end the owner
+    holds open.
     """
 
     llm: str
@@ -48,6 +51,7 @@ class WorkerSettings:
     concurrency: int | None = None
     wait_s: float | None = None
     heartbeat_timeout_s: float = 10.0
+    row_timeout_s: float | None = None
     lifeline: int | None = None
     release: str = ""
 
@@ -103,14 +107,20 @@ class _Shell:
         )
         session = SessionSettings(silence_s=SILENCE * settings.heartbeat_timeout_s)
         self._machine = Worker(
-            settings.broker, identity, session, random.Random().random, time.monotonic(), settings.wait_s
+            settings.broker,
+            identity,
+            session,
+            random.Random().random,
+            time.monotonic(),
+            settings.wait_s,
+            settings.row_timeout_s,
         )
         self._dealer = Dealer(
             settings.broker, self._machine, self._perform, heartbeat_timeout_s=settings.heartbeat_timeout_s, log=log
         )
         self._llm: LLM | None = None
         self._caller: Caller | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._calls: queue.SimpleQueue[tuple[StartCall, list[threading.Event]]] = queue.SimpleQueue()
         self._cancelled: dict[int, threading.Event] = {}
         self._exit: int | None = None
         self._load_error: BaseException | None = None
@@ -119,8 +129,16 @@ class _Shell:
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._start_loading()
-        self._dealer.run(self._is_over)
+        try:
+            self._start_loading()
+            self._dealer.run(self._is_over)
+        # No broker's word and no want of memory may leave a process that neither works nor ends.
+        except BaseException as error:
+            try:
+                log.error("the worker cannot go on (%s); this process ends", sentence_of(error))
+                log.debug("where that was", exc_info=True)
+            finally:
+                _leave(EXIT_ENGINE_DEAD)
         return self._finish()
 
     def _is_over(self) -> bool:
@@ -136,11 +154,10 @@ class _Shell:
         if isinstance(self._load_error, ConfigurationError):
             raise self._load_error
         if self._load_error is not None:
-            log.error("the LLM could not be loaded", exc_info=self._load_error)
+            log.error("the LLM could not be loaded: %s", sentence_of(self._load_error), exc_info=self._load_error)
         if self._machine.calls or (self._llm is None and self._load_error is None):
             # An engine thread is busy, perhaps in C code for good, and the interpreter would wait for it.
-            logging.shutdown()
-            os._exit(code)
+            _leave(code)
         if self._llm is not None:
             self._llm.close()
         return code
@@ -160,12 +177,15 @@ class _Shell:
         threading.Thread(target=self._load_llm, name="engine-loader", daemon=True).start()
 
     def _load_llm(self) -> None:
-        then = self._try_to_load()
         try:
-            if self._tell_owner is not None:
-                self._tell_owner(self._load_error)
-        finally:
-            self._dealer.post(then)
+            then = self._try_to_load()
+            try:
+                if self._tell_owner is not None:
+                    self._tell_owner(self._load_error)
+            finally:
+                self._dealer.post(then)
+        except BaseException:
+            os._exit(EXIT_ENGINE_DEAD)  # as in _make_calls
 
     def _try_to_load(self) -> Callable[[float], None]:
         """What the main thread shall do then: say that it is ready or unwell, or end."""
@@ -177,9 +197,11 @@ class _Shell:
             if isinstance(error, EngineUnwell) and self._tell_owner is None:
                 reason = str(error)
                 return lambda now: self._machine.unwell(reason, now)
+            make_room(error)
             self._load_error = error
             code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
-            goodbye = f"its LLM could not be loaded: {error}"
+            told = str(error) if isinstance(error, ConfigurationError) else sentence_of(error)
+            goodbye = f"its LLM could not be loaded: {told}"
             return lambda now: self._end(code, goodbye)
         self._llm = llm
         return lambda now: self._loaded(identity, now)
@@ -203,7 +225,9 @@ class _Shell:
         return identity
 
     def _loaded(self, identity: Hello, now: float) -> None:
-        self._pool = ThreadPoolExecutor(identity.concurrency, thread_name_prefix="engine")
+        # All at once and before any call, for a thread that cannot begin because memory is short hangs who starts it.
+        for number in range(identity.concurrency):
+            threading.Thread(target=self._make_calls, name=f"engine-{number}", daemon=True).start()
         log.info("%r is ready: %s, %d at once", identity.llm, identity.model_name, identity.concurrency)
         self._machine.loaded(identity, now)
 
@@ -219,19 +243,34 @@ class _Shell:
                 flag = self._cancelled.get(effect.execution)
                 if flag is not None:
                     flag.set()
+            case Guard(limit_s=None):
+                faulthandler.cancel_dump_traceback_later()
+            case Guard():
+                # A thread in C, which needs no interpreter. It also ends a process that was stopped for so long.
+                faulthandler.dump_traceback_later(effect.limit_s or 0.0, exit=True, file=_STDERR)
             case Exit():
                 self._exit = effect.code
             case _:
                 raise AssertionError(f"an effect that the worker does not know: {effect}")
 
     def _start(self, call: StartCall) -> None:
-        assert self._pool is not None
         flags = [threading.Event() for _ in call.executions]
         self._cancelled.update(zip(call.executions, flags, strict=True))
-        self._pool.submit(self._run_call, call, flags)
+        self._calls.put((call, flags))
 
-    def _run_call(self, call: StartCall, flags: list[threading.Event]) -> None:
-        """In an engine thread: post each result as it comes, and the end of the call."""
+    def _make_calls(self) -> None:
+        """In an engine thread: make one call after the other, and post what comes of it."""
+        try:
+            while True:
+                call, flags = self._calls.get()
+                then = self._try_to_call(call, flags)
+                self._dealer.post(then)
+        except BaseException:
+            # Without memory it cannot even say so; and a thread that ends in silence leaves its call running for ever.
+            os._exit(EXIT_ENGINE_DEAD)
+
+    def _try_to_call(self, call: StartCall, flags: list[threading.Event]) -> Callable[[float], None]:
+        """Post each result as it comes. Returns what the main thread shall do at the end of the call."""
         assert self._caller is not None
         machine, post = self._machine, self._dealer.post
         try:
@@ -239,13 +278,15 @@ class _Shell:
                 post(lambda now, result=result: machine.row_ended(result, now))
         except EngineDead as error:
             log.error("the engine is dead: %s", error)
-            post(lambda now: self._end(EXIT_ENGINE_DEAD, ""))
-            return
-        except BaseException:
-            log.exception("an engine call ended in a way that is no Exception; the process ends")
-            post(lambda now: self._end(EXIT_ENGINE_DEAD, ""))
-            return
-        post(lambda now: self._call_ended(call, now))
+            return machine.crash
+        except BaseException as error:
+            log.error(
+                "an engine call ended in a way that no row can be answered with (%s); this process ends",
+                sentence_of(error),
+            )
+            log.debug("where that was", exc_info=True)
+            return machine.crash
+        return lambda now: self._call_ended(call, now)
 
     def _call_ended(self, call: StartCall, now: float) -> None:
         for execution in call.executions:
@@ -256,7 +297,13 @@ class _Shell:
         self._dealer.post(lambda now: self._machine.unwell(reason, now))
 
     def _end(self, code: int, goodbye: str) -> None:
-        """End the process; without a goodbye, so that the broker knows who may be to blame, if the engine died."""
         self._exit = code
-        if goodbye:
-            self._machine.end(goodbye)
+        self._machine.end(goodbye)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now, whatever its other threads do."""
+    try:
+        logging.shutdown()
+    finally:
+        os._exit(code)

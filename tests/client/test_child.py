@@ -78,7 +78,10 @@ def test_child_that_ends_is_started_again_while_that_is_asked_for(
     assert family.heard.empty()
 
 
-def test_restarts_are_delayed_ever_longer_until_it_settles(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("comes_up", [False, True])
+def test_restarts_are_delayed_ever_longer_whether_it_comes_up_or_not(
+    family: Family, monkeypatch: pytest.MonkeyPatch, comes_up: bool
+) -> None:
     monkeypatch.setattr(module, "_FIRST_BACKOFF_S", 0.001)
     ends: list[float] = []
     made = threading.Event()
@@ -86,14 +89,33 @@ def test_restarts_are_delayed_ever_longer_until_it_settles(family: Family, monke
     def again(_: int) -> bool:
         assert made.wait(LIMIT_S)
         ends.append(child._backoff_s)
+        if comes_up:
+            child.came_up()
         return len(ends) < 4
 
     child = family.start("os._exit(3)", restart=again)
     made.set()
     until(lambda: len(ends) == 4, "the fourth end")
     assert ends == [0.001, 0.002, 0.004, 0.008]
-    child.settled()
-    assert child._backoff_s == 0.001
+
+
+def test_a_child_that_ran_for_long_is_started_again_without_delay(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(module, "_LONGEST_BACKOFF_S", -1.0)  # any run is as long
+    ends: list[float] = []
+    made = threading.Event()
+
+    def again(_: int) -> bool:
+        assert made.wait(LIMIT_S)
+        child._backoff_s = 3600.0
+        ends.append(child._backoff_s)
+        return len(ends) < 3
+
+    child = family.start("os._exit(3)", restart=again)
+    made.set()
+    until(lambda: len(ends) == 3, "the third end")
 
 
 def test_stop_while_a_restart_is_delayed_starts_nothing(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from genpool.protocol.messages import (
     WorkerState,
 )
 from genpool.protocol.session import Close, Log, Open, Send, SessionSettings, SessionState
-from genpool.worker.machine import MAX_HELD_BYTES, Exit, Load, RowResult, StartCall, StopRow, Worker
+from genpool.worker.machine import MAX_HELD_BYTES, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
 
 LOADING = Hello(role=Role.WORKER, instance=b"instance", host="host", pid=1, llm="llm")
 READY, UNWELL, DRAINING = WorkerState.READY, WorkerState.UNWELL, WorkerState.DRAINING
@@ -78,17 +79,29 @@ def result(*numbers: int, credit: int, outcome: int = Outcome.DONE, tokens: int 
 class Bench:
     """A worker of ``concurrency`` calls of ``batch_size`` rows, connected to nothing yet."""
 
-    def __init__(self, concurrency: int = 1, batch_size: int = 1, wait_s: float | None = None) -> None:
+    def __init__(
+        self,
+        concurrency: int = 1,
+        batch_size: int = 1,
+        wait_s: float | None = None,
+        row_timeout_s: float | None = None,
+    ) -> None:
         self.now = 100.0
         self.identity = replace(LOADING, model_name="model", concurrency=concurrency, batch_size=batch_size)
         loading = replace(self.identity, model_name="")
-        self.worker = Worker("broker", loading, SessionSettings(), lambda: 0.0, self.now, wait_s)
+        self.worker = Worker("broker", loading, SessionSettings(), lambda: 0.0, self.now, wait_s, row_timeout_s)
         self.logs: list[str] = []
 
     @classmethod
-    def ready(cls, concurrency: int = 1, batch_size: int = 1, limits: Limits | None = None) -> Bench:
+    def ready(
+        cls,
+        concurrency: int = 1,
+        batch_size: int = 1,
+        limits: Limits | None = None,
+        row_timeout_s: float | None = None,
+    ) -> Bench:
         """One that has loaded and is connected, with nothing to do."""
-        bench = cls(concurrency, batch_size)
+        bench = cls(concurrency, batch_size, row_timeout_s=row_timeout_s)
         bench.worker.loaded(bench.identity, bench.now)
         bench.connect(limits)
         return bench
@@ -137,6 +150,12 @@ class Bench:
     def cut(self) -> None:
         self.worker.broken("it was cut", self.now)
         self.flush()
+
+    def picture(self) -> tuple[Any, ...]:
+        """All that a message may change."""
+        worker = self.worker
+        held = {number: (held.stage, held.outcome, held.payload) for number, held in worker.held.items()}
+        return worker.state, worker.worker_state, held, sorted(worker.calls), worker._used, worker._credit()
 
     def _effects(self, effects: list[object]) -> list[object]:
         self.logs += [effect.text for effect in effects if isinstance(effect, Log)]
@@ -230,18 +249,28 @@ def test_a_run_is_one_call_of_a_batch_engine_and_one_of_its_credit() -> None:
 
 
 def test_a_run_longer_than_a_call_is_as_many_calls() -> None:
-    bench = Bench.ready(concurrency=2, batch_size=2)
-    assert bench.tell(Assign([run(0, 5)])) == [start(0, 0, 2), start(1, 2, 2), Send(Grant(3, READY))]
-    assert bench.end(0) == [start(2, 4)]
-    assert bench.end(1, 2) == [Send(Grant(5, READY))]
+    bench = Bench.ready(concurrency=3, batch_size=2)
+    assert bench.tell(Assign([run(0, 5)])) == [start(0, 0, 2), start(1, 2, 2), start(2, 4)]
+    bench.end(0, 1, 2)
+    assert bench.worker._credit() == 6
 
 
-def test_what_comes_beyond_the_credit_waits_its_turn_and_grants_nothing() -> None:
+def test_what_comes_beyond_its_places_is_handed_back_and_never_runs() -> None:
     bench = Bench.ready(concurrency=2)
-    assert bench.tell(Assign([run(0, 4)])) == [start(0, 0), start(1, 1), Send(Grant(4, READY))]
-    assert bench.work(0, 0) == [start(2, 2), result(0, credit=4)]
-    assert bench.work(1, 1) == [start(3, 3), result(1, credit=4)]
-    assert bench.work(2, 2) == [result(2, credit=5)]
+    returned = result(2, 3, credit=4, outcome=Outcome.RETURNED)
+    assert bench.tell(Assign([run(0, 4)])) == [start(0, 0), start(1, 1), returned]
+    assert bench.work(0, 0) == [result(0, credit=5)]
+    assert bench.tell(Assign([run(4, 2)])) == [start(2, 4), result(5, credit=6, outcome=Outcome.RETURNED)]
+    bench.tell(Settle([0, 2, 3, 5]))
+    assert bench.end(1, 2) == [Send(Grant(8, READY))]
+
+
+def test_a_batch_beyond_its_places_is_handed_back_as_a_whole() -> None:
+    bench = Bench.ready(batch_size=2)
+    assert bench.tell(Assign([run(0, 2), run(2, 2)])) == [
+        start(0, 0, 2),
+        result(2, 3, credit=2, outcome=Outcome.RETURNED),
+    ]
 
 
 def test_no_more_is_asked_for_while_too_many_bytes_of_answers_wait_for_their_clients() -> None:
@@ -270,20 +299,6 @@ def test_an_assignment_that_comes_twice_counts_once() -> None:
 
 
 # Settle and Resend.
-
-
-def test_a_settled_row_that_waits_never_starts() -> None:
-    bench = Bench.ready()
-    bench.tell(Assign([run(0, 3)]))
-    assert bench.tell(Settle([1])) == []
-    assert bench.work(0, 0) == [start(1, 2), result(0, credit=3)]
-
-
-def test_a_settled_row_that_waits_in_a_batch_is_left_out_of_it() -> None:
-    bench = Bench.ready(batch_size=3)
-    bench.tell(Assign([run(0, 3), run(3, 3)]))
-    bench.tell(Settle([4]))
-    assert bench.end(0)[0] == StartCall(1, "input", 1, b"", [3, 5], [b"3", b"5"])
 
 
 def test_a_settled_row_that_runs_is_stopped_and_its_place_is_free_when_its_call_ends() -> None:
@@ -394,11 +409,12 @@ def test_a_connection_that_the_broker_ends_is_opened_anew(message: Message) -> N
     assert bench.connect() == [hold((0, False))]
 
 
-def test_a_row_goes_on_and_a_waiting_one_starts_without_a_connection() -> None:
+def test_a_row_goes_on_without_a_connection() -> None:
     bench = Bench.ready()
-    bench.tell(Assign([run(0, 2)]))
+    bench.tell(Assign([run(0)]))
     bench.cut()
-    assert bench.work(0, 0) == [start(1, 1)]
+    assert bench.work(0, 0) == []
+    assert bench.connect() == [hold((0, True))]
 
 
 def test_a_message_that_is_not_for_a_worker_is_passed_over() -> None:
@@ -415,15 +431,13 @@ def test_it_pings_without_a_count_for_it_writes_no_ledger() -> None:
 # Drain.
 
 
-def test_a_drain_finishes_what_runs_and_hands_back_what_waits() -> None:
+def test_a_drain_finishes_what_runs() -> None:
     bench = Bench.ready()
-    bench.tell(Assign([run(0, 3)]))
+    bench.tell(Assign([run(0)]))
     bench.worker.drain(bench.now)
-    returned = Send(Result([1, 2], [Outcome.RETURNED] * 2, 0, 3, [b"", b""]))
-    assert bench.flush() == [returned, Send(Grant(3, DRAINING, "it was told to stop"))]
-    assert bench.tell(Settle([1, 2])) == []
+    assert bench.flush() == [Send(Grant(1, DRAINING, "it was told to stop"))]
     assert bench.tick(6.0) == []  # it runs as long as it takes
-    assert bench.work(0, 0) == [result(0, credit=3)]
+    assert bench.work(0, 0) == [result(0, credit=1)]
     assert bench.tick(0.1) == []  # until its client has the answer
     bench.tell(Settle([0]))
     assert bench.tick(0.1) == [Send(Goodbye("it was told to stop")), Close(linger_s=1.0), Exit(0)]
@@ -486,20 +500,21 @@ def test_a_drain_outlasts_a_cut() -> None:
 
 def test_an_unwell_worker_hands_back_grants_nothing_and_probes_with_one_call() -> None:
     bench = Bench.ready(concurrency=2)
-    bench.tell(Assign([run(0, 3)]))
+    bench.tell(Assign([run(0, 2)]))
     bench.worker.unwell("no quota", bench.now)
     bench.done(0, outcome=Outcome.RETURNED)
     assert bench.end(0) == [
-        result(2, 0, credit=3, outcome=Outcome.RETURNED),
-        Send(Grant(3, UNWELL, "no quota")),
+        result(0, credit=2, outcome=Outcome.RETURNED),
+        Send(Grant(2, UNWELL, "no quota")),
     ]
+    assert bench.tell(Assign([run(2)])) == [result(2, credit=3, outcome=Outcome.RETURNED)]
     assert bench.logs == ["'llm' is unwell: no quota"]
     bench.done(1, outcome=Outcome.RETURNED)
     assert bench.end(1) == [result(1, credit=3, outcome=Outcome.RETURNED)]
     assert bench.tick(0.9) == []
-    assert bench.tick(0.2) == [Send(Grant(4, READY))]
+    assert bench.tick(0.2) == [Send(Grant(4, UNWELL, "no quota"))]  # until it has shown that it is well
     assert bench.tell(Assign([run(3)])) == [start(2, 3)]
-    assert bench.work(2, 3) == [result(3, credit=6)]  # it is well: all its places are there again
+    assert bench.work(2, 3) == [result(3, credit=6), Send(Grant(6, READY))]  # all its places are there again
 
 
 def test_an_llm_that_stays_unwell_is_probed_ever_more_seldom() -> None:
@@ -511,7 +526,8 @@ def test_an_llm_that_stays_unwell_is_probed_ever_more_seldom() -> None:
         bench.done(number, outcome=Outcome.RETURNED)
         bench.end(number)
         since = bench.now
-        while bench.worker.worker_state is UNWELL:
+        while not bench.worker._takes_rows():
+            assert bench.worker.worker_state is UNWELL
             bench.tick(0.5)
             bench.tell(Ping(None))
         waits.append(bench.now - since)
@@ -526,8 +542,31 @@ def test_calls_that_find_it_unwell_together_lengthen_the_wait_once() -> None:
         bench.done(number, outcome=Outcome.RETURNED)
     bench.end(*range(16))
     bench.tick(1.0)
-    assert bench.worker.worker_state is READY
+    assert bench.worker._takes_rows()
     assert bench.logs == ["'llm' is unwell: no server"]
+
+
+def test_an_unwell_worker_that_could_be_tried_and_is_given_no_row_calls_itself_ready() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.worker.unwell("no server", bench.now)
+    bench.flush()
+    assert bench.tick(1.0) == [Send(Grant(1, UNWELL, "no server"))]
+    assert bench.tick(0.9) == []
+    assert bench.tick(0.2) == [Send(Grant(1, READY))]
+    bench.tell(Assign([run(0)]))
+    bench.worker.unwell("still no server", bench.now)
+    bench.done(0, outcome=Outcome.RETURNED)
+    assert bench.end(0)[-1] == Send(Grant(1, UNWELL, "still no server"))
+
+
+def test_an_unwell_worker_whose_server_answers_that_a_row_is_bad_is_well() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.worker.unwell("no server", bench.now)
+    bench.tick(1.0)
+    bench.tell(Assign([run(0)]))
+    bench.done(0, outcome=Outcome.FAILED)
+    bench.end(0)
+    assert (bench.worker.worker_state, bench.worker.reason) == (READY, "")
 
 
 def test_an_llm_whose_server_is_not_there_yet_is_loaded_again_and_again_until_it_is() -> None:
@@ -593,3 +632,367 @@ def test_an_unwell_worker_says_why_in_the_hello_of_a_new_connection() -> None:
     bench.cut()
     effects = bench.tick(0.5)
     assert effects == [Open(), Send(replace(bench.identity, state="unwell", reason="no server", credit=0))]
+
+
+# Rows that run too long.
+
+
+def timed(concurrency: int = 1, batch_size: int = 1) -> Bench:
+    return Bench.ready(concurrency, batch_size, row_timeout_s=10.0)
+
+
+def wait(bench: Bench, seconds: float) -> list[object]:
+    """Time passes as it does for a process that runs, with a broker that is alive; guards are left out."""
+    effects: list[object] = []
+    for _ in range(round(seconds * 2)):
+        effects += bench.tick(0.5)
+        effects += bench.tell(Ping(None))
+    return [effect for effect in effects if not isinstance(effect, Guard)]
+
+
+def sent_result(effect: object) -> Result:
+    assert isinstance(effect, Send)
+    assert isinstance(effect.message, Result)
+    return effect.message
+
+
+def test_a_row_may_run_for_ever_without_a_limit() -> None:
+    bench = Bench.ready()
+    assert bench.tell(Assign([run(0)])) == [start(0, 0)]
+    assert wait(bench, 100_000 / 500) == []
+
+
+def test_a_row_that_runs_too_long_is_aborted_and_charged_and_the_worker_goes_on() -> None:
+    bench = timed(concurrency=2)
+    bench.tell(Assign([run(0, 2)]))
+    bench.work(1, 1)
+    assert wait(bench, 10.0) == []
+    assert wait(bench, 0.5) == [StopRow(0)]
+    assert wait(bench, 2.5) == []
+    bench.done(0, outcome=Outcome.RETURNED)  # as every engine answers a row that it has aborted
+    (sent,) = bench.end(0)
+    answer = sent_result(sent)
+    assert (answer.executions, answer.outcomes, answer.credit) == ([0], [Outcome.RAISED], 4)
+    failure = unpack_failure(answer.payloads[0])
+    assert (failure.type, failure.builtin, failure.host) == ("TimeoutError", "TimeoutError", "host")
+    assert failure.message == "the row ran for longer than 10 s and was ended (--row-timeout)"
+    assert wait(bench, 20.0) == []
+    assert bench.worker.worker_state is READY
+    name = ids(0, 1)[0].hex()
+    assert bench.logs == [f"row {name} of 'llm' failed: {failure.message}"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.RAISED])
+def test_what_an_engine_says_of_a_row_that_it_was_told_to_end_is_that_it_took_too_long(outcome: Outcome) -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    wait(bench, 10.5)
+    bench.done(0, outcome=outcome)
+    assert sent_result(bench.end(0)[0]).outcomes == [Outcome.RAISED]
+
+
+def test_an_answer_that_comes_while_its_row_is_aborted_is_taken() -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    wait(bench, 10.5)
+    assert sent_result(bench.work(0, 0)[0]) == result(0, credit=2).message
+    assert bench.worker.worker_state is READY
+
+
+def test_an_engine_that_does_not_abort_ends_its_process_once_all_that_is_finished_was_taken() -> None:
+    bench = timed(concurrency=4)
+    bench.tell(Assign([run(0, 3)]))
+    bench.work(2, 2)
+    wait(bench, 8.0)
+    bench.tell(Assign([run(3)]))
+    assert wait(bench, 2.5) == [StopRow(0), StopRow(1)]
+    bench.work(1, 1)
+    effects = wait(bench, 3.5)
+    assert effects[0] == StopRow(3)
+    answer = sent_result(effects[1])
+    assert (answer.executions, answer.outcomes) == ([0, 3], [Outcome.RAISED, Outcome.RETURNED])
+    assert effects[2:] == [Send(Grant(answer.credit, UNWELL, "its engine does not end a row"))]
+    assert "nor within 3 s after it was told to end; this process ends" in bench.logs[-1]
+    assert ids(0, 1)[0].hex() in bench.logs[-1]
+    bench.tell(Settle([0, 1, 3]))
+    assert bench.tick(0.1)[:-1] == []  # the answer to 2 is still on its way
+    bench.tell(Settle([2]))
+    assert bench.tick(0.1)[-3:] == [Send(Goodbye("its engine does not end a row")), Close(1.0), Exit(70)]
+
+
+def test_a_worker_whose_engine_hangs_does_not_wait_for_ever_for_clients_to_take_their_answers() -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    assert Exit(70) not in wait(bench, 18.0)
+    assert wait(bench, 1.5)[-1] == Exit(70)
+
+
+def test_rows_that_overrun_together_are_all_charged() -> None:
+    bench = timed(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    wait(bench, 1.0)
+    bench.tell(Assign([run(1)]))
+    (answer,) = [
+        effect for effect in wait(bench, 13.0) if isinstance(effect, Send) and isinstance(effect.message, Result)
+    ]
+    assert sent_result(answer).outcomes == [Outcome.RAISED] * 2
+
+
+def test_a_batch_that_hangs_is_charged_by_the_end_of_its_process_for_none_of_its_rows_is_known_to_be_at_fault() -> None:
+    bench = timed(concurrency=2, batch_size=3)
+    bench.tell(Assign([run(0, 3)]))
+    wait(bench, 5.0)
+    bench.tell(Assign([run(3)]))
+    effects = wait(bench, 9.0)
+    (answer,) = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Result)]
+    assert (sent_result(answer).executions, sent_result(answer).outcomes) == ([3], [Outcome.RETURNED])
+    bench.tell(Settle([3]))
+    assert bench.tick(0.1)[-2:] == [Close(1.0), Exit(70)]  # no goodbye
+
+
+def test_a_row_of_a_batch_that_is_tried_alone_may_run_as_long_as_any_other() -> None:
+    bench = timed(batch_size=3)
+    bench.tell(Assign([run(0, 3)]))
+    wait(bench, 9.0)
+    bench.done(0, outcome=Outcome.FAILED)
+    wait(bench, 9.0)
+    assert wait(bench, 2.0) == [StopRow(1), StopRow(2)]
+    bench.done(1, outcome=Outcome.RAISED)
+    answer = sent_result(bench.end(0)[0])
+    assert (answer.executions, answer.outcomes) == ([1, 2], [Outcome.RAISED, Outcome.RETURNED])
+
+
+def test_a_batch_that_fails_as_a_whole_after_it_was_told_to_end_is_charged_by_the_end_of_its_process() -> None:
+    bench = timed(batch_size=2)
+    bench.tell(Assign([run(0, 2)]))
+    wait(bench, 10.5)
+    bench.end(0)
+    assert [effect for effect in bench.tick(0.1) if not isinstance(effect, Guard)] == [Close(1.0), Exit(70)]
+
+
+def test_a_cancelled_row_that_the_engine_does_not_end_ends_the_process_and_charges_nobody() -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    assert StopRow(0) in bench.tell(Settle([0]))
+    effects = wait(bench, 14.0)
+    assert effects[-3:] == [Send(Goodbye("its engine does not end a row")), Close(1.0), Exit(70)]
+    assert not [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Result)]
+
+
+def test_what_was_handed_back_is_not_answered_again() -> None:
+    bench = timed(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    wait(bench, 10.0)
+    bench.tell(Assign([run(1)]))
+    wait(bench, 4.0)
+    bench.done(1)
+    assert not [effect for effect in bench.end(1) if isinstance(effect, Send) and isinstance(effect.message, Result)]
+
+
+def test_a_process_that_stood_still_does_not_hold_that_against_its_rows() -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    wait(bench, 8.0)
+    bench.tick(60.0)
+    bench.connect()  # which takes a second
+    assert StopRow(0) not in wait(bench, 1.0)
+    assert StopRow(0) in wait(bench, 1.0)
+
+
+def test_a_drain_does_not_wait_for_a_row_that_never_ends() -> None:
+    bench = timed()
+    bench.tell(Assign([run(0)]))
+    bench.worker.drain(bench.now)
+    wait(bench, 14.0)
+    bench.tell(Settle([0]))
+    assert bench.tick(0.1)[-1] == Exit(70)
+
+
+def test_the_process_is_guarded_while_a_call_runs_and_no_longer() -> None:
+    bench = timed()
+    assert bench.tick(0.1) == []
+    assert bench.tell(Assign([run(0)])) == [Guard(15.0), start(0, 0)]
+    assert bench.tick(0.1) == [Guard(15.0)]
+    bench.work(0, 0)
+    assert bench.tick(0.1) == [Guard(None)]
+    assert bench.tick(0.1) == []
+
+
+def test_a_dead_engine_hands_over_what_is_finished_and_leaves_without_a_goodbye() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0, 2)]))
+    bench.done(0)
+    bench.worker.crash(bench.now)
+    assert bench.flush() == [result(0, credit=2), Close(1.0), Exit(70)]
+    assert bench.tick(1.0) == []
+
+
+# Every message in every state: twice, late, and from another life.
+
+
+def loading() -> Bench:
+    bench = Bench(concurrency=2, row_timeout_s=10.0)
+    bench.connect()
+    return bench
+
+
+def at_work() -> Bench:
+    """One row finished, one running, one handed back; one place free."""
+    bench = Bench.ready(concurrency=2, row_timeout_s=10.0)
+    bench.tell(Assign([run(0, 3)]))
+    bench.work(0, 0)
+    return bench
+
+
+def greeting() -> Bench:
+    bench = at_work()
+    bench.cut()
+    bench.tick(1.0)
+    return bench
+
+
+def cut_off() -> Bench:
+    bench = at_work()
+    bench.cut()
+    return bench
+
+
+def unwell() -> Bench:
+    bench = at_work()
+    bench.worker.unwell("no quota", bench.now)
+    bench.flush()
+    return bench
+
+
+def on_probation() -> Bench:
+    bench = unwell()
+    bench.tick(1.0)
+    return bench
+
+
+def draining() -> Bench:
+    bench = at_work()
+    bench.worker.drain(bench.now)
+    bench.flush()
+    return bench
+
+
+def overrun() -> Bench:
+    bench = at_work()
+    wait(bench, 10.5)
+    return bench
+
+
+def given_up() -> Bench:
+    bench = at_work()
+    wait(bench, 14.0)
+    return bench
+
+
+def crashed() -> Bench:
+    bench = at_work()
+    bench.worker.crash(bench.now)
+    bench.flush()
+    return bench
+
+
+def refused() -> Bench:
+    bench = at_work()
+    bench.tell(Refuse("another version"))
+    return bench
+
+
+STATES = {
+    one.__name__: one
+    for one in (
+        loading,
+        at_work,
+        greeting,
+        cut_off,
+        unwell,
+        on_probation,
+        draining,
+        overrun,
+        given_up,
+        crashed,
+        refused,
+    )
+}
+MESSAGES: dict[str, Message] = {
+    "welcome": Welcome(b"epoch", 1.0, Limits()),
+    "welcome of another life": Welcome(b"another", 1.0, Limits(max_rows=1, target_message_bytes=1)),
+    "welcome of another version": Welcome(b"epoch", 1.0, Limits(), version=99),
+    "refuse": Refuse("another version"),
+    "reset": Reset("say hello first"),
+    "goodbye": Goodbye("it was stopped"),
+    "ping": Ping(None),
+    "ping that counts": Ping(3),
+    "ping that differs": Ping(77),
+    "assign": Assign([run(10, 2)]),
+    "assign again": Assign([run(0, 3)]),
+    "assign none": Assign([]),
+    "assign too much": Assign([run(20, 50)]),
+    "assign of another life": Assign([run(1 << 60)]),
+    "settle running": Settle([1]),
+    "settle finished": Settle([0]),
+    "settle handed back": Settle([2]),
+    "settle unknown": Settle([1 << 60, 99]),
+    "settle twice in one": Settle([0, 0, 1, 1]),
+    "resend finished": Resend([0]),
+    "resend running": Resend([1]),
+    "resend unknown": Resend([1 << 60, 99]),
+    "hello": LOADING,
+    "missing": Missing(ids(0, 1)),
+    "grant": Grant(7, READY),
+}
+
+
+def check(bench: Bench, effects: list[object], after: tuple[str, str]) -> None:
+    """What must hold of a worker at any time."""
+    worker = bench.worker
+    assert len(worker.calls) <= worker.identity.concurrency, after
+    assert worker._held_bytes == sum(len(held.payload) for held in worker.held.values()), after
+    free = worker._credit() - worker._used
+    assert 0 <= free <= worker.identity.concurrency, after
+    assert free == 0 or worker._takes_rows(), after
+    started = [number for effect in effects if isinstance(effect, StartCall) for number in effect.executions]
+    assert len(started) == len(set(started)), after
+    assert not started or worker._takes_rows(), after
+
+
+def finish_all(bench: Bench) -> None:
+    """The engine ends all that runs, however it was told to."""
+    for call in list(bench.worker.calls.values()):
+        bench.done(*call.row_ids)
+        bench.end(call.number)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_any_two_messages_and_both_again_break_nothing(state: str) -> None:
+    for first, second in product(MESSAGES, MESSAGES):
+        bench = STATES[state]()
+        for what in (first, second, first, second):
+            check(bench, bench.tell(MESSAGES[what]), (first, second))
+            check(bench, bench.tick(0.1), (first, second))
+        finish_all(bench)
+        check(bench, [], (first, second))
+        assert not bench.worker.calls, (first, second)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_message_that_comes_twice_is_not_worked_on_twice(state: str) -> None:
+    for what, message in MESSAGES.items():
+        bench = STATES[state]()
+        bench.tell(message)
+        before = bench.picture()
+        again = bench.tell(message)
+        assert bench.picture() == before, what
+        assert not [effect for effect in again if isinstance(effect, (StartCall, StopRow, Exit))], what
+
+
+@pytest.mark.parametrize("state", ["cut_off", "crashed", "refused"])
+def test_a_message_of_a_connection_that_is_gone_changes_nothing(state: str) -> None:
+    for what, message in MESSAGES.items():
+        bench = STATES[state]()
+        assert bench.tell(message) == [], what
+        assert sorted(bench.worker.held) == [0, 1, 2], what

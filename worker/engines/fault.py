@@ -25,7 +25,7 @@ class Blame:
     """
 
     def __init__(self, client: openai.AsyncOpenAI, address: str, model: str) -> None:
-        self._client = client.with_options(timeout=_CANARY_TIMEOUT_S, max_retries=0)
+        self._client = client
         self._address = address
         self._model = model
 
@@ -42,7 +42,9 @@ class Blame:
 
     async def _answers_others(self) -> bool:
         try:
-            await self._client.chat.completions.create(
+            # Made anew each time, for its key may have been exchanged.
+            canary = self._client.with_options(timeout=_CANARY_TIMEOUT_S, max_retries=0)
+            await canary.chat.completions.create(
                 model=self._model, messages=[{"role": "user", "content": "a"}], extra_body={"max_tokens": 1}
             )
         except openai.BadRequestError:

@@ -9,6 +9,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 from urllib.parse import urlsplit
@@ -63,8 +65,8 @@ class OpenAILLM(RowEngine):
         base_url: where the server is, up to ``/v1``. The environment variable ``OPENAI_BASE_URL`` if None, else
             OpenAI itself.
         api_key_env: the environment variable that holds the key.
-        api_key_file: a file that holds the key, in place of the variable. Where neither gives a key, a server at
-            ``base_url`` is asked without one.
+        api_key_file: a file that holds the key, in place of the variable; it is read again when the server refuses
+            the key. Where neither gives a key, a server at ``base_url`` is asked without one.
         max_new_tokens, temperature, top_p, frequency_penalty, presence_penalty, stop: sampling, unless a call says
             otherwise; None leaves it to the server.
         seed: seeds rows that bring none. Requests of one row differ in their seeds.
@@ -120,8 +122,9 @@ class OpenAILLM(RowEngine):
         if max_retries < 0:
             raise ConfigurationError(f"max_retries must not be below 0, got {max_retries}")
         base_url = _base_url(base_url)
+        self._read_key = partial(_api_key, base_url, api_key_env, api_key_file)
         self._client = openai.AsyncOpenAI(
-            api_key=_api_key(base_url, api_key_env, api_key_file),
+            api_key=self._read_key(),
             base_url=base_url,
             timeout=openai.Timeout(None, connect=_CONNECT_S),
             max_retries=max_retries,
@@ -231,13 +234,25 @@ class OpenAILLM(RowEngine):
         return answer
 
     async def _create(self, fields: dict[str, Any]) -> object:
-        create = cast(Any, self._client.chat.completions).create
         try:
             # Around the client library's own tries: it would begin a row that takes too long again and again.
             async with asyncio.timeout(self._timeout_s):
-                return await create(model=self._model, **fields, extra_body=self._extra_body)
+                return await self._create_with_new_key(fields)
         except TimeoutError:
             raise TimeoutError(f"no answer within {self._timeout_s:g} s") from None
+
+    async def _create_with_new_key(self, fields: dict[str, Any]) -> object:
+        """Asks once more when the key is refused and another one is given by now."""
+        create = partial(cast(Any, self._client.chat.completions).create, model=self._model, **fields)
+        key = self._client.api_key
+        try:
+            return await create(extra_body=self._extra_body)
+        except openai.AuthenticationError:
+            with suppress(ConfigurationError):  # a file that is just being written
+                self._client.api_key = self._read_key()
+            if self._client.api_key == key:
+                raise
+            return await create(extra_body=self._extra_body)
 
     async def _find_model(self, model: str | None, is_official: bool) -> str:
         """``model``, once the server has shown that it is there, or the first model it lists."""
