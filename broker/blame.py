@@ -17,6 +17,14 @@ def suspect_group_size(lost_with: int, charged: int, max_attempts: int) -> int:
     return max(1, math.ceil(lost_with ** (1 - 1 / remaining)))
 
 
+def is_last_attempt(charged: int, max_attempts: int) -> bool:
+    """Whether one more death would fail the row: so its worker should be one that has outlived the row's last death.
+
+    A host that ends whatever it begins comes back idle each time, and would otherwise be given one row until it fails.
+    """
+    return charged == max_attempts - 1
+
+
 def is_guilty(lost_with: int, charged: int, max_attempts: int) -> bool:
     """Whether a row fails for ending workers: only when it did so alone, and for the last permitted time."""
     return lost_with == 1 and charged >= max_attempts

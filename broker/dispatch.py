@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import groupby, islice
 
 from ..protocol.content import Failure, pack_failure
-from ..protocol.limits import Limits
 from ..protocol.messages import Assign, AssignRun, Outcome
+from .blame import is_last_attempt
 from .ledger import Ledger
 from .outgoing import Outgoing
 from .peer import LLM, Worker
 from .row import Row, RowState
+from .settings import BrokerSettings
 
 
 class Dispatcher:
     """Gives rows to workers. Rows are spread evenly over the workers that have credit, in turn."""
 
-    def __init__(self, limits: Limits, ledger: Ledger, outgoing: Outgoing) -> None:
-        self._limits = limits
+    def __init__(self, settings: BrokerSettings, ledger: Ledger, outgoing: Outgoing) -> None:
+        self._limits = settings.limits
+        self._max_attempts = settings.max_attempts
         self._ledger = ledger
         self._outgoing = outgoing
 
     def dispatch(self, llm: LLM, now: float) -> None:
         """Hand out what waits for ``llm``, as far as its workers' credit goes."""
-        if llm.suspects:
+        if not all(_is_held_back(row) for row in llm.suspects):
             self._dispatch_suspects(llm, now)
         elif llm.quarantine is not None and not llm.quarantine.running:
             llm.quarantine = None
@@ -38,10 +40,14 @@ class Dispatcher:
 
     def _dispatch_suspects(self, llm: LLM, now: float) -> None:
         """Suspects run in small groups, on one worker that runs nothing else meanwhile."""
-        if llm.quarantine is None or llm.quarantine not in llm.free:
+        judges = self._judges(llm)
+        if llm.quarantine not in judges:
             if llm.quarantine is not None and llm.quarantine.running:
                 return
-            llm.quarantine = min(llm.free, key=lambda worker: worker.running, default=None)
+            llm.quarantine = min(judges, key=lambda worker: worker.running, default=None)
+        elif llm.quarantine is not None and llm.quarantine.running and not llm.quarantine.tries_suspects:
+            # It has yet to end what it ran before, which may take long: one that is idle by now is taken instead.
+            llm.quarantine = next((judge for judge in judges if not judge.running), llm.quarantine)
         worker = llm.quarantine
         if worker is None or worker.running:
             return
@@ -51,19 +57,31 @@ class Dispatcher:
             row.state = RowState.RUNNING
         self._assign(llm, worker, group, now)
 
+    def _judges(self, llm: LLM) -> Collection[Worker]:
+        """The workers that may try the first suspect; those that are busy end first what they run."""
+        first = next(row for row in llm.suspects if not _is_held_back(row))
+        if is_last_attempt(first.charged, self._max_attempts):
+            return llm.survivors() or llm.free
+        return llm.free
+
     def _next_suspects(self, llm: LLM, worker: Worker, now: float) -> list[Row]:
         """The first suspects, as many as each of them may be tried with and the worker's credit carries."""
-        while llm.suspects and llm.suspects[0].spec.is_over(now):
-            llm.queue.expired.append(llm.suspects.popleft())
+        over: list[Row] = []
         group: list[Row] = []
         size = self._limits.max_rows
         for row in llm.suspects:
-            if row.client is not None and row.client.is_stalled:
+            if _is_held_back(row):
+                continue
+            if row.spec.is_over(now):
+                over.append(row)
                 continue
             size = min(size, row.suspect_group)
-            if len(group) >= size or row.spec.is_over(now):
+            if len(group) >= size:
                 break
             group.append(row)
+        for row in over:
+            llm.suspects.remove(row)
+            llm.queue.expired.append(row)
         if worker.hello.batch_size == 1:
             return group[: worker.free_calls]
         calls = islice(self._runs(group, worker.hello.batch_size), worker.free_calls)
@@ -129,3 +147,8 @@ class Dispatcher:
         failure = Failure("Expired", "its deadline passed while it waited for a worker", "TimeoutError")
         for row in expired:
             self._ledger.decide(row, Outcome.EXPIRED, pack_failure(failure))
+
+
+def _is_held_back(row: Row) -> bool:
+    """Whether its client must read on before it runs."""
+    return row.client is not None and row.client.is_stalled

@@ -338,16 +338,16 @@ class Ledger:
             if not execution.row.executions and execution.row.state is RowState.RUNNING:
                 self._run_again(execution.row)
 
-    def lost(self, worker: Worker, *, silent: bool, now: float) -> None:
+    def lost(self, worker: Worker, *, is_blameless: bool, now: float) -> None:
         """A worker will not come back. If its process has ended, who was running in it is suspected.
 
-        After a silence (a cut network, a frozen host) nobody is.
+        After a silence (a cut network, a frozen host), or when it had been told to stop, nobody is.
         """
         running = [execution for execution in worker.executions.values() if not execution.finished]
         rows = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
         rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
-        suspects = [] if silent else rows
+        suspects = [] if is_blameless else rows
         for row in suspects:
             row.charged += 1
             row.suspect_group = suspect_group_size(len(running), row.charged, attempts)
@@ -356,6 +356,8 @@ class Ledger:
             self.decide(row, Outcome.FAILED, pack_failure(_lost_failure(worker, row)))
         self.requeue(worker.executions.values())
         if suspects:
+            llm = self._llm_of(worker.hello.llm)
+            llm.last_death = max(llm.last_death, worker.gone)
             self._charges[worker.hello.instance] = (now + _REFUND_S, suspects)
 
     def refund(self, instance: bytes) -> None:

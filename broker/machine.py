@@ -33,6 +33,7 @@ from ..protocol.messages import (
     Status,
     Submit,
     Welcome,
+    WorkerState,
 )
 from .dispatch import Dispatcher
 from .ledger import Ledger
@@ -44,11 +45,11 @@ from .settings import BrokerSettings
 
 @dataclass(slots=True)
 class _Departure:
-    """A worker whose connection broke, and until when it may come back."""
+    """A worker whose connection broke, until when it may come back, and whether its rows had no part in that."""
 
     worker: Worker
     until: float
-    silent: bool
+    is_blameless: bool
 
 
 class Broker:
@@ -64,7 +65,7 @@ class Broker:
         self._now = now
         self._out = Outgoing(settings.limits, self.peers)
         self.ledger = Ledger(settings, epoch, now, self._out, self._llm)
-        self._dispatcher = Dispatcher(settings.limits, self.ledger, self._out)
+        self._dispatcher = Dispatcher(settings, self.ledger, self._out)
         self._departures: dict[bytes, _Departure] = {}  # by instance
         self._next_ping = now
         self._stood_still_at = float("-inf")
@@ -123,7 +124,7 @@ class Broker:
                 self._lost(peer, "it fell silent" if silent else "its connection broke", silent=silent)
             self._unassign(peer_id, message)
         elif peer is not None and not isinstance(message, Ping):  # the next ping says more
-            peer.outbox.append(message)
+            peer.put_off(message)
 
     def connection_broke(self, now: float) -> None:
         """Some connection broke: the pings of the next tick find out whose."""
@@ -213,7 +214,7 @@ class Broker:
     def _welcome_worker(self, peer_id: bytes, hello: Hello) -> None:
         for peer in [p for p in self.peers.values() if isinstance(p, Worker) and p.hello.instance == hello.instance]:
             self._lost(peer, "it opened a new connection")
-        worker = Worker(peer_id, hello)
+        worker = Worker(peer_id, hello, since=self._now)
         departure = self._departures.pop(hello.instance, None)
         if departure is None:
             self.ledger.refund(hello.instance)
@@ -269,12 +270,17 @@ class Broker:
         self._out.forget(peer)
         if isinstance(peer, Client):
             peer.lost = self._now
+            if peer.rows:
+                kept = f"its {len(peer.rows)} rows are kept for {self.settings.client_grace_s:g} s"
+                self._out.log("warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}")
         elif isinstance(peer, Worker):
             llm = self._llm(peer.hello.llm)
             llm.remove(peer, self._now)
             was_deaf = self._now < self._stood_still_at + self.settings.settle_s
             grace_s = max(self.settings.worker_grace_s, self.settings.settle_s if was_deaf else 0.0)
-            self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, silent or was_deaf)
+            # One that was told to stop and is killed before it has finished was not ended by what it ran.
+            is_blameless = silent or was_deaf or peer.hello.state == WorkerState.DRAINING
+            self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless)
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True
@@ -290,9 +296,12 @@ class Broker:
     def _end_graces(self) -> None:
         for instance, departure in [item for item in self._departures.items() if self._now >= item[1].until]:
             del self._departures[instance]
-            self.ledger.lost(departure.worker, silent=departure.silent, now=self._now)
+            self.ledger.lost(departure.worker, is_blameless=departure.is_blameless, now=self._now)
         for client in list(self.clients.values()):
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
+                if client.rows:
+                    who = f"client {client.hello.host}:{client.hello.pid}"
+                    self._out.log("warning", f"{who} did not come back: its {len(client.rows)} rows are dropped")
                 self._forget_client(client)
         for llm in [llm for llm in self.llms.values() if llm.is_forgotten(self._now - self.settings.llm_memory_s)]:
             del self.llms[llm.name]
@@ -336,7 +345,12 @@ class Broker:
         self._llm(worker.hello.llm).note_credit(worker)
 
     def _on_hold(self, worker: Worker, message: Hold) -> None:
-        """What a worker that has (re)connected holds. Known executions go on, wanted answers are asked for."""
+        """What a worker that has (re)connected holds. Known executions go on, wanted answers are asked for.
+
+        It counts once for each connection: what was handed out or settled since is in no later copy of it.
+        """
+        if worker.reconciled:
+            return
         for execution_id, row_id, finished in zip(message.executions, message.ids, message.finished, strict=True):
             worker.claimed.add(execution_id)
             self.ledger.claim(worker, execution_id, row_id, finished, self._now)

@@ -56,7 +56,7 @@ class Outgoing:
         if peer.id not in self._peers:
             return
         if peer.outbox:
-            peer.outbox.append(message)
+            peer.put_off(message)
         else:
             self.send_past(peer.id, message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..protocol.messages import Hello, LLMInfo, Message, WorkerState
+from ..protocol.messages import Fleet, Hello, LLMInfo, Message, WorkerState
 from .queue import FairQueue
 from .row import Execution, Row
 
@@ -17,6 +17,12 @@ class Peer:
     id: bytes
     hello: Hello
     outbox: deque[Message] = field(default_factory=deque[Message])
+
+    def put_off(self, message: Message) -> None:
+        """Keep ``message`` until ZeroMQ takes more. Of the fleet only the last word counts."""
+        if isinstance(message, Fleet):
+            self.outbox = deque(one for one in self.outbox if not isinstance(one, Fleet))
+        self.outbox.append(message)
 
     def take_outbox(self) -> list[Message]:
         """All that waits, in order; the outbox is empty then."""
@@ -67,8 +73,11 @@ class Worker(Peer):
 
     ``executions`` is the ledger that the worker mirrors; ``running`` counts those that are not finished. ``used`` and
     ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds.
+    ``since`` is when its process came, ``gone`` when its connection ended.
     """
 
+    since: float = 0.0
+    gone: float = 0.0
     executions: dict[int, Execution] = field(default_factory=dict[int, Execution])
     running: int = 0
     used: int = 0
@@ -82,6 +91,7 @@ class Worker(Peer):
         """Take over the ledger of this process's last connection, until it has said what it holds."""
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
+        self.since = former.since
         for execution in self.executions.values():
             execution.worker = self
 
@@ -89,6 +99,11 @@ class Worker(Peer):
     def free_calls(self) -> int:
         """How many engine calls it has granted and not been given."""
         return max(0, self.hello.credit - self.used) if self.reconciled else 0
+
+    @property
+    def tries_suspects(self) -> bool:
+        """Whether it runs rows that are suspected."""
+        return any(one.row.suspect_group for one in self.executions.values() if not one.finished)
 
     @property
     def is_ready(self) -> bool:
@@ -100,7 +115,7 @@ class LLM:
     """All workers of one name, and what waits for them.
 
     ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
-    tries the suspects, if there are any.
+    tries the suspects, if there are any. ``last_death`` is when a worker last ended with rows that were charged for it.
     """
 
     name: str
@@ -111,6 +126,7 @@ class LLM:
     workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
     free: dict[Worker, None] = field(default_factory=dict[Worker, None])
     unserved_since: float = 0.0
+    last_death: float = float("-inf")
     last_hello: Hello = field(default_factory=Hello)
 
     def note_credit(self, worker: Worker) -> None:
@@ -124,9 +140,13 @@ class LLM:
         """``worker`` is gone."""
         self.workers.pop(worker, None)
         self.free.pop(worker, None)
-        self.unserved_since = now
+        worker.gone = self.unserved_since = now
         if self.quarantine is worker:
             self.quarantine = None
+
+    def survivors(self) -> list[Worker]:
+        """The workers that run rows, or could, and were there before the last death."""
+        return [one for one in self.workers if one.since < self.last_death and (one.running or one in self.free)]
 
     def is_forgotten(self, unserved_since: float) -> bool:
         """Whether nobody serves it or waits for it, and nobody has served it since then."""

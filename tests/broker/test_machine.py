@@ -923,6 +923,17 @@ def test_after_any_two_messages_and_both_again_nothing_is_left_when_the_client_g
         assert not bench.broker.clients, second
 
 
+def test_a_copy_of_what_a_worker_held_at_first_takes_back_nothing_that_it_was_given_since() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    bench.tell("client", submit("a"))
+    assert bench.tell("worker", hold()) == []
+    assert bench.tell("worker", result(0, credit=1)) == [("client", answer("a", 0))]
+    assert bench.tell("worker", hold()) == []
+    assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
+
+
 # Workers that come and go.
 
 
@@ -988,6 +999,18 @@ def test_a_worker_that_drains_and_says_goodbye_charges_nobody() -> None:
     bench.worker("two", credit=2)
     bench.tell("one", grant(0, WorkerState.DRAINING, "it was told to stop"))
     assert bench.tell("one", Goodbye("it was told to stop")) == [("two", assign(2, "a", "b"))]
+
+
+def test_a_worker_that_is_killed_while_it_drains_charges_nobody() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one", credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.tell("one", grant(2, WorkerState.DRAINING, "it was told to stop"))
+    bench.end("one")
+    assert [(row.charged, row.suspect_group) for row in bench.broker.ledger.rows.values()] == [(0, 0), (0, 0)]
+    bench.worker("two", credit=2)
+    assert bench.state_of("a") is bench.state_of("b") is RowState.RUNNING
 
 
 def test_a_worker_that_gives_its_connection_up_is_not_blamed_and_may_come_back() -> None:
@@ -1089,6 +1112,18 @@ def test_rows_in_messages_that_never_left_are_not_charged() -> None:
     assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
     bench.worker("two", credit=4)
     assert {row.state for row in bench.broker.ledger.rows.values()} == {RowState.RUNNING}
+
+
+def test_a_client_that_does_not_read_is_kept_only_the_last_news_of_the_fleet() -> None:
+    bench = Bench()
+    bench.client()
+    bench.full.add("client")
+    for number in range(20):
+        bench.worker(f"worker {number}")
+        bench.tick(0.1)
+    assert list(bench.peer("client").outbox) == [bench.broker._fleet()]
+    bench.full.clear()
+    assert bench.tick(0.1) == [("client", bench.broker._fleet())]
 
 
 def test_rows_that_waited_in_an_outbox_are_not_charged() -> None:
@@ -1213,6 +1248,56 @@ def test_suspects_wait_until_a_worker_is_idle() -> None:
     assert assigned(bench.tell("busy", grant(9))) == {}
     assert assigned(bench.tell("other", submit("more"))) == {}
     assert len(assigned(bench.tell("busy", result(0, credit=9)))["busy"]) == 2
+
+
+def test_suspects_that_wait_for_a_busy_worker_go_to_one_that_becomes_idle_before() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.worker("busy", credit=1)
+    bench.tell("other", submit("long"))
+    suspects_of(bench, 4)
+    assert assigned(bench.tell("busy", grant(9))) == {}  # it is chosen, and runs its row to the end first
+    bench.worker("idle", credit=8)
+    idle = bench.peer("idle")
+    assert isinstance(idle, Worker)
+    assert idle.running == 2
+    # The busy one is free for others again, and no second worker tries suspects.
+    assert assigned(bench.tell("other", submit("more"))) == {"busy": ["more"]}
+    bench.worker("third", credit=8)
+    third = bench.peer("third")
+    assert isinstance(third, Worker)
+    assert third.running == 0
+
+
+def test_the_last_attempt_is_made_on_a_worker_that_has_outlived_the_last_death() -> None:
+    """A bad host ends whatever it begins, and comes back idle each time."""
+    bench = Bench()
+    bench.client()
+    bench.worker("sound")
+    bench.tell("client", submit("long"))
+    bench.tell("client", submit("row"))
+    for life in ("bad1", "bad2"):
+        assert bench.state_of("row") is RowState.QUEUED
+        bench.worker(life)
+        assert bench.state_of("row") is RowState.RUNNING
+        bench.end(life)
+        bench.tick(1.0)
+    bench.worker("bad3")
+    assert bench.state_of("row") is RowState.QUEUED
+    assert assigned(bench.tell("client", submit("next"))) == {"bad3": ["next"]}
+    assert assigned(bench.tell("sound", result(0, credit=2))) == {"sound": ["row"]}
+
+
+def test_the_last_attempt_waits_for_nobody_where_no_worker_has_outlived_the_last_death() -> None:
+    bench = Bench()
+    suspects_of(bench, 1)
+    for life in ("second", "third"):
+        bench.tick(1.0)
+        assert bench.state_of("s0") is RowState.QUEUED
+        bench.worker(life)
+        assert bench.state_of("s0") is RowState.RUNNING
+        bench.end(life)
+    assert bench.state_of("s0") is RowState.ANSWERED
 
 
 def test_a_poison_is_found_within_three_deaths_and_its_neighbours_are_answered() -> None:
@@ -1615,6 +1700,22 @@ def test_suspects_of_a_client_that_does_not_read_are_passed_over() -> None:
     bench.end("one")
     bench.tell("keeper", result(0, 1, credit=0))
     assert assigned(bench.tell("two", worker_hello("two", credit=2), hold())) == {"two": ["o"]}
+
+
+def test_suspects_of_a_client_that_does_not_read_keep_no_worker_from_the_others() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client("slow")
+    bench.client("other")
+    bench.worker("keeper", credit=2, llm="else")
+    bench.tell("slow", submit("a", "b", llm="else"))
+    bench.worker("one", credit=2)
+    bench.tell("slow", submit("s", "t"))
+    bench.tell("keeper", result(0, 1, credit=0))
+    bench.end("one")
+    bench.worker("two", credit=2)
+    assert assigned(bench.tell("other", submit("x", "y"))) == {"two": ["x", "y"]}
+    assert assigned(bench.tell("two", grant(4))) == {}
+    assert assigned(bench.tell("other", submit("z"))) == {"two": ["z"]}
 
 
 def test_what_waited_for_a_lost_connection_is_not_sent_to_the_next() -> None:
