@@ -1,0 +1,108 @@
+"""The scripts that prove and measure, each in a short run of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import until
+from process import children, is_alive
+from soaking.account import Computing, reason_of
+from soaking.fleet import History
+from soaking.plan import Kind, plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_seed_repeats_the_plan_of_the_faults() -> None:
+    assert list(plan(1, 600, 6)) == list(plan(1, 600, 6)) != list(plan(2, 600, 6))
+    assert {fault.kind for fault in plan(1, 600, 6)} == set(Kind)
+    # A longer soak begins as a shorter one does.
+    assert list(plan(1, 600, 6))[: len(list(plan(1, 60, 6)))] == list(plan(1, 60, 6))
+
+
+@pytest.mark.parametrize(
+    ("history", "reason"),
+    [
+        (History(), "no reason"),
+        (History(died={1: 3.0}), "death"),
+        (History(died={1: 8.0}), "no reason"),
+        (History(frozen=[(1, 1.5, 9.0)]), "silence"),
+        (History(frozen=[(3, 1.5, 9.0)]), "no reason"),
+        (History(drained={1: 2.5}), "drain"),
+    ],
+)
+def test_why_a_row_was_computed_twice(history: History, reason: str) -> None:
+    assert reason_of([Computing(2, 4.0, 5.0), Computing(1, 1.0, 2.0)], history) == reason
+    # That a third process met the same row and ended before excuses nobody.
+    cut_short = Computing(3, 0.5)
+    assert reason_of([cut_short, Computing(2, 4.0, 5.0), Computing(1, 1.0, 2.0)], history) == reason
+
+
+@contextmanager
+def running(script: str, *arguments: str, folder: Path) -> Generator[subprocess.Popen[str]]:
+    """``scripts/SCRIPT`` without its wrapper, which would first look whether .venv is up to date."""
+    path = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / f"{script}.py", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # what it started ends with it
+        process.communicate()
+
+
+def figures_of(script: str, *arguments: str, folder: Path) -> dict[str, Any]:
+    """What a script writes when it ends well."""
+    file = folder / "figures.json"
+    with running(script, *arguments, "--json", str(file), folder=folder) as process:
+        said, _ = process.communicate(timeout=170)
+        assert process.returncode == 0, said
+    return json.loads(file.read_text())
+
+
+@pytest.mark.timeout(180)
+def test_a_short_soak_is_clean_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    figures = figures_of("soak", "--minutes", "0.2", "--seed", "7", "--workers", "2", folder=tmp_path)
+    assert figures["clean"]
+    assert figures["rows_answered"] > 100
+    assert (figures["lost"], figures["answered_twice"], figures["failed_innocents"]) == (0, 0, 0)
+    assert sum(kind["faults"] for kind in figures["by_kind"].values()) > 2
+    assert figures["recoveries"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], "the logs of a clean soak are removed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.timeout(120)
+def test_a_soak_that_is_stopped_takes_its_processes_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    with running("soak", "--minutes", "10", "--seed", "1", "--workers", "2", folder=tmp_path) as process:
+        until(lambda: len(children(process.pid)) == 5, "the start of a broker and four workers")
+        begun = children(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    until(lambda: not any(is_alive(pid) for pid in begun), "the end of all that it has started")
+
+
+@pytest.mark.timeout(180)
+def test_recovery_is_measured(tmp_path: Path) -> None:
+    figures = figures_of("bench", "recovery", "--repeat", "1", folder=tmp_path)
+    times = figures["times"]
+    assert set(times) == {"killed", "frozen", "soon", "soon_bound", "late", "late_bound"}
+    assert all(0 < time["min_s"] == time["median_s"] == time["max_s"] for time in times.values())
+    assert figures["settings"]["heartbeat_timeout_s"] == 10
+    assert times["killed"]["min_s"] < times["frozen"]["min_s"], "a silence is waited for, an end is seen"
