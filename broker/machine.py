@@ -81,7 +81,7 @@ class Broker:
                 Ask: self._on_ask,
             },
             Worker: {
-                Ping: lambda worker, message: None,
+                Ping: self._on_worker_ping,
                 Reset: self._on_reset,
                 Goodbye: self._on_worker_goodbye,
                 Result: self._on_result,
@@ -324,15 +324,25 @@ class Broker:
         self.ledger.release(client, message.ids)
 
     def _on_await(self, client: Client, message: Await) -> None:
-        client.awaited.update(message.ids)
+        """What a client that has (re)connected awaits. Like Hold, it counts once for each connection."""
+        if client.reconciled:
+            return
+        client.awaited.update(dict.fromkeys(message.ids))
         if not message.more:
-            awaited, client.awaited = client.awaited, set()
+            client.reconciled = True
+            awaited, client.awaited = client.awaited, {}
             self.ledger.reconcile(client, awaited)
 
     def _on_client_ping(self, client: Client, message: Ping) -> None:
         if message.held not in (None, len(client.rows)):
             text = f"you hold {message.held} rows here and I know {len(client.rows)}"
             self._out.send_past(client.id, Reset(text))
+
+    def _on_worker_ping(self, worker: Worker, message: Ping) -> None:
+        # It says what it holds before it pings. One that has not was given up here, and the hello that brought it back
+        # was not the first of its connection.
+        if not worker.reconciled:
+            self._out.send_past(worker.id, Reset("you have not said what you hold"))
 
     def _on_ask(self, client: Client, message: Ask) -> None:
         self._out.send(client, Status(self.report(self._now)))

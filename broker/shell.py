@@ -11,7 +11,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +65,12 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     router = context.socket(zmq.ROUTER)
     try:
         loop = _Loop(router, shell, settings)
-        address = _bind(router, shell.bind, settings)
-        with _own_socket(shell), _connection_file(shell.connection_file, address):
-            log.info("listening on %s", address)
-            loop.run()
+        # From before anybody can know that it is there.
+        with loop.ended_by_signals():
+            address = _bind(router, shell.bind, settings)
+            with _own_socket(shell), _connection_file(shell.connection_file, address):
+                log.info("listening on %s", address)
+                loop.run()
         if loop.is_orphaned:
             # Nobody is left to say goodbye to, and nothing may keep this process: not even libzmq's own farewell.
             os._exit(0)
@@ -186,7 +188,6 @@ class _Loop:
         poller.register(self._ear, zmq.POLLIN)
         if self._shell.lifeline is not None:
             poller.register(self._shell.lifeline, zmq.POLLIN | zmq.POLLERR)
-        restore = self._catch_signals()
         next_tick = time.monotonic()
         try:
             while not self._stopping:
@@ -205,12 +206,9 @@ class _Loop:
                     self._machine.connection_broke(self._now())
             self._perform(self._machine.stop("it was stopped"))
         finally:
-            restore()
             self._connections.close()
             self._router.disable_monitor()
             monitor.close(linger=0)
-            os.close(self._ear)
-            os.close(self._bell)
 
     def _now(self) -> float:
         now = time.monotonic()
@@ -268,7 +266,8 @@ class _Loop:
         silent = gone and self._connections.was_silent(effect.peer)
         self._machine.send_failed(effect.peer, effect.message, gone=gone, silent=silent, now=self._now())
 
-    def _catch_signals(self) -> Callable[[], None]:
+    @contextmanager
+    def ended_by_signals(self) -> Generator[None]:
         """SIGTERM and SIGINT end the loop; a second one ends the process at once."""
 
         def stop(number: int, _: object) -> None:
@@ -278,9 +277,10 @@ class _Loop:
             os.write(self._bell, b"!")
 
         former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-
-        def restore() -> None:
+        try:
+            yield
+        finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
-
-        return restore
+            os.close(self._ear)
+            os.close(self._bell)

@@ -40,10 +40,15 @@ class _End:
 
 
 class Peer(_End):
-    """A DEALER at the broker at ``address`` that says only what it is told to."""
+    """A DEALER at the broker at ``address`` that says only what it is told to.
 
-    def __init__(self, address: str, hello: Hello | None = None) -> None:
+    ``mark`` is how many frames may wait for it here; more stay on their way.
+    """
+
+    def __init__(self, address: str, hello: Hello | None = None, *, mark: int = 1000) -> None:
         super().__init__(zmq.DEALER)
+        # Before it connects: libzmq may stall on a mark that is lowered later.
+        self.socket.setsockopt(zmq.RCVHWM, mark)
         self.socket.connect(address)
         if hello is not None:
             self.send(hello)
