@@ -7,7 +7,7 @@ connection count the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ..protocol.content import Failure, pack_failure
 from ..protocol.messages import Missing, Outcome, Resend, Settle, SubmitRun
@@ -48,6 +48,7 @@ class Ledger:
         self._outgoing = outgoing
         self._llm_of = llm_of
         self._settling: dict[bytes, Row] = {}  # submitted again, kept back until the workers have spoken
+        self._is_settling = True
         self._orphans: dict[bytes, float] = {}  # rows that only a worker knows, and until when
         self._stalled: dict[Client, None] = {}  # those that answers are withheld from
         self._charges: dict[bytes, tuple[float, list[Row]]] = {}  # by instance: whom its loss was charged to
@@ -59,7 +60,8 @@ class Ledger:
         """Let what was kept for a while go its way."""
         for client in list(self._stalled):
             self._send_withheld(client)
-        if self._settling and now >= self._started + self._settings.settle_s:
+        if now >= self._started + self._settings.settle_s:
+            self._is_settling = False
             settled, self._settling = self._settling, {}
             for row in settled.values():
                 self._llm_of(row.spec.llm).queue.push(row)
@@ -83,6 +85,7 @@ class Ledger:
                 continue
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
             if must_settle:
+                row.resumed = True
                 self._settling[row_id] = row
             else:
                 queue.push(row)
@@ -94,7 +97,7 @@ class Ledger:
         if row.client is client and row.payload is None:
             row.payload, row.spec = payload, spec
 
-    def reconcile(self, client: Client, awaited: set[bytes]) -> None:
+    def reconcile(self, client: Client, awaited: Collection[bytes]) -> None:
         """What a client that has (re)connected awaits: the rest is dropped, and what nobody holds is asked for."""
         for row in [row for row in client.rows.values() if row.id not in awaited]:
             self.drop(row)
@@ -212,6 +215,9 @@ class Ledger:
             if row.suspect_group:
                 row.state = RowState.QUEUED
                 llm.suspects.append(row)
+            elif row.resumed and self._is_settling:
+                row.state = RowState.QUEUED
+                self._settling[row.id] = row  # another worker may hold its answer
             else:
                 llm.queue.push(row, front=True)
         elif row.client is not None:
@@ -270,7 +276,10 @@ class Ledger:
 
     def _came_to_nothing(self, execution: Execution, outcome: int, payload: bytes) -> None:
         row = execution.row
-        row.charged += outcome == Outcome.RAISED
+        if outcome == Outcome.RAISED:
+            row.charged += 1
+            # Its worker may not hear that it is settled, and claim it again.
+            row.raised += (execution.id,)
         self._settle(execution)
         if row.executions or row.state is RowState.ANSWERED:
             return  # another execution may still answer it
@@ -296,7 +305,7 @@ class Ledger:
         is_known = execution_id >> _COUNTER_BITS != self._life or execution_id < self._next_execution
         if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
-            if row is not None and not _has_answer(row):
+            if row is not None and not _has_answer(row) and execution_id not in row.raised:
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker)
                 worker.executions[execution_id] = execution
                 row.executions.append(execution)

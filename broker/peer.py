@@ -41,12 +41,14 @@ class Client(Peer):
     """A client process; it outlives its connection by the grace. ``lost`` is when the connection went, if it did.
 
     ``unread_bytes`` counts the answers that it was sent on this connection and has not released, and ``withheld`` has
-    the rows whose answers stay at their workers until it reads on, with the answers' sizes.
+    the rows whose answers stay at their workers until it reads on, with the answers' sizes. ``reconciled`` turns true
+    when it has said which rows it awaits; until then ``awaited`` has those that it has named, in its order.
     """
 
     lost: float | None = None
     rows: dict[bytes, Row] = field(default_factory=dict[bytes, Row])
-    awaited: set[bytes] = field(default_factory=set[bytes])
+    reconciled: bool = False
+    awaited: dict[bytes, None] = field(default_factory=dict[bytes, None])
     answered: int = 0
     unread_bytes: int = 0
     withheld: dict[Row, int] = field(default_factory=dict[Row, int])
@@ -60,6 +62,7 @@ class Client(Peer):
         """It is here on a new connection, and is about to say what it awaits."""
         self.id, self.hello, self.lost = peer_id, hello, None
         self.take_outbox()
+        self.reconciled = False
         self.awaited.clear()
         self.withheld.clear()
         self.unread_bytes = 0

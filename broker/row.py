@@ -46,7 +46,9 @@ class Row:
     """One row. ``payload`` is None for a row known only from the worker that holds it, after a broker's restart.
 
     ``charged`` counts the executions it was blamed for. ``suspect_group`` is how many suspects it may be tried with
-    next, or 0 when it is not suspected. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
+    next, or 0 when it is not suspected. ``raised`` has the executions that count in ``charged`` because the engine
+    raised. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
+    ``resumed`` when it was submitted again to a broker that had just started.
     ``unread_bytes`` is the size of its answer while its client has been sent it and has not released it.
     """
 
@@ -56,9 +58,11 @@ class Row:
     payload: bytes | None
     state: RowState = RowState.QUEUED
     charged: int = 0
+    raised: tuple[int, ...] = ()
     suspect_group: int = 0
     executions: list[Execution] = field(default_factory=list["Execution"])
     verdict: tuple[int, bytes] | None = None
+    resumed: bool = False
     unread_bytes: int = 0
 
     @property

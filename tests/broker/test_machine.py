@@ -934,6 +934,64 @@ def test_a_copy_of_what_a_worker_held_at_first_takes_back_nothing_that_it_was_gi
     assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
 
 
+def test_a_copy_of_the_last_part_of_what_is_awaited_drops_nothing() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", Await(ids("a", "b"), True), Await(ids("c"), False), submit("a", "b", "c", again=True))
+    bench.tell("client", Await(ids("c"), False))
+    assert assigned(bench.tell(bench.worker(), grant(3))) == {"worker": ["b", "c"]}
+
+
+def test_what_is_missing_is_asked_for_in_its_clients_order() -> None:
+    bench = Bench()
+    bench.client()
+    names = numbered("row", 50)
+    assert bench.tell("client", Await(ids(*names), False)) == [("client", Missing(ids(*names)))]
+
+
+def test_a_worker_that_was_given_up_and_only_says_what_changed_is_told_to_start_anew() -> None:
+    bench = Bench()
+    bench.worker("worker/1")
+    bench.tell("worker/0", worker_hello("worker"))  # late, of a connection before
+    assert bench.tell("worker/1", worker_hello("worker", credit=1))[0][0] == "worker/1"
+    assert bench.tell("worker/1", Ping(None)) == [("worker/1", Reset("you have not said what you hold"))]
+    bench.worker("worker/2")
+    assert bench.tell("worker/2", Ping(None)) == []
+
+
+def test_a_row_that_raised_once_is_charged_once_though_its_worker_did_not_hear_that_it_was_settled() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one/1")
+    bench.tell("client", submit("a"))
+    bench.tell("one/1", result(0, credit=1, outcome=Outcome.RAISED))
+    for connection in range(2, 5):
+        bench.lose(f"one/{connection - 1}")
+        assert bench.tell(f"one/{connection}", worker_hello("one", credit=0))[0][0] == f"one/{connection}"
+        assert bench.tell(f"one/{connection}", hold((0, "a", True))) == [(f"one/{connection}", settle(0))]
+        bench.tell(f"one/{connection}", result(0, credit=0, outcome=Outcome.RAISED))
+    sent = bench.tell(bench.worker("two", credit=0), grant(1))
+    assert [message.runs[0].charged for _, message in sent if isinstance(message, Assign)] == [1]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RAISED, Outcome.RETURNED])
+def test_what_came_to_nothing_before_a_restart_lets_no_row_overtake_the_worker_that_has_its_answer(
+    outcome: Outcome,
+) -> None:
+    bench = Bench(age=0.5)
+    bench.client()
+    bench.tell("client", Await(ids("a"), False), submit("a", again=True))
+    bench.worker("idle")
+    earlier = [FIRST + (1 << 40), FIRST + (1 << 40) + 1]
+    for name, execution in zip(("first", "second"), earlier, strict=True):
+        assert not assigned(bench.tell(bench.worker(name, held=Hold([execution], ids("a"), [True], False))))
+        if name == "first":
+            assert not assigned(bench.tell(name, Result([execution], [outcome], 0, 0, [b""])))
+    sent = bench.tell("second", Result(earlier[1:], [Outcome.DONE], 0, 0, [b"answer 0"]))
+    assert ("client", answer("a", 0, attempts=int(outcome == Outcome.RAISED))) in sent
+    assert not assigned(bench.tick(5.0))
+
+
 # Workers that come and go.
 
 
