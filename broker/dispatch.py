@@ -81,6 +81,7 @@ class Dispatcher:
             group.append(row)
         for row in over:
             llm.suspects.remove(row)
+            row.state = RowState.RUNNING
             llm.queue.expired.append(row)
         if worker.hello.batch_size == 1:
             return group[: worker.free_calls]

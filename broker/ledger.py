@@ -86,7 +86,7 @@ class Ledger:
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
             if must_settle:
                 row.resumed = True
-                self._settling[row_id] = row
+                self._settle_later(row)
             else:
                 queue.push(row)
 
@@ -213,11 +213,10 @@ class Ledger:
         if row.payload is not None:
             llm = self._llm_of(row.spec.llm)
             if row.suspect_group:
-                row.state = RowState.QUEUED
+                row.state = RowState.SUSPECTED
                 llm.suspects.append(row)
             elif row.resumed and self._is_settling:
-                row.state = RowState.QUEUED
-                self._settling[row.id] = row  # another worker may hold its answer
+                self._settle_later(row)  # another worker may hold its answer
             else:
                 llm.queue.push(row, front=True)
         elif row.client is not None:
@@ -226,15 +225,21 @@ class Ledger:
         else:
             self.drop(row)
 
+    def _settle_later(self, row: Row) -> None:
+        row.state = RowState.SETTLING
+        self._settling[row.id] = row
+
     def _withdraw(self, row: Row, state: RowState) -> None:
         """Take a row out of where it waits, if it waits."""
-        if row.state is not RowState.QUEUED:
-            return
-        llm = self._llm_of(row.spec.llm)
-        if row.suspect_group:
-            llm.suspects.remove(row)
-        elif self._settling.pop(row.id, None) is None:
-            llm.queue.withdraw(row, state)
+        match row.state:
+            case RowState.QUEUED:
+                self._llm_of(row.spec.llm).queue.withdraw(row, state)
+            case RowState.SUSPECTED:
+                self._llm_of(row.spec.llm).suspects.remove(row)
+            case RowState.SETTLING:
+                del self._settling[row.id]
+            case _:
+                return
         row.state = state
 
     # Executions.
@@ -378,7 +383,7 @@ class Ledger:
                 continue
             llm = self._llm_of(row.spec.llm)
             row.suspect_group = 0
-            if row.state is RowState.QUEUED:
+            if row.state is RowState.SUSPECTED:
                 llm.suspects.remove(row)
                 llm.queue.push(row, front=True)
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 class RowState(Enum):
     """Where a row is."""
 
-    QUEUED = auto()
+    QUEUED = auto()  # in its LLM's queue
+    SETTLING = auto()  # kept back until the workers have said what they hold
+    SUSPECTED = auto()  # among its LLM's suspects
     RUNNING = auto()  # at least one execution is under way
     ANSWERED = auto()  # sent to its client, which has not released it yet
     MISSING = auto()  # awaited by its client, held by nobody: it was asked for

@@ -606,7 +606,7 @@ def look_at_broker(broker: Broker) -> None:
         assert all(ledger.rows.get(row.id) is row and row.client is client for row in client.rows.values())
         assert client.unread_bytes == sum(row.unread_bytes for row in client.rows.values())
         assert client.unread_bytes <= BROKER.max_unread_bytes + LIMITS.max_row_bytes
-        assert all(row.state is RowState.ANSWERED for row in client.withheld)
+        assert all(row.state in (RowState.ANSWERED, RowState.RUNNING) for row in client.withheld)
         assert sum(isinstance(one, Fleet) for one in client.outbox) <= 1, "old news is kept"
     for peer in broker.peers.values():
         assert peer.hello.role == Role.CLIENT or isinstance(peer, Worker)
@@ -633,7 +633,7 @@ def look_at_broker_row(broker: Broker, row: BrokerRow) -> None:
     match row.state:
         case RowState.RUNNING:
             assert row.executions, "a row runs nowhere"
-        case RowState.QUEUED:
+        case RowState.QUEUED | RowState.SUSPECTED | RowState.SETTLING:
             assert row.payload is not None
             assert row.client is not None
             assert not row.executions, "a row waits and runs"
@@ -647,9 +647,10 @@ def look_at_broker_row(broker: Broker, row: BrokerRow) -> None:
 
 
 def look_at_llm(llm: LLM) -> None:
-    assert all(row.state is RowState.QUEUED and row.suspect_group for row in llm.suspects)
+    assert all(row.state is RowState.SUSPECTED and row.suspect_group for row in llm.suspects)
     assert len(set(map(id, llm.suspects))) == len(llm.suspects)
-    assert len(llm.queue) >= 0
+    waiting = {id(row) for line in llm.queue._turns.values() for row in line if row.state is RowState.QUEUED}
+    assert len(llm.queue) == len(waiting)
     for worker in llm.workers:
         assert (worker in llm.free) == bool(worker.free_calls)
 

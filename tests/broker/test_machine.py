@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
@@ -237,9 +238,8 @@ class Bench:
         for one in broker.clients.values():
             assert all(broker.ledger.rows[row_id] is row for row_id, row in one.rows.items())
         for name, llm in broker.llms.items():
-            queued = [r for r in broker.ledger.rows.values() if r.state is RowState.QUEUED and r.spec.llm == name]
-            queued = [row for row in queued if row.id not in broker.ledger._settling]
-            assert len(llm.queue) + len(llm.suspects) == len(queued)
+            states = Counter(row.state for row in broker.ledger.rows.values() if row.spec.llm == name)
+            assert (len(llm.queue), len(llm.suspects)) == (states[RowState.QUEUED], states[RowState.SUSPECTED])
             assert all(worker.free_calls and worker in llm.workers for worker in llm.free)
 
     def state_of(self, name: str) -> RowState | None:
@@ -1327,6 +1327,26 @@ def test_suspects_that_wait_for_a_busy_worker_go_to_one_that_becomes_idle_before
     assert third.running == 0
 
 
+def test_a_suspect_is_not_taken_from_where_it_was_queued_before() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.client()
+    bench.worker("one")
+    bench.worker("two", credit=2)
+    bench.tell("other", submit("x", "y", "z"))
+    bench.worker("first")
+    bench.tell("client", submit("row"))
+    bench.lose("first", silent=True)
+    bench.tick(SETTINGS.worker_grace_s)
+    bench.tell("client", submit("next"))
+    bench.worker("first/2", credit=0, held=hold((3, "row", False)))
+    assert bench.state_of("row") is RowState.RUNNING
+    bench.end("first/2")
+    assert bench.state_of("row") is RowState.SUSPECTED
+    bench.tell("one", grant(2))  # it is to try the suspect, and ends first what it runs
+    assert assigned(bench.tell("two", grant(3))) == {"two": ["next"]}
+
+
 def test_the_last_attempt_is_made_on_a_worker_that_has_outlived_the_last_death() -> None:
     """A bad host ends whatever it begins, and comes back idle each time."""
     bench = Bench()
@@ -1334,14 +1354,14 @@ def test_the_last_attempt_is_made_on_a_worker_that_has_outlived_the_last_death()
     bench.worker("sound")
     bench.tell("client", submit("long"))
     bench.tell("client", submit("row"))
-    for life in ("bad1", "bad2"):
-        assert bench.state_of("row") is RowState.QUEUED
+    for life, state in (("bad1", RowState.QUEUED), ("bad2", RowState.SUSPECTED)):
+        assert bench.state_of("row") is state
         bench.worker(life)
         assert bench.state_of("row") is RowState.RUNNING
         bench.end(life)
         bench.tick(1.0)
     bench.worker("bad3")
-    assert bench.state_of("row") is RowState.QUEUED
+    assert bench.state_of("row") is RowState.SUSPECTED
     assert assigned(bench.tell("client", submit("next"))) == {"bad3": ["next"]}
     assert assigned(bench.tell("sound", result(0, credit=2))) == {"sound": ["row"]}
 
@@ -1351,7 +1371,7 @@ def test_the_last_attempt_waits_for_nobody_where_no_worker_has_outlived_the_last
     suspects_of(bench, 1)
     for life in ("second", "third"):
         bench.tick(1.0)
-        assert bench.state_of("s0") is RowState.QUEUED
+        assert bench.state_of("s0") is RowState.SUSPECTED
         bench.worker(life)
         assert bench.state_of("s0") is RowState.RUNNING
         bench.end(life)
