@@ -44,12 +44,12 @@ class Dispatcher:
         if llm.quarantine not in judges:
             if llm.quarantine is not None and llm.quarantine.running:
                 return
-            llm.quarantine = min(judges, key=lambda worker: worker.running, default=None)
-        elif llm.quarantine is not None and llm.quarantine.running and not llm.quarantine.tries_suspects:
+            llm.quarantine = min(judges, key=lambda worker: worker.load, default=None)
+        elif llm.quarantine is not None and llm.quarantine.load and not llm.quarantine.tries_suspects:
             # It has yet to end what it ran before, which may take long: one that is idle by now is taken instead.
-            llm.quarantine = next((judge for judge in judges if not judge.running), llm.quarantine)
+            llm.quarantine = next((judge for judge in judges if not judge.load), llm.quarantine)
         worker = llm.quarantine
-        if worker is None or worker.running:
+        if worker is None or worker.load:
             return
         group = self._next_suspects(llm, worker, now)
         for row in group:

@@ -362,10 +362,12 @@ class Ledger:
         rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
         suspects = [] if is_blameless else rows
+        # A row that was cancelled and ran on is in the company too.
+        lost_with = len(running) + worker.cancelled
         for row in suspects:
             row.charged += 1
-            row.suspect_group = suspect_group_size(len(running), row.charged, attempts)
-        guilty = [row for row in suspects if is_guilty(len(running), row.charged, attempts)]
+            row.suspect_group = suspect_group_size(lost_with, row.charged, attempts)
+        guilty = [row for row in suspects if is_guilty(lost_with, row.charged, attempts)]
         for row in guilty:
             self.decide(row, Outcome.FAILED, pack_failure(_lost_failure(worker, row)))
         self.requeue(worker.executions.values())

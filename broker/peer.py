@@ -104,6 +104,19 @@ class Worker(Peer):
         return max(0, self.hello.credit - self.used) if self.reconciled else 0
 
     @property
+    def cancelled(self) -> int:
+        """How many calls its engine has not ended, though all their rows are settled; none of them is known by now.
+
+        As far as its credit tells: one that grants less than it has places for, whatever the reason, counts as busy.
+        """
+        return max(0, self.hello.concurrency - self.free_calls - self.running)
+
+    @property
+    def load(self) -> int:
+        """What its engine works on: rows that are wanted, and calls that are not."""
+        return self.running + self.cancelled
+
+    @property
     def tries_suspects(self) -> bool:
         """Whether it runs rows that are suspected."""
         return any(one.row.suspect_group for one in self.executions.values() if not one.finished)

@@ -130,6 +130,8 @@ class Watched(Network):
         self.alone: set[bytes] = set()
         self.raised: Counter[bytes] = Counter()
         self.kinds: dict[Endpoint, Kind] = {}
+        # What waited for a full connection, and was decided before it was sent.
+        self.late: dict[int, Message] = {}
         self.sick: set[Endpoint] = set()
         self.ever_sick: set[bytes] = set()
         super().__init__(BROKER, seed=seed, delay_s=delay_s, weather=weather, session_settings=SESSION)
@@ -138,10 +140,15 @@ class Watched(Network):
         if isinstance(message, (Hello, Grant, Result)) and isinstance(wire.end, FakeWorker):
             self.credit[wire] = max(self.credit.get(wire, 0), message.credit)
 
+    def put_off(self, message: Message) -> None:
+        self.late[id(message)] = message
+
     def sent_down(self, wire: Wire, message: Message) -> None:
         if isinstance(message, Assign):
             for run in message.runs:
                 self._assigned(wire, run.first_execution, run.payloads)
+                if id(message) not in self.late:
+                    self._look_at_assigned(run.payloads)
         elif isinstance(message, Settle):
             for execution in message.executions:
                 self.assigned.get(wire.end, {}).pop(execution, None)
@@ -153,13 +160,16 @@ class Watched(Network):
         assert self.handed[wire] <= self.credit.get(wire, 0), "handed out more than was granted"
         assert batch == 1 or len(payloads) <= batch, "a call is larger than a batch"
         for execution, payload in enumerate(payloads, first):
+            self.payload_of[execution] = payload
+            self.assigned.setdefault(wire.end, {})[execution] = payload
+
+    def _look_at_assigned(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
             for other in self.told.get(payload, {}).values():
                 assert not (other.is_open and self._is_known(other)), f"{payload} has an answer and is handed out"
             assert not (self._settles and self._is_kept(payload)), (
                 f"{payload} is handed out before its worker could say"
             )
-            self.payload_of[execution] = payload
-            self.assigned.setdefault(wire.end, {})[execution] = payload
 
     @property
     def _settles(self) -> bool:

@@ -1347,6 +1347,29 @@ def test_a_suspect_is_not_taken_from_where_it_was_queued_before() -> None:
     assert assigned(bench.tell("two", grant(3))) == {"two": ["next"]}
 
 
+def test_a_cancelled_row_that_runs_on_is_in_the_company_of_those_who_are_suspected() -> None:
+    bench = Bench(replace(SETTINGS, max_attempts=1))
+    bench.client()
+    bench.worker(credit=2, concurrency=2)
+    bench.tell("client", submit("poison", "innocent"))
+    bench.tell("client", Release(ids("poison")))
+    bench.end("worker")
+    assert bench.state_of("innocent") is RowState.SUSPECTED
+    # Alone, it fails as a poison would.
+    bench.worker("second", credit=2, concurrency=2)
+    bench.end("second")
+    assert bench.state_of("innocent") is RowState.ANSWERED
+
+
+def test_a_suspect_is_not_tried_beside_a_cancelled_row_that_runs_on() -> None:
+    bench = Bench()
+    suspects_of(bench, 1)
+    bench.client("other")
+    bench.worker("busy", credit=1, concurrency=2)  # one of its places was taken before it came here
+    assert bench.state_of("s0") is RowState.SUSPECTED
+    assert assigned(bench.tell("busy", grant(2))) == {"busy": ["s0"]}
+
+
 def test_the_last_attempt_is_made_on_a_worker_that_has_outlived_the_last_death() -> None:
     """A bad host ends whatever it begins, and comes back idle each time."""
     bench = Bench()
