@@ -274,9 +274,6 @@ class Network:
     def sent_down(self, wire: Wire, message: Message) -> None:
         """The broker has sent this, and the connection is sound as far as it knows."""
 
-    def put_off(self, message: Message) -> None:
-        """The broker could not send this now."""
-
     def sent_up(self, wire: Wire, message: Message) -> None:
         """A peer has sent this."""
 
@@ -547,7 +544,6 @@ class Network:
             is_first = effect.peer not in blocked
             gone = blocked.setdefault(effect.peer, True)
             silent = gone and is_first and wire is not None and wire.is_silent
-            self.put_off(effect.message)
             self.broker.send_failed(effect.peer, effect.message, gone=gone, silent=silent, now=self.now)
 
     def _send_down(self, wire: Wire, message: Message) -> None:

@@ -123,15 +123,14 @@ class Watched(Network):
         self.payload_of: dict[int, bytes] = {}
         # What a worker was handed and has not finished, for as long as its death would be charged to it.
         self.assigned: dict[Endpoint, dict[int, bytes]] = {}
-        # Answers that this life of the broker was told of, and has not settled: where they are.
-        self.told: dict[bytes, dict[int, Wire]] = {}
+        # Answers that this life of the broker was told of, and has not settled: where they are, and which execution
+        # was the next then.
+        self.told: dict[bytes, dict[int, tuple[Wire, int]]] = {}
         # Connections of workers that closed while they were running a row: it may be blamed for these.
         self.blame: dict[bytes, dict[Endpoint, float]] = {}
         self.alone: set[bytes] = set()
         self.raised: Counter[bytes] = Counter()
         self.kinds: dict[Endpoint, Kind] = {}
-        # What waited for a full connection, and was decided before it was sent.
-        self.late: dict[int, Message] = {}
         self.sick: set[Endpoint] = set()
         self.ever_sick: set[bytes] = set()
         super().__init__(BROKER, seed=seed, delay_s=delay_s, weather=weather, session_settings=SESSION)
@@ -140,15 +139,11 @@ class Watched(Network):
         if isinstance(message, (Hello, Grant, Result)) and isinstance(wire.end, FakeWorker):
             self.credit[wire] = max(self.credit.get(wire, 0), message.credit)
 
-    def put_off(self, message: Message) -> None:
-        self.late[id(message)] = message
-
     def sent_down(self, wire: Wire, message: Message) -> None:
         if isinstance(message, Assign):
             for run in message.runs:
                 self._assigned(wire, run.first_execution, run.payloads)
-                if id(message) not in self.late:
-                    self._look_at_assigned(run.payloads)
+                self._look_at_assigned(run.first_execution, run.payloads)
         elif isinstance(message, Settle):
             for execution in message.executions:
                 self.assigned.get(wire.end, {}).pop(execution, None)
@@ -163,10 +158,12 @@ class Watched(Network):
             self.payload_of[execution] = payload
             self.assigned.setdefault(wire.end, {})[execution] = payload
 
-    def _look_at_assigned(self, payloads: list[bytes]) -> None:
-        for payload in payloads:
-            for other in self.told.get(payload, {}).values():
-                assert not (other.is_open and self._is_known(other)), f"{payload} has an answer and is handed out"
+    def _look_at_assigned(self, first: int, payloads: list[bytes]) -> None:
+        for execution, payload in enumerate(payloads, first):
+            for other, next_execution in self.told.get(payload, {}).values():
+                # It may have been decided before, and have waited for a full connection.
+                is_late = execution < next_execution or not other.is_open or not self._is_known(other)
+                assert is_late, f"{payload} has an answer and is handed out"
             assert not (self._settles and self._is_kept(payload)), (
                 f"{payload} is handed out before its worker could say"
             )
@@ -202,7 +199,9 @@ class Watched(Network):
         for number in finished:
             self.assigned.get(wire.end, {}).pop(number, None)
             if number in self.payload_of:
-                self.told.setdefault(self.payload_of[number], {})[number] = wire
+                assert self.broker is not None
+                told = self.told.setdefault(self.payload_of[number], {})
+                told[number] = wire, self.broker.ledger._next_execution
 
     def finished(self, worker: FakeWorker, execution: int, payload: bytes, outcome: int) -> None:
         self.raised[payload] += outcome == Outcome.RAISED
