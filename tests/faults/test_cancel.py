@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from noted import began, ended, environment
 from genpool import LLMPool, ProcessLLM
 
 CONCURRENCY = 2
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        yield fleet
 
 
 def start_workers(fleet: Fleet, *names: str) -> None:

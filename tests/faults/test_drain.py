@@ -29,13 +29,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture
-def llm(fleet: Fleet) -> Iterator[ProcessLLM]:
-    llm = ProcessLLM.connect("noted", broker=fleet.address)
-    yield llm
-    llm.teardown()
-
-
 def start_worker(fleet: Fleet) -> subprocess.Popen[bytes]:
     given = environment(fleet.folder, concurrency=CONCURRENCY)
     return fleet.start_worker("noted", "--load", "noted:load", environment=given)

@@ -26,13 +26,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture
-def llm(fleet: Fleet) -> Iterator[ProcessLLM]:
-    llm = ProcessLLM.connect("noted", broker=fleet.address)
-    yield llm
-    llm.teardown()
-
-
 def test_once_and_the_workers_compute_on_and_hand_over_what_they_hold(
     fleet: Fleet, llm: ProcessLLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from fleet import Fleet, until
 from noted import began, ended, environment, noted
 
@@ -16,20 +14,6 @@ CONCURRENCY = 4
 
 # Far below the heartbeat timeout: that the process has ended is seen by its connection.
 SEEN_S = 2.0
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        yield fleet
-
-
-@pytest.fixture
-def llm(fleet: Fleet) -> Iterator[ProcessLLM]:
-    llm = ProcessLLM.connect("noted", broker=fleet.address)
-    yield llm
-    llm.teardown()
 
 
 def start_workers(fleet: Fleet, folder: Path, count: int, *, there: int = 0) -> None:
