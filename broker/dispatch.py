@@ -45,11 +45,11 @@ class Dispatcher:
             if llm.quarantine is not None and llm.quarantine.running:
                 return
             llm.quarantine = min(judges, key=lambda worker: worker.load, default=None)
-        elif llm.quarantine is not None and llm.quarantine.load and not llm.quarantine.tries_suspects:
+        elif llm.quarantine is not None and llm.quarantine.running and not llm.quarantine.tries_suspects:
             # It has yet to end what it ran before, which may take long: one that is idle by now is taken instead.
             llm.quarantine = next((judge for judge in judges if not judge.load), llm.quarantine)
         worker = llm.quarantine
-        if worker is None or worker.load:
+        if worker is None or worker.running:
             return
         group = self._next_suspects(llm, worker, now)
         for row in group:

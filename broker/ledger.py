@@ -301,6 +301,7 @@ class Ledger:
             execution.row.executions.remove(execution)
         if worker.executions.pop(execution.id, None) is not None:
             worker.running -= not execution.finished
+            worker.stopped += not execution.finished
             self._outgoing.settle(worker, execution.id)
 
     def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
@@ -362,8 +363,7 @@ class Ledger:
         rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
         suspects = [] if is_blameless else rows
-        # A row that was cancelled and ran on is in the company too.
-        lost_with = len(running) + worker.cancelled
+        lost_with = len(running) + worker.unwanted
         for row in suspects:
             row.charged += 1
             row.suspect_group = suspect_group_size(lost_with, row.charged, attempts)

@@ -76,13 +76,15 @@ class Worker(Peer):
 
     ``executions`` is the ledger that the worker mirrors; ``running`` counts those that are not finished. ``used`` and
     ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds.
-    ``since`` is when its process came, ``gone`` when its connection ended.
+    ``stopped`` counts the rows that were settled while they ran, until its credit shows that its engine runs none of
+    them. ``since`` is when its process came, ``gone`` when its connection ended.
     """
 
     since: float = 0.0
     gone: float = 0.0
     executions: dict[int, Execution] = field(default_factory=dict[int, Execution])
     running: int = 0
+    stopped: int = 0
     used: int = 0
     reconciled: bool = False
     claimed: set[int] = field(default_factory=set[int])
@@ -94,7 +96,7 @@ class Worker(Peer):
         """Take over the ledger of this process's last connection, until it has said what it holds."""
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
-        self.since = former.since
+        self.since, self.stopped = former.since, former.stopped
         for execution in self.executions.values():
             execution.worker = self
 
@@ -104,17 +106,14 @@ class Worker(Peer):
         return max(0, self.hello.credit - self.used) if self.reconciled else 0
 
     @property
-    def cancelled(self) -> int:
-        """How many calls its engine has not ended, though all their rows are settled; none of them is known by now.
-
-        As far as its credit tells: one that grants less than it has places for, whatever the reason, counts as busy.
-        """
-        return max(0, self.hello.concurrency - self.free_calls - self.running)
+    def unwanted(self) -> int:
+        """How many settled rows its engine works on still, at most, as far as its credit tells."""
+        return min(self.stopped, max(0, self.hello.concurrency - self.free_calls - self.running))
 
     @property
     def load(self) -> int:
-        """What its engine works on: rows that are wanted, and calls that are not."""
-        return self.running + self.cancelled
+        """How many rows its engine works on, wanted or not."""
+        return self.running + self.unwanted
 
     @property
     def tries_suspects(self) -> bool:
@@ -147,6 +146,7 @@ class LLM:
 
     def note_credit(self, worker: Worker) -> None:
         """Enter ``worker`` among the free ones, or take it out, by the credit that it has now."""
+        worker.stopped = worker.unwanted
         if worker.free_calls and worker in self.workers:
             self.free.setdefault(worker)
         else:

@@ -1361,13 +1361,27 @@ def test_a_cancelled_row_that_runs_on_is_in_the_company_of_those_who_are_suspect
     assert bench.state_of("innocent") is RowState.ANSWERED
 
 
-def test_a_suspect_is_not_tried_beside_a_cancelled_row_that_runs_on() -> None:
+def test_a_suspect_is_tried_beside_a_cancelled_row_that_runs_on_only_where_no_worker_is_idle() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.client()
+    bench.worker("doomed")
+    bench.tell("client", submit("suspect"))
+    bench.worker("busy", credit=2, concurrency=2)
+    bench.tell("other", submit("endless"))
+    bench.tell("other", Release(ids("endless")))
+    bench.worker("idle", credit=2, concurrency=2)
+    bench.end("doomed")
+    idle = bench.peer("idle")
+    assert isinstance(idle, Worker)
+    assert idle.running == 1
+
+
+def test_a_worker_that_grants_less_than_it_has_places_for_tries_suspects() -> None:
     bench = Bench()
     suspects_of(bench, 1)
-    bench.client("other")
-    bench.worker("busy", credit=1, concurrency=2)  # one of its places was taken before it came here
-    assert bench.state_of("s0") is RowState.SUSPECTED
-    assert assigned(bench.tell("busy", grant(2))) == {"busy": ["s0"]}
+    assert bench.worker("unwell before", credit=1, concurrency=2)
+    assert bench.state_of("s0") is RowState.RUNNING
 
 
 def test_the_last_attempt_is_made_on_a_worker_that_has_outlived_the_last_death() -> None:
