@@ -186,7 +186,8 @@ class Watched(Network):
             return
         finished: list[int] = []
         if isinstance(message, Hello):
-            self._exonerate(wire.end)
+            if wire.is_open:  # else it was said before
+                self._exonerate(wire.end)
         elif isinstance(message, Result):
             for number in message.executions:
                 self.assigned.get(wire.end, {}).pop(number, None)
