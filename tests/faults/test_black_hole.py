@@ -99,7 +99,8 @@ def test_what_is_finished_while_a_client_is_cut_off_is_answered_when_it_is_back(
         far.forwarder.heal()
         assert answers(future) == [row.upper() for row in rows]
         llm.teardown()
-    until(lambda: is_idle(fleet, 1), "the end of all rows")
+        # The forwarder carries the goodbye, so it must not end before.
+        until(lambda: is_idle(fleet, 1), "the end of all rows")
     assert began(fleet.folder) == ended(fleet.folder) == {"held": 1, "next": 1, "last": 1}
 
 
