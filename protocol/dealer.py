@@ -215,8 +215,9 @@ class Dealer:
         try:
             self._sock.send_multipart(encode(message, self.machine.limits.max_frame_bytes), zmq.NOBLOCK, copy=False)
         except zmq.Again:
-            # There is no mark to reach: libzmq has given the connection up.
-            self.machine.broken("the connection broke", time.monotonic())
+            # There is no mark to reach: libzmq has given the connection up. Its events, if there are any, say why.
+            if self._monitor is None or not self._monitor.poll(0):
+                self.machine.broken("the connection broke", time.monotonic())
 
     def _open(self) -> None:
         self._close()

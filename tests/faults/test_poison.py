@@ -138,6 +138,8 @@ def test_a_row_that_kills_its_workers_fails_alone_after_three_deaths_while_the_o
             wait_for_workers(fleet, 4)
             former = first.process.pid
             poison = noted_llm.generate([{"input": "kill poison"}])
+            # Until then the others fill the rest of its worker, so that no row of the stream is beside it.
+            until(lambda: began(tmp_path)["poison"], "the start of the poison")
             let_go(tmp_path, names)
             with Stream(noted_llm, "same") as same, Stream(other_llm, "else") as elsewhere:
                 error = poison.exception(90)
