@@ -493,8 +493,10 @@ def test_what_is_no_broker_is_an_error_that_says_where_and_how_long(server: Any,
             with pytest.raises(NoBroker, match=rf"no broker at tcp://{address} for 0\.\d s: .*{told}") as raised:
                 pool.generate(questions("x"), 2)
             assert isinstance(raised.value, ConnectionError)
+        llm = ProcessLLM.connect("one", address, wait_s=0.2)
         with pytest.raises(NoBroker, match=rf"no broker at tcp://{address} within 0\.2 s: .*{told}"):
-            assert ProcessLLM.connect("one", address, wait_s=0.2).model_name
+            assert llm.model_name
+        llm.teardown()
 
 
 # Other processes.

@@ -318,7 +318,8 @@ def test_nothing_is_left_of_a_parent_that_ends(tmp_path: Path, then: str, code: 
         assert parent.process.wait(LIMIT_S) == code
         assert parent.living == []
         assert parent.left == []
-        assert "genpool" not in parent.said
+        # On a busy machine its broker may be waited for, which is said.
+        assert [line for line in parent.said.splitlines() if "genpool" in line and "the broker at" not in line] == []
 
 
 def test_rows_fail_when_the_interpreter_ends(tmp_path: Path) -> None:
