@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import openai
@@ -14,7 +15,7 @@ _ROW = frozenset({400, 413, 422})
 # quota, address, model, or an overload that outlasted the retries.
 _UNCLEAR = 500
 
-_CANARY_TIMEOUT_S = 10.0
+CANARY_TIMEOUT_S = 10.0
 _LONGEST_SENTENCE = 300
 
 
@@ -22,17 +23,24 @@ class Blame:
     """Turns a failed request into the error that says who is at fault.
 
     Where it may be either, a canary decides: a request of one token. If that is answered, it is the row.
+
+    Args:
+        address: where the server is, for the sentences.
+        canary: sends that request, and raises what the client library does.
+        sentence_of: what the server said in an error of that library.
     """
 
-    def __init__(self, client: openai.AsyncOpenAI, address: str, model: str) -> None:
-        self._client = client
+    def __init__(
+        self, address: str, canary: Callable[[], Awaitable[object]], sentence_of: Callable[[Exception], str]
+    ) -> None:
         self._address = address
-        self._model = model
+        self._canary = canary
+        self._sentence_of = sentence_of
 
     async def of(self, error: Exception) -> Exception:
         """The error to raise in place of ``error``: RowError, EngineUnwell, or TimeoutError or RuntimeError."""
-        sentence = f"{self._address}: {sentence_of(error)}"
-        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        sentence = f"{self._address}: {self._sentence_of(error)}"
+        status = getattr(error, "status_code", None)
         if status in _ROW:
             return RowError(sentence)
         timed_out = isinstance(error, TimeoutError)
@@ -42,11 +50,7 @@ class Blame:
 
     async def _answers_others(self) -> bool:
         try:
-            # Made anew each time, for its key may have been exchanged.
-            canary = self._client.with_options(timeout=_CANARY_TIMEOUT_S, max_retries=0)
-            await canary.chat.completions.create(
-                model=self._model, messages=[{"role": "user", "content": "a"}], extra_body={"max_tokens": 1}
-            )
+            await self._canary()
         except openai.BadRequestError:
             # It would rather have had another canary, but it is there and has the model.
             return True

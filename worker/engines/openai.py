@@ -18,15 +18,17 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
-from ...protocol.errors import ConfigurationError, EngineUnwell, RowError
+from ...protocol.errors import ConfigurationError, EngineUnwell
 from ...tasks.base import TaskLike
 from ...tasks.output import LLMOutput
 from ...tasks.prompt import SupportedFormats, chat_messages
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
-from .fault import Blame, sentence_of
+from .fanout import FanOut
+from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
+from .key import read_key
 from .loop import LoopThread
-from .row import RowEngine, check_json, check_positive, sampling, seed_at
+from .row import RowEngine, check_json, check_positive, sampling
 
 log = logging.getLogger("genpool.worker")
 
@@ -143,7 +145,7 @@ class OpenAILLM(RowEngine):
         self._seed = seed
         self._extra_body = extra_body
         self._timeout_s = timeout_s
-        self._one_by_one = False
+        self._fan_out = FanOut[ChatCompletion](lambda answer: len(answer.choices))
         self._permits = asyncio.Semaphore(concurrency)
         self._loop = LoopThread("genpool-openai", self._client.close)
         try:
@@ -151,7 +153,7 @@ class OpenAILLM(RowEngine):
         except BaseException:
             self._loop.close()
             raise
-        self._blame = Blame(self._client, self._address, self._model)
+        self._blame = Blame(self._address, self._canary, sentence_of)
 
     @property
     def model_name(self) -> str:
@@ -179,7 +181,9 @@ class OpenAILLM(RowEngine):
         body = {"messages": messages, **sampling(self._wire_names, self._settings, call.options)}
         check_json(body)
         seed = self._seed if call.seed is None else call.seed
-        answers = self._loop.run(self._answers(call, body, seed), call.cancelled)
+        answers = self._loop.run(
+            self._fan_out.answers(call.num_generations, seed, partial(self._ask, call, body)), call.cancelled
+        )
         return [output for answer in answers for output in self._outputs(call, messages, answer)][
             : call.num_generations
         ]
@@ -189,33 +193,6 @@ class OpenAILLM(RowEngine):
         for choice in answer.choices:
             yield self._output(call, messages, choice.message.content or "", choice.finish_reason, usage)
             usage = None
-
-    async def _answers(self, call: RowCall, body: dict[str, Any], seed: int | None) -> list[ChatCompletion]:
-        """Answers with all the call's choices or more between them, from as few requests as the server allows."""
-        count = call.num_generations
-        if count == 1 or self._one_by_one:
-            return await self._singly(call, body, range(count), seed)
-        try:
-            answer = await self._ask(call, body, count, seed)
-        except RowError:
-            # Servers that take no n, or none as large, refuse with 400. If one alone works, that was it.
-            answers = await self._singly(call, body, range(1), seed)
-            answers += await self._singly(call, body, range(1, count), seed)
-            self._one_by_one = True
-            return answers
-        missing = range(len(answer.choices), count)
-        self._one_by_one = bool(missing)
-        return [answer, *await self._singly(call, body, missing, seed)]
-
-    async def _singly(
-        self, call: RowCall, body: dict[str, Any], positions: range, seed: int | None
-    ) -> list[ChatCompletion]:
-        requests = [asyncio.ensure_future(self._ask(call, body, 1, seed_at(seed, position))) for position in positions]
-        try:
-            return await asyncio.gather(*requests)
-        finally:
-            for request in requests:
-                request.cancel()
 
     async def _ask(self, call: RowCall, body: dict[str, Any], count: int, seed: int | None) -> ChatCompletion:
         fields = body if count == 1 else body | {"n": count}
@@ -253,6 +230,13 @@ class OpenAILLM(RowEngine):
             if self._client.api_key == key:
                 raise
             return await create(extra_body=self._extra_body)
+
+    async def _canary(self) -> None:
+        # Made anew each time, for its key may have been exchanged.
+        canary = self._client.with_options(timeout=CANARY_TIMEOUT_S, max_retries=0)
+        await canary.chat.completions.create(
+            model=self._model, messages=[{"role": "user", "content": "a"}], extra_body={"max_tokens": 1}
+        )
 
     async def _find_model(self, model: str | None, is_official: bool) -> str:
         """``model``, once the server has shown that it is there, or the first model it lists."""
@@ -297,16 +281,8 @@ def _base_url(given: str | None) -> str | None:
 
 
 def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:
-    if file is not None:
-        try:
-            key = Path(file).expanduser().read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"api_key_file {file} cannot be read: {error}") from error
-        if not key:
-            raise ConfigurationError(f"api_key_file {file} is empty")
-        return key
-    key = os.environ.get(env, "").strip()
-    if not key and base_url is None:
+    key = read_key(env, file)
+    if key is None and base_url is None:
         raise ConfigurationError(
             f"there is no key: set the environment variable {env} or api_key_file, or base_url for a server without one"
         )
