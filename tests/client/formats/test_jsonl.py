@@ -12,7 +12,11 @@ from typing import Any, cast
 
 import pytest
 
-from genpool.client.jsonl import Line, Source, Target, check_target, encode
+from genpool.client.formats.base import Line
+from genpool.client.formats.format import format_of
+from genpool.client.formats.jsonl import JsonlSource as Source
+from genpool.client.formats.jsonl import encode
+from genpool.client.formats.target import Target, check_target
 from genpool.protocol.errors import ConfigurationError, GenpoolError
 
 
@@ -94,15 +98,15 @@ def test_an_output_that_cannot_be_written_is_found_before_any_work(path: Path) -
     link = path.with_name("link.jsonl")
     link.symlink_to(path)
     with Source(str(path)) as source:
-        check_target(str(path.with_name("out.jsonl")), source)
-        check_target("/dev/null", source)
+        check_target(str(path.with_name("out.jsonl")), source, format_of("out.jsonl"))
+        check_target("/dev/null", source, format_of("/dev/null"))
         for target, said in [
             (path.parent / "none" / "out.jsonl", "there is no directory"),
             (path.parent, "it is a directory"),
             (link, "is the input and the output"),
         ]:
             with pytest.raises(ConfigurationError, match=said):
-                check_target(str(target), source)
+                check_target(str(target), source, format_of("out.jsonl"))
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The forms that datasets have on disk, read and written: ``format.py`` says which."""
