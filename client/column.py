@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ..tasks.base import TaskLike
+from ..tasks.base import LABELLING, TaskLike, is_labelling
 from ..tasks.output import LLMOutput
 from .jsonl import encode
 from .link import Link
 
 ERROR = "error"
+
+# The column of what a task reads that has no names of its own for it.
 DEFAULT = "generations"
+DEFAULT_LABEL = "label"
 
 _OF_EVERY_OUTPUT = {
     "generation_model": "model_name",
     "generation_prompt": "prompt_used",
     "raw_generation_responses": "raw_output",
+}
+
+_OF_EVERY_LABEL = {
+    "labelling_model": "model_name",
+    "labelling_prompt": "prompt_used",
+    "raw_labelling_response": "raw_output",
 }
 
 
@@ -28,9 +37,10 @@ class Columns:
         self._llms = llms
         self._needed: list[str] | None = None
         self._made: list[str] | None = None
+        self._task = task
         if task is not None:
             self._needed = list(task.input_args_names)
-            self._made = list(getattr(task, "output_args_names", [])) or [DEFAULT]
+            self._made = list(getattr(task, "output_args_names", [])) or [self._default]
 
     @property
     def are_known(self) -> bool:
@@ -52,8 +62,19 @@ class Columns:
             return self._made
         told = self._told("output_args_names")
         if None not in told:
-            self._made = _joined(told) or [DEFAULT]
-        return _joined(told) or [DEFAULT]
+            self._made = _joined(told) or [self._default]
+        return _joined(told) or [self._default]
+
+    @property
+    def are_labels(self) -> bool:
+        """Whether the task makes labels, as far as it is known by now."""
+        if self._task is not None:
+            return is_labelling(self._task)
+        return LABELLING in cast(list[object], self._told("type"))
+
+    @property
+    def _default(self) -> str:
+        return DEFAULT_LABEL if self.are_labels else DEFAULT
 
     def _told(self, what: str) -> list[list[str] | None]:
         fleet = self._link.fleet or {}
@@ -65,34 +86,51 @@ def _joined(lists: Sequence[Sequence[str] | None]) -> list[str]:
 
 
 def output_row(
-    given: Mapping[str, Any], outputs: Sequence[LLMOutput], made: Sequence[str], error: str = ""
+    given: Mapping[str, Any],
+    outputs: Sequence[LLMOutput],
+    made: Sequence[str],
+    error: str = "",
+    *,
+    are_labels: bool = False,
 ) -> dict[str, Any]:
     """The row to write: the input's columns, and lists with an entry for each output, None where there is nothing.
 
     A parsed output that is a dict gives its entries to the columns of their names; another one goes to
-    ``generations``. What is generated takes the place of an input column of the same name.
+    ``generations``. What is generated takes the place of an input column of the same name. The columns of a single
+    label hold it itself, and no list.
     """
-    columns: dict[str, list[Any]] = {name: [None] * len(outputs) for name in made}
+    columns: dict[str, Any] = {name: [None] * len(outputs) for name in made}
     for at, output in enumerate(outputs):
-        for name, value in _entries(output.get("parsed_output")).items():
+        for name, value in _entries(output.get("parsed_output"), are_labels).items():
             columns.setdefault(name, [None] * len(outputs))[at] = value
-    for name, key in _OF_EVERY_OUTPUT.items():
+    for name, key in _of_every_output(are_labels).items():
         columns[name] = [output.get(key) for output in outputs]
+    if are_labels and len(outputs) == 1:
+        columns = {name: values[0] for name, values in columns.items()}
     row = {name: value for name, value in given.items() if name != ERROR} | columns
     return row | {ERROR: error} if error else row
 
 
-def _entries(parsed: Any) -> Mapping[str, Any]:
+def _of_every_output(are_labels: bool) -> Mapping[str, str]:
+    return _OF_EVERY_LABEL if are_labels else _OF_EVERY_OUTPUT
+
+
+def _entries(parsed: Any, are_labels: bool) -> Mapping[str, Any]:
     if parsed is None:
         return {}
     if isinstance(parsed, Mapping):
         return {str(name): value for name, value in cast(Mapping[Any, Any], parsed).items()}
-    return {DEFAULT: parsed}
+    # As distilabel's labelling tasks return them: a dict for each of the texts that were labelled.
+    if are_labels and isinstance(parsed, list) and all(isinstance(one, Mapping) for one in cast(list[Any], parsed)):
+        texts = cast(list[Mapping[Any, Any]], parsed)
+        names = dict.fromkeys(str(name) for one in texts for name in one)
+        return {name: [one.get(name) for one in texts] for name in names}
+    return {DEFAULT_LABEL if are_labels else DEFAULT: parsed}
 
 
-def replaced(given: Mapping[str, Any], made: Sequence[str]) -> list[str]:
+def replaced(given: Mapping[str, Any], made: Sequence[str], *, are_labels: bool = False) -> list[str]:
     """The input's columns that what is generated takes the place of."""
-    return [name for name in (*made, *_OF_EVERY_OUTPUT, ERROR) if name in given]
+    return [name for name in (*made, *_of_every_output(are_labels), ERROR) if name in given]
 
 
 def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
+
+LABELLING = "labelling"
 
 
 class TaskLike(Protocol):
-    """What is asked of a task. Objects that merely have these members (a distilabel task, say) are tasks too."""
+    """What is asked of a task. Objects that merely have these members (a distilabel task, say) are tasks too.
+
+    What a task may have beside them: ``parse_output_of(input, output)``, which is preferred to ``parse_output`` where
+    the row's arguments are known; ``generation_kwargs``, sampling options for the LLMs that know them, which a call's
+    own come before; and ``__type__ = "labelling"``, which gives what it makes the columns of labels.
+    """
 
     @property
     def input_args_names(self) -> Sequence[str]: ...
@@ -28,6 +35,9 @@ class Task(ABC):
         system_prompt: how the model shall behave.
         task_description: what the task is about, for people.
     """
+
+    # distilabel's name for it, so that its tasks tell the same way.
+    __type__: ClassVar[Literal["generation", "labelling"]] = "generation"
 
     system_prompt: str
     task_description: str | None = None
@@ -107,13 +117,22 @@ def same_task(tasks: Sequence[object]) -> bool:
     return len(parents) == 1 and parents.isdisjoint({object, ABC})
 
 
+def is_labelling(task: TaskLike) -> bool:
+    """Whether what ``task`` makes are labels of something that was generated before."""
+    return getattr(task, "__type__", None) == LABELLING
+
+
 def describe(task: TaskLike) -> dict[str, Any]:
-    """A task by its names, for those who do not have it: ``name``, ``input_args_names``, ``output_args_names``."""
-    return {
+    """A task by its names, for those who do not have it: ``name``, ``input_args_names``, ``output_args_names``.
+
+    Where it makes labels, its ``type`` says so.
+    """
+    names = {
         "name": type(task).__name__,
         "input_args_names": list(task.input_args_names),
         "output_args_names": list(getattr(task, "output_args_names", [])),
     }
+    return names | {"type": LABELLING} if is_labelling(task) else names
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from .base import TaskLike
@@ -37,10 +38,14 @@ def empty_output(model_name: str) -> LLMOutput:
     return LLMOutput(model_name=model_name, prompt_used=None, raw_output=None, parsed_output=None)
 
 
-def parsed_output(task: TaskLike, raw: Any) -> Any:
-    """What ``task`` reads in the completion ``raw``; None, and a line in the log, where it raises."""
+def parsed_output(task: TaskLike, raw: Any, given: Any = None) -> Any:
+    """What ``task`` reads in the completion ``raw``; None, and a line in the log, where it raises.
+
+    ``given`` are the row's arguments, where they are known: some tasks read by them.
+    """
     try:
-        return task.parse_output(raw)
+        read = getattr(task, "parse_output_of", None)
+        return task.parse_output(raw) if read is None or not isinstance(given, Mapping) else read(given, raw)
     except Exception as error:
         log.warning(
             "%s.parse_output raised %s: %s; the output keeps its text and has no parsed part",

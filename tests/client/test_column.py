@@ -10,6 +10,7 @@ from genpool import TextGenerationTask
 from genpool.client.column import Columns, encoded, output_row, replaced
 from genpool.client.link import Link
 from genpool.protocol.messages import LLMInfo
+from genpool.tasks.base import describe
 from genpool.tasks.output import LLMOutput, empty_output
 
 
@@ -67,7 +68,7 @@ def test_a_column_that_json_cannot_hold_costs_no_other() -> None:
     assert written["error"] == f"first; {problem}"
 
 
-def told(**tasks: dict[str, list[str]]) -> dict[str, LLMInfo]:
+def told(**tasks: dict[str, Any]) -> dict[str, LLMInfo]:
     return {name: LLMInfo(name, [""], task, [], 1, 0, 0, 1) for name, task in tasks.items()}
 
 
@@ -90,3 +91,58 @@ def test_without_a_task_they_are_what_the_llms_have_told_by_now() -> None:
     assert columns.needed() == ["x", "y"]
     link.fleet = {}
     assert columns.needed() == ["x", "y"]
+
+
+def test_the_columns_of_a_single_label_hold_it_itself() -> None:
+    label = output({"rating": [4.0, 2.0], "rationale": ["good", None]}, "Output 1: …", "judge")
+    given = {"input": "i", "generations": ["a", "b"], "generation_model": ["x", "y"]}
+    assert output_row(given, [label], ["rating", "rationale"], are_labels=True) == {
+        **given,
+        "rating": [4.0, 2.0],
+        "rationale": ["good", None],
+        "labelling_model": "judge",
+        "labelling_prompt": "p",
+        "raw_labelling_response": "Output 1: …",
+    }
+
+
+def test_the_columns_of_several_labels_are_lists_of_them() -> None:
+    row = output_row({}, [output({"rating": [4.0]}, "one", "x"), output(None, "two", "y")], ["rating"], are_labels=True)
+    assert row["rating"] == [[4.0], None]
+    assert (row["labelling_model"], row["raw_labelling_response"]) == (["x", "y"], ["one", "two"])
+
+
+def test_a_label_that_is_not_there_is_none() -> None:
+    row = output_row({"generations": ["a"]}, [empty_output("x")], ["rating"], "it failed", are_labels=True)
+    assert (row["rating"], row["labelling_model"], row["generations"]) == (None, "x", ["a"])
+
+
+def test_a_label_that_is_a_list_of_dicts_is_one_of_lists() -> None:
+    parsed = [{"rating": 4.0, "rationale": "good"}, {"rating": 1.0}]
+    row = output_row({}, [output(parsed)], ["rating", "rationale"], are_labels=True)
+    assert (row["rating"], row["rationale"]) == ([4.0, 1.0], ["good", None])
+
+
+def test_a_label_without_a_name_leaves_the_generations_alone() -> None:
+    row = output_row({"generations": ["a"]}, [output(7)], ["label"], are_labels=True)
+    assert (row["label"], row["generations"]) == (7, ["a"])
+
+
+def test_what_labels_take_the_place_of() -> None:
+    earlier = {"generations": ["a"], "generation_model": ["x"], "labelling_model": "old", "rating": [1.0]}
+    assert replaced(earlier, ["rating"], are_labels=True) == ["rating", "labelling_model"]
+
+
+class Judge(TextGenerationTask):
+    __type__ = "labelling"
+
+
+def test_whether_they_are_labels_is_told_by_the_task_given_or_the_llms() -> None:
+    assert Columns(Judge(), cast(Link, SimpleNamespace(fleet=None)), ["a"]).are_labels
+    assert not Columns(TextGenerationTask(), cast(Link, SimpleNamespace(fleet=None)), ["a"]).are_labels
+    link = SimpleNamespace(fleet=None)
+    columns = Columns(None, cast(Link, link), ["a"])
+    assert not columns.are_labels
+    link.fleet = told(a={**describe(Judge()), "output_args_names": []})
+    assert columns.are_labels
+    assert columns.made() == ["label"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genpool.tasks.base import Task, describe, missing_arguments, require_task, same_task
+from genpool.tasks.base import Task, describe, is_labelling, missing_arguments, require_task, same_task
 from genpool.tasks.prompt import Prompt
 from genpool.tasks.text_generation import TextGenerationTask
 
@@ -172,3 +172,15 @@ def test_describe() -> None:
 def test_describe_a_task_without_output_names() -> None:
     task: Any = Duck()
     assert describe(task) == {"name": "Duck", "input_args_names": ["question"], "output_args_names": []}
+
+
+class Judge(Summary):
+    __type__ = "labelling"
+
+
+def test_a_task_that_makes_labels_says_so() -> None:
+    assert is_labelling(Judge())
+    assert not is_labelling(Summary())
+    task: Any = Duck()
+    assert not is_labelling(task)
+    assert describe(Judge())["type"] == "labelling"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -29,3 +30,19 @@ def test_a_parse_error_is_logged_and_gives_none(raw: Any, caplog: pytest.LogCapt
         assert parsed_output(JSONTask(), raw) is None
     (line,) = caplog.messages
     assert line.startswith("JSONTask.parse_output raised ")
+
+
+class InputReader(TextGenerationTask):
+    def parse_output_of(self, input: Mapping[str, Any], output: str) -> Any:
+        return f"{output} to {input['input']}"
+
+
+def test_a_task_may_read_a_completion_by_its_input() -> None:
+    assert parsed_output(InputReader(), "yes", {"input": "why"}) == "yes to why"
+    assert parsed_output(InputReader(), "yes") == {"generations": "yes"}
+    assert parsed_output(JSONTask(), "1", {"input": "why"}) == 1
+
+
+def test_what_is_raised_by_the_input_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
+    assert parsed_output(InputReader(), "yes", {}) is None
+    assert "KeyError" in caplog.text
