@@ -16,18 +16,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from ..protocol.content import Failure, pack_row, unpack_failure, unpack_outputs
-from ..protocol.errors import DecodeError, Expired, GenpoolError, LLMLost, RemoteError, RowError, known_error
+from ..protocol.content import Failure, pack_row, unpack, unpack_failure, unpack_outputs
+from ..protocol.errors import (
+    ConfigurationError,
+    DecodeError,
+    Expired,
+    GenpoolError,
+    LLMLost,
+    RemoteError,
+    RowError,
+    known_error,
+)
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import LLMInfo, Outcome, RowKind
 from ..tasks.base import missing_arguments
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from ..tasks.prompt import to_wire
-from .record import Record, Share, shares_of
+from .item import Item
+from .option import packed_options
+from .record import Record, Share, planned_shares, shares_of
 from .row import Ending, Row, RowSpec
 from .share import draw_shares, move_shares
 
 log = logging.getLogger("genpool.client")
+
+# More sets of options than this, one for each row, say, are not worth remembering.
+_MOST_SPECS = 1024
 
 # How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
 # again and loads a large model, and no longer than a person would watch a call stand still.
@@ -75,7 +89,8 @@ class Call:
     """Splits each input over ``voices`` and joins the shares.
 
     ``finished(record)`` is called once for each input, when its last share has ended: on a callbacks thread, or in
-    ``begin`` for an input that needs no LLM.
+    ``begin`` for an input that needs no LLM. ``shared(record, share, ending)`` is called before, on a callbacks
+    thread, for each share that a worker has answered with outputs: its payload may be an Item's in a later call.
     """
 
     def __init__(
@@ -84,11 +99,13 @@ class Call:
         settings: CallSettings,
         finished: Callable[[Record], None],
         progress: Callable[..., Any] | None = None,
+        shared: Callable[[Record, Share, Ending], None] | None = None,
     ) -> None:
         self._voices = voices
         self._settings = settings
         self._finished = finished
         self._progress = progress
+        self._shared = shared
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
         self._source = random.Random(settings.seed)
@@ -99,10 +116,10 @@ class Call:
         self._lost: dict[int, LLMLost] = {}
         self._over = False
         # Rows of the same spec share one object, by which the client's machine groups them.
-        self._specs: dict[tuple[int, int], RowSpec] = {}
+        self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
 
     def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
-        """Send the rows of these inputs, each with its index."""
+        """Send the rows of these inputs, each with its index. An input may be an Item."""
         outgoing: dict[int, list[Row]] = defaultdict(list)
         done: list[Record] = []
         for index, given in inputs:
@@ -132,48 +149,71 @@ class Call:
             self._voices[at].withdraw_rows(own)
 
     def _record(self, index: int, given: Any) -> Record:
-        if self._drawn is None or self._settings.draw_each_row:
-            self._drawn = draw_shares(self._settings.num_generations, self._settings.weights, self._source)
+        item = given if isinstance(given, Item) else Item(given, index)
+        planned = planned_shares(item.plan)
+        drawn = [] if planned else self._draw(item.number)
         with self._lock:
             self._note_returns()
-            shares = shares_of(self._move(self._drawn) if self._is_redrawn else self._drawn)
-            record = Record(index, given, shares, len(shares))
+            shares = planned or shares_of(self._move(drawn) if self._is_redrawn else drawn)
+            draws = max(share.draw for share in shares)
+            record = Record(index, item.input, shares, len(shares), item.number, item.options, draws)
             if not self._over:
                 self._records[index] = record
         return record
+
+    def _draw(self, number: int) -> list[int]:
+        """The shares of one input. With a seed, those of an input are the same wherever a call begins."""
+        settings = self._settings
+        if self._drawn is None or settings.draw_each_row:
+            is_seeded = settings.draw_each_row and settings.seed is not None
+            source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
+            self._drawn = draw_shares(settings.num_generations, settings.weights, source)
+        return self._drawn
 
     def _rows(self, record: Record, shares: Iterable[tuple[int, Share]]) -> Iterator[tuple[Share, Row]]:
         """The rows for shares of one input, given with their places. What cannot become a row ends here and now."""
         for place, share in shares:
             content = self._content(record, share)
-            if isinstance(content, bytes):
-                share.row = Row(os.urandom(ROW_ID_BYTES), self._spec(share), content, self, (record.index, place))
+            if isinstance(content, tuple):
+                payload, spec = content
+                share.row = Row(os.urandom(ROW_ID_BYTES), spec, payload, self, (record.index, place))
                 yield share, share.row
             else:
                 self._end(record, share, content)
 
-    def _content(self, record: Record, share: Share) -> bytes | list[LLMOutput] | RemoteError:
-        """What a share's row carries, or what the share has come to without one."""
+    def _content(self, record: Record, share: Share) -> tuple[bytes, RowSpec] | list[LLMOutput] | RemoteError:
+        """What a share's row carries and its spec, or what the share has come to without one."""
         voice = self._voices[share.at]
+        if share.answer is not None:
+            answer, share.answer = share.answer, None
+            return self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
         lost = self._lost.get(share.at)
         if lost is not None and not self._is_redrawn:
             return self._local_error(voice, lost)
         try:
-            payload = self._payload(voice, record, self._seed_of(record.index, share.draw))
-        except RowError as error:
+            payload = self._payload(voice, record, self._seed_of(record.number, share.draw))
+            options = self._options(voice, record)
+        except (RowError, ConfigurationError) as error:
             return self._local_error(voice, error)
-        return self._empty_outputs(share) if payload is None else payload
+        return self._empty_outputs(share) if payload is None else (payload, self._spec(share, options))
 
-    def _spec(self, share: Share) -> RowSpec:
-        spec = self._specs.get((share.at, share.count))
+    def _options(self, voice: Voice, record: Record) -> bytes:
+        """The options that the input's rows are sent with. Raises ConfigurationError as ``packed_options``."""
+        packed = self._settings.options
+        if not record.options:
+            return packed
+        return packed_options([voice], {**(unpack(packed) if packed else {}), **record.options})
+
+    def _spec(self, share: Share, options: bytes) -> RowSpec:
+        spec = self._specs.get((share.at, share.count, options))
         if spec is None:
+            if len(self._specs) >= _MOST_SPECS:
+                self._specs.clear()
             voice, settings = self._voices[share.at], self._settings
             kind = RowKind.INPUT if voice.rendering_task is None else RowKind.PROMPT
             lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
-            spec = RowSpec(
-                voice.llm_name, kind, share.count, settings.options, settings.deadline, voice.wait_s, lost_after_s
-            )
-            self._specs[share.at, share.count] = spec
+            spec = RowSpec(voice.llm_name, kind, share.count, options, settings.deadline, voice.wait_s, lost_after_s)
+            self._specs[share.at, share.count, options] = spec
         return spec
 
     def _payload(self, voice: Voice, record: Record, seed: int | None) -> bytes | None:
@@ -185,10 +225,10 @@ class Call:
         given, arguments = cast(Mapping[str, Any], record.input), voice.arguments
         if not isinstance(record.input, Mapping):
             kind = type(record.input).__name__
-            raise RowError(f"input {record.index} is a {kind} and not a dict of the task's arguments")
+            raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
         missing = missing_arguments(arguments, given) if arguments is not None else []
         if missing and (voice.rendering_task is not None or voice.known_model_name is not None):
-            log.warning("input %d lacks %s; its outputs are None", record.index, ", ".join(map(repr, missing)))
+            log.warning("input %d lacks %s; its outputs are None", record.number, ", ".join(map(repr, missing)))
             return None
         # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
         content = dict(given) if arguments is None else {name: given[name] for name in arguments if name in given}
@@ -199,18 +239,18 @@ class Call:
         # A task is user code: what it raises is this row's failure, and no other's.
         except Exception as error:
             raise RowError(
-                f"the task made no prompt of input {record.index}: {type(error).__name__}: {error}"
+                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
             ) from error
         return pack_row(prompt, seed)
 
-    def _seed_of(self, index: int, draw: int) -> int | None:
+    def _seed_of(self, number: int, draw: int) -> int | None:
         seed = self._settings.seed
         if seed is None:
             return None
         # An LLM that makes a lost one's share beside its own must not say the same again.
         again = f"/{draw}" if draw else ""
         # A text seeds the same in every release of Python, and inputs that are alike still differ.
-        return random.Random(f"{seed}/{index}{again}").getrandbits(31)
+        return random.Random(f"{seed}/{number}{again}").getrandbits(31)
 
     # On a callbacks thread.
 
@@ -228,7 +268,10 @@ class Call:
             if isinstance(ending, LLMLost) and self._is_redrawn:
                 self._redraw(record, share)
             else:
-                self._end(record, share, self._outcome(share, ending))
+                outcome = self._outcome(share, record.input, ending)
+                if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
+                    self._shared(record, share, ending)
+                self._end(record, share, outcome)
         finally:
             if not record.pending:
                 self._report(record)
@@ -270,14 +313,14 @@ class Call:
         voice = self._voices[share.at]
         return [empty_output(voice.known_model_name or voice.llm_name) for _ in range(share.count)]
 
-    def _outcome(self, share: Share, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
+    def _outcome(self, share: Share, given: Any, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
         try:
-            return self._read(share, ending)
+            return self._read(share, given, ending)
         # A task is user code, and reads completions here: whatever it raises, the row has ended.
         except BaseException as error:
             return self._raised(share, error)
 
-    def _read(self, share: Share, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
+    def _read(self, share: Share, given: Any, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
         voice = self._voices[share.at]
         if isinstance(ending, GenpoolError):
             return self._local_error(voice, ending)
@@ -292,7 +335,7 @@ class Call:
             return self._local_error(voice, DecodeError(text))
         if voice.rendering_task is not None:
             for output in outputs:
-                output["parsed_output"] = parsed_output(voice.rendering_task, output.get("raw_output"))
+                output["parsed_output"] = parsed_output(voice.rendering_task, output.get("raw_output"), given)
         return outputs
 
     def _raised(self, share: Share, error: BaseException) -> RemoteError:

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, TypedDict, Unpack, cast
 
-from ..protocol.content import pack
-from ..protocol.errors import ConfigurationError, RowError, generation_error
-from ..protocol.limits import MAX_OPTIONS_BYTES
+from ..protocol.errors import ConfigurationError, generation_error
 from ..tasks.output import LLMOutput
 from .call import LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
 from .future import CallFuture
-from .record import Record
+from .option import packed_options
+from .record import Record, Share
+from .row import Ending
 from .share import check_weights
 from .stream import AsyncRows, Rows, astream, stream
 
@@ -121,7 +121,20 @@ class Generator(ABC):
         A failed row is yielded with its ``error``; nothing is raised for it. Leaving the iteration cancels the rest.
         Arguments and errors as for ``submit``.
         """
-        make_call = self._call_maker(num_generations, progress_callback_func, options)
+        return self.stream_items(inputs, num_generations, progress_callback_func, ordered=ordered, **options)
+
+    def stream_items(
+        self,
+        inputs: Iterable[Any],
+        num_generations: int = 1,
+        progress_callback_func: Progress | None = None,
+        *,
+        ordered: bool = False,
+        shared: Callable[[Record, Share, Ending], None] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Rows:
+        """``stream`` for a run of a dataset: inputs may be Items, and ``shared`` is as in Call."""
+        make_call = self._call_maker(num_generations, progress_callback_func, options, shared)
         return stream(make_call, _as_iterable(inputs), self._window, ordered=ordered)
 
     def astream(
@@ -139,12 +152,16 @@ class Generator(ABC):
         return astream(make_call, given, self._window, ordered=ordered)
 
     def _call_maker(
-        self, num_generations: int, progress: Progress | None, options: CallOptions
+        self,
+        num_generations: int,
+        progress: Progress | None,
+        options: CallOptions,
+        shared: Callable[[Record, Share, Ending], None] | None = None,
     ) -> Callable[[Callable[[Record], None]], Call]:
         """Check the arguments now, and make the Call when the iteration starts (and its timeout with it)."""
         voices = self._voices()
         _settings(voices, num_generations, options)
-        return lambda finished: Call(voices, _settings(voices, num_generations, options), finished, progress)
+        return lambda finished: Call(voices, _settings(voices, num_generations, options), finished, progress, shared)
 
     def _window(self) -> int:
         capacity = 0
@@ -205,7 +222,7 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         weights=check_weights(options.get("weights"), len(voices)),
         draw_each_row=_choice("draw", options.get("draw"), "call", "row") == "row",
         seed=_seed(options.get("seed")),
-        options=_packed(voices, options.get("generation_kwargs")),
+        options=packed_options(voices, options.get("generation_kwargs")),
         deadline=deadline_of(_seconds("timeout", options.get("timeout"))),
         fill_errors=_choice("on_error", options.get("on_error"), "raise", "fill") == "fill",
         if_lost=_if_lost(voices, options.get("if_lost")),
@@ -247,40 +264,6 @@ def _seconds(name: str, value: Any) -> float | None:
     if not isinstance(value, Real) or not float(value) > 0:
         raise ConfigurationError(f"`{name}` must be a positive number of seconds, and is {value!r}")
     return float(value)
-
-
-def _packed(voices: Sequence[Voice], generation_kwargs: Any) -> bytes:
-    """The options as bytes, after a look whether the LLMs that are known by now understand them."""
-    if generation_kwargs is None:
-        return b""
-    options = cast(Mapping[str, Any], generation_kwargs)
-    if not isinstance(generation_kwargs, Mapping) or not all(
-        isinstance(name, str) for name in cast(list[Any], options)
-    ):
-        raise ConfigurationError(
-            f"`generation_kwargs` must be a dict of sampling options by their names, and is {generation_kwargs!r}"
-        )
-    for voice in voices:
-        _require_known(voice, options)
-    try:
-        packed = pack(dict(sorted(options.items()))) if options else b""
-    except RowError as error:
-        raise ConfigurationError(f"`generation_kwargs` cannot be sent: {error}") from None
-    if len(packed) > MAX_OPTIONS_BYTES:
-        raise ConfigurationError(
-            f"`generation_kwargs` have {len(packed)} bytes, and at most {MAX_OPTIONS_BYTES} can be sent with a call"
-        )
-    return packed
-
-
-def _require_known(voice: Voice, options: Mapping[str, Any]) -> None:
-    info = voice.info
-    unknown = sorted(set(options) - set(info.options)) if info and info.ready else []
-    if info and unknown:
-        raise ConfigurationError(
-            f"{voice.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
-            f"it knows {', '.join(info.options) or 'none'}"
-        )
 
 
 def _as_iterable(inputs: Any) -> Iterable[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..protocol.errors import RemoteError
 from ..tasks.output import LLMOutput
+from .item import Planned
 from .row import Row
 
 
@@ -16,7 +17,8 @@ class Share:
     """``count`` generations of one input by the LLM at position ``at``, and the ``row`` that was sent for them.
 
     ``draw`` is 0 for the first draw of an input's shares, and another number for each later one. ``outcome`` is None
-    while it is under way. A share that was given up for others counts nothing.
+    while it is under way. A share that was given up for others counts nothing. ``answer`` is what a worker answered to
+    it in an earlier run, until it is read.
     """
 
     at: int
@@ -24,6 +26,7 @@ class Share:
     draw: int = 0
     outcome: list[LLMOutput] | RemoteError | None = None
     row: Row | None = None
+    answer: bytes | None = None
 
     def give_up(self) -> None:
         """Others take its place."""
@@ -32,12 +35,17 @@ class Share:
 
 @dataclass(slots=True)
 class Record:
-    """One input. ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew."""
+    """One input. ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew.
+
+    ``number`` and ``options`` are as in item.Item.
+    """
 
     index: int
     input: Any
     shares: list[Share]
     pending: int
+    number: int = 0
+    options: Mapping[str, Any] | None = None
     draws: int = 0
     failure: RemoteError | None = None
 
@@ -53,8 +61,16 @@ class Record:
     @property
     def outputs(self) -> list[LLMOutput]:
         """All that is finished, in the order of the LLMs."""
+        return [output for _, outputs in self._finished() for output in outputs]
+
+    @property
+    def makers(self) -> list[int]:
+        """For each of ``outputs``, the position of the LLM that made it."""
+        return [at for at, outputs in self._finished() for _ in outputs]
+
+    def _finished(self) -> list[tuple[int, list[LLMOutput]]]:
         shares = sorted(self.shares, key=lambda share: share.at)
-        return [output for share in shares if isinstance(share.outcome, list) for output in share.outcome]
+        return [(share.at, share.outcome) for share in shares if isinstance(share.outcome, list)]
 
     @property
     def is_whole(self) -> bool:
@@ -78,3 +94,8 @@ class Record:
 def shares_of(counts: Sequence[int], draw: int = 0) -> list[Share]:
     """A share for each LLM that makes something."""
     return [Share(at, count, draw) for at, count in enumerate(counts) if count]
+
+
+def planned_shares(plan: Sequence[Planned]) -> list[Share]:
+    """The shares of an input whose draw is known."""
+    return [Share(one.at, one.count, one.draw, answer=one.answer) for one in plan]

@@ -6,7 +6,16 @@ import asyncio
 import contextvars
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +40,14 @@ class Row:
         input: the input itself.
         outputs: its outputs, in the order of the LLMs; where shares have failed, those that are there.
         error: the first failure, with the others in its ``others``; None when nothing failed.
+        llms: for each output, the position of the LLM that made it.
     """
 
     index: int
     input: Any
     outputs: list[LLMOutput]
     error: RemoteError | None
+    llms: Sequence[int] = ()
 
 
 # What a stream is: leaving it early is ``close()`` or ``aclose()``.
@@ -53,7 +64,7 @@ class _Order:
         self._early: dict[int, Row] = {}
 
     def arrived(self, record: Record) -> Iterator[Row]:
-        row = Row(record.index, record.input, record.outputs, record.failure)
+        row = Row(record.index, record.input, record.outputs, record.failure, record.makers)
         if not self._ordered:
             yield row
             return

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from voices import Asked, FakeLink, FakeVoice, done, echo, failed
+from voices import Asked, FakeLink, FakeVoice, done, echo, failed, info
 
 from genpool.client.call import Call, CallSettings
-from genpool.client.record import Record
+from genpool.client.item import Item, Planned
+from genpool.client.record import Record, Share
 from genpool.client.row import Ending
-from genpool.protocol.content import pack
+from genpool.protocol.content import pack, unpack_outputs
 from genpool.protocol.errors import Expired, GenpoolError, RemoteError, UnknownLLM, generation_error
 from genpool.protocol.messages import Outcome
 from genpool.tasks.base import Task
@@ -51,9 +52,10 @@ class Run:
         self.voices = [FakeVoice("a", self.link, **of_voice), FakeVoice("b", other or self.link, **of_voice)]
         self.records: list[Record] = []
         self.advances: list[int] = []
-        self.call = Call(self.voices, asked_for, self.records.append, self._progress)
+        self.settings = asked_for
+        self.call = Call(self.voices, asked_for, self.records.append, self.progress)
 
-    def _progress(self, *, advance: int) -> None:
+    def progress(self, *, advance: int) -> None:
         self.advances.append(advance)
 
     def over(self, given: Iterable[Any]) -> dict[int, Record]:
@@ -419,3 +421,95 @@ def test_whatever_builtin_an_engine_raises_becomes_an_error_that_can_be_raised(n
     error = generation_error({0: record.failure}, [record.outputs])
     assert "it broke" in str(error)
     assert error.failures[0].message == "it broke"
+
+
+def finished_shares(run: Run) -> list[tuple[int, int, int, int, bytes]]:
+    """Has the run's call tell of the shares that workers answer: the input's number, and what a later Item needs."""
+    told: list[tuple[int, int, int, int, bytes]] = []
+
+    def shared(record: Record, share: Share, ending: Ending) -> None:
+        told.append((record.number, share.at, share.count, share.draw, ending.payload))
+
+    run.call = Call(run.voices, run.settings, run.records.append, run.progress, shared)
+    return told
+
+
+def test_shares_with_outputs_are_told_of_before_their_input_is_finished() -> None:
+    def answer(asked: Asked) -> Ending:
+        return failed("bad") if asked.llm == "b" else echo(asked)
+
+    run = Run(settings(2), FakeLink(answer))
+    told = finished_shares(run)
+    run.over(inputs("x", "y"))
+    assert [(number, at, count) for number, at, count, _, _ in told] == [(0, 0, 1), (1, 0, 1)]
+    assert unpack_outputs(told[0][-1])[0]["raw_output"] == "a: x #1"
+
+
+def test_what_was_finished_before_is_not_asked_again() -> None:
+    before = Run(settings(3, seed=5), task=Shout(), arguments=["input"])
+    told = finished_shares(before)
+    whole = before.over([Item({"input": "x"}, 7)])[0]
+    _, at, count, draw, answer = told[0]
+    plan = [Planned(at, count, draw, answer), *(Planned(*other[1:4]) for other in told[1:])]
+
+    after = Run(settings(3, seed=5), task=Shout(), arguments=["input"])
+    record = after.over([Item({"input": "x"}, 7, plan=plan)])[0]
+    assert record.outputs == whole.outputs
+    assert record.outputs[0]["parsed_output"] == {"shout": record.outputs[0]["raw_output"].upper()}
+    assert [asked.llm for asked in after.link.rows] == ["b" if at == 0 else "a"]
+    assert after.link.rows[0].seed == before.link.rows[-1].seed
+    assert sum(after.advances) == 3
+
+
+def test_an_item_that_is_all_finished_ends_in_begin() -> None:
+    run = Run(settings(2))
+    answer = done({"raw_output": "one"}, {"raw_output": "two"}).payload
+    record = run.over([Item({"input": "x"}, 3, plan=[Planned(1, 2, 0, answer)])])[0]
+    assert (len(record.outputs), record.makers, run.link.rows) == (2, [1, 1], [])
+
+
+def test_a_damaged_answer_of_before_fails_its_share_alone() -> None:
+    run = Run(settings(2))
+    record = run.over([Item({"input": "x"}, 0, plan=[Planned(0, 1, 0, b"\xc1"), Planned(1, 1)])])[0]
+    assert record.failure is not None
+    assert record.failure.type_name == "DecodeError"
+    assert [output["raw_output"] for output in record.outputs] == ["b: x #1"]
+
+
+def test_the_draw_and_the_seeds_of_an_item_go_by_its_number() -> None:
+    whole = Run(settings(1, draw_each_row=True, seed=4))
+    records = whole.over(inputs(*map(str, range(40))))
+    late = Run(settings(1, draw_each_row=True, seed=4))
+    resumed = late.over([Item({"input": str(number)}, number) for number in range(30, 40)])
+    assert [shares(resumed[at]) for at in range(10)] == [shares(records[at]) for at in range(30, 40)]
+    seeds = {asked.text: asked.seed for asked in whole.link.rows}
+    assert {asked.text: asked.seed for asked in late.link.rows}.items() <= seeds.items()
+
+
+def test_options_of_one_input_go_over_those_of_the_call_and_never_mix() -> None:
+    run = Run(settings(1, options=pack({"temperature": 0.5, "top_p": 0.9})), FakeLink(echo))
+    given = [{"temperature": 1.0}, None, {"temperature": 1.0}]
+    run.over([Item({"input": str(at)}, at, options) for at, options in enumerate(given)])
+    assert [asked.options for asked in run.link.rows] == [
+        {"temperature": 1.0, "top_p": 0.9},
+        {"temperature": 0.5, "top_p": 0.9},
+        {"temperature": 1.0, "top_p": 0.9},
+    ]
+    specs = [asked.row.spec for asked in run.link.rows]
+    assert specs[0] is specs[2]
+    assert specs[0] != specs[1]
+
+
+def test_options_that_an_llm_does_not_know_fail_their_input_alone() -> None:
+    link = FakeLink(echo, info("a", options=["top_p"]), info("b", options=["top_p"]))
+    run = Run(settings(2), link)
+    records = run.over([Item({"input": "x"}, 0, {"temprature": 1}), Item({"input": "y"}, 1, {"top_p": 0.5})])
+    assert records[0].failure is not None
+    assert "'a' knows no option 'temprature'; it knows top_p" in str(records[0].failure)
+    assert records[1].failure is None
+
+
+def test_as_many_sets_of_options_as_inputs_are_not_kept() -> None:
+    run = Run(settings(1))
+    run.over([Item({"input": "x"}, at, {"max_tokens": at}) for at in range(3000)])
+    assert len(run.call._specs) <= 1024

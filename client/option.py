@@ -1,0 +1,56 @@
+"""Generation options: checked against what the LLMs know, and packed for the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from ..protocol.content import pack
+from ..protocol.errors import ConfigurationError, RowError
+from ..protocol.limits import MAX_OPTIONS_BYTES
+from ..protocol.messages import LLMInfo
+
+
+class Knower(Protocol):
+    """One LLM, and what it has told of itself by now."""
+
+    @property
+    def llm_name(self) -> str: ...
+    @property
+    def info(self) -> LLMInfo | None: ...
+
+
+def packed_options(llms: Sequence[Knower], options: Any) -> bytes:
+    """The options as bytes, after a look whether the LLMs that are known by now understand them.
+
+    Raises:
+        ConfigurationError: they are no dict by names, an LLM knows one of them not, or they cannot be sent.
+    """
+    if options is None:
+        return b""
+    named = cast(Mapping[str, Any], options)
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in cast(list[Any], named)):
+        raise ConfigurationError(
+            f"`generation_kwargs` must be a dict of sampling options by their names, and is {options!r}"
+        )
+    for llm in llms:
+        _require_known(llm, named)
+    try:
+        packed = pack(dict(sorted(named.items()))) if named else b""
+    except RowError as error:
+        raise ConfigurationError(f"`generation_kwargs` cannot be sent: {error}") from None
+    if len(packed) > MAX_OPTIONS_BYTES:
+        raise ConfigurationError(
+            f"`generation_kwargs` have {len(packed)} bytes, and at most {MAX_OPTIONS_BYTES} can be sent with a call"
+        )
+    return packed
+
+
+def _require_known(llm: Knower, options: Mapping[str, Any]) -> None:
+    info = llm.info
+    unknown = sorted(set(options) - set(info.options)) if info and info.ready else []
+    if info and unknown:
+        raise ConfigurationError(
+            f"{llm.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
+            f"it knows {', '.join(info.options) or 'none'}"
+        )
