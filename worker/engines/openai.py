@@ -1,36 +1,27 @@
-"""Models behind a server that speaks OpenAI's chat completions: vLLM, llama.cpp's server, a hosted API.
+"""Models behind a server that speaks OpenAI's interface: vLLM, SGLang, llama.cpp's server, Ollama, a hosted API.
 
-engine threads ── generate_row ──▶ LoopThread ── AsyncOpenAI, at most ``concurrency`` requests ──▶ server
+engine threads ── generate_row ──▶ LoopThread ── at most ``concurrency`` requests ── Endpoint ──▶ server
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-import openai
-from openai.types.chat import ChatCompletion, ChatCompletionMessage
-
-from ...protocol.errors import ConfigurationError, EngineUnwell
+from ...protocol.errors import ConfigurationError, RowError
 from ...tasks.base import TaskLike
 from ...tasks.output import LLMOutput
-from ...tasks.prompt import SupportedFormats, chat_messages
+from ...tasks.prompt import SupportedFormats, chat_messages, plain_text
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
+from .endpoint import Answer, Api, Endpoint
 from .fanout import FanOut
-from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
-from .key import read_key
+from .limiter import Limiter
 from .loop import LoopThread
 from .row import RowEngine, check_json, check_positive, sampling
-
-log = logging.getLogger("genpool.worker")
 
 _WIRE_NAMES = {
     "max_new_tokens": "max_tokens",
@@ -39,68 +30,93 @@ _WIRE_NAMES = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "stop": "stop",
-    "response_format": "response_format",
 }
 
+# Not OpenAI's own, but called the same by vLLM, SGLang and llama.cpp.
+_OPEN_WIRE_NAMES = {"top_k": "top_k", "min_p": "min_p"}
+
+_CHAT_WIRE_NAMES = {"response_format": "response_format"}
+
 # OpenAI's own reasoning models refuse ``max_tokens``, and many servers do not know the newer name.
-_OFFICIAL_WIRE_NAMES = _WIRE_NAMES | {"max_new_tokens": "max_completion_tokens"}
+_OFFICIAL_CHAT_WIRE_NAMES = {"max_new_tokens": "max_completion_tokens"}
+
+# What this engine says itself: another value would change which answer comes, or how it is read.
+_OWN_FIELDS = frozenset({"model", "messages", "prompt", "n", "stream", "stream_options"})
 
 # Formats that are right inside a chat message. The others write a model's turn markers, which the server adds itself.
 _CHAT_FORMATS = (None, "default", "openai")
 
-# A server that is there accepts a connection at once and lists its models soon, however long a completion takes.
-_CONNECT_S = 5.0
-_QUICK_S = 10.0
-
-_NO_KEY = "none"
+# For the estimate by which a request waits for its tokens; how many it was is known afterwards.
+_BYTES_PER_TOKEN = 4
 
 
 class OpenAILLM(RowEngine):
-    """A model on a server with OpenAI's chat completions interface.
+    """A model on a server with OpenAI's interface: chat completions, or plain completions for base models.
 
     Where the server answers with fewer choices than asked for, or takes no more than one, the rest is asked for in
-    requests of their own.
+    requests of their own. Start a worker beside each server::
+
+        vllm serve Qwen/Qwen2.5-7B-Instruct --port 8000
+        genpool worker --llm qwen --engine openai --set base_url=http://127.0.0.1:8000/v1
+
+    or, for a hosted API, with the key in the environment::
+
+        export OPENAI_API_KEY=...
+        genpool worker --llm gpt --engine openai --model gpt-4o-mini --rpm 500 --tpm 200000
 
     Args:
         model: the model's name on the server; None takes the first that the server lists.
         task: what the LLM does with an input. Text generation if None.
         base_url: where the server is, up to ``/v1``. The environment variable ``OPENAI_BASE_URL`` if None, else
             OpenAI itself.
+        api: "chat" has the server apply the model's chat template. "completions" sends a text as it is: what
+            ``prompt_format`` or ``prompt_formatting_fn`` makes of a prompt, else its system prompt, a line break and
+            the rest.
         api_key_env: the environment variable that holds the key.
         api_key_file: a file that holds the key, in place of the variable; it is read again when the server refuses
             the key. Where neither gives a key, a server at ``base_url`` is asked without one.
-        max_new_tokens, temperature, top_p, frequency_penalty, presence_penalty, stop: sampling, unless a call says
-            otherwise; None leaves it to the server.
+        max_new_tokens, temperature, top_p, top_k, min_p, frequency_penalty, presence_penalty, stop: sampling, unless a
+            call says otherwise; None leaves it to the server. OpenAI itself knows no ``top_k`` and ``min_p``.
+        response_format: what the answer must look like, as OpenAI writes it:
+            ``{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}``. For chat only.
         seed: seeds rows that bring none. Requests of one row differ in their seeds.
-        extra_body: more fields for each request, such as the server's own sampling options.
-        timeout_s: how long a request may take, tries and pauses included.
-        max_retries: how often a request is tried again, after growing pauses, when the server cannot be reached, is
-            overloaded or fails.
+        extra_body: more fields for each request, such as the server's own sampling options
+            (``{"repetition_penalty": 1.1}``). A call's option of this name goes before it, field by field.
+        rpm, tpm: requests, and tokens of prompts and completions together, that go to the server in a minute at
+            most, from this worker; None for no limit.
+        timeout_s: how long a request may take, tries and pauses included, but not the wait for ``rpm`` and ``tpm``.
+        max_retries: how often a request is tried again, after growing pauses or what ``Retry-After`` says, when the
+            server cannot be reached, is overloaded or fails.
         concurrency: requests at once.
-        num_threads, prompt_format, prompt_formatting_fn: as for ``LLM``; a format for text completion is refused.
+        num_threads, prompt_format, prompt_formatting_fn: as for ``LLM``; for chat, a format for text completion is
+            refused.
 
     Raises:
         ConfigurationError: there is no key, or an argument cannot be used.
         EngineUnwell: the server cannot be reached, refuses the key, or lists no model.
     """
 
-    option_names = frozenset(_WIRE_NAMES)
-
     def __init__(
         self,
         model: str | None = None,
         task: TaskLike | None = None,
         base_url: str | None = None,
+        api: Api = "chat",
         api_key_env: str = "OPENAI_API_KEY",
         api_key_file: str | Path | None = None,
         max_new_tokens: int | None = 128,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
         frequency_penalty: float | None = None,
         presence_penalty: float | None = None,
         stop: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
         seed: int | None = None,
         extra_body: dict[str, Any] | None = None,
+        rpm: float | None = None,
+        tpm: float | None = None,
         timeout_s: float = 600.0,
         max_retries: int = 4,
         concurrency: int = 64,
@@ -114,51 +130,52 @@ class OpenAILLM(RowEngine):
             prompt_format=prompt_format,
             prompt_formatting_fn=prompt_formatting_fn,
         )
-        numbers = {"max_new_tokens": max_new_tokens, "timeout_s": timeout_s, "concurrency": concurrency}
+        numbers = {
+            "max_new_tokens": max_new_tokens,
+            "timeout_s": timeout_s,
+            "concurrency": concurrency,
+            "rpm": rpm,
+            "tpm": tpm,
+        }
         check_positive(numbers, numbers)
-        if prompt_format not in _CHAT_FORMATS:
-            raise ConfigurationError(
-                f"prompt_format={prompt_format!r} writes a model's turn markers, and the server adds its own: "
-                "use 'openai' or leave it out"
-            )
         if max_retries < 0:
             raise ConfigurationError(f"max_retries must not be below 0, got {max_retries}")
-        base_url = _base_url(base_url)
-        self._read_key = partial(_api_key, base_url, api_key_env, api_key_file)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._read_key(),
-            base_url=base_url,
-            timeout=openai.Timeout(None, connect=_CONNECT_S),
-            max_retries=max_retries,
+        _check_format(api, prompt_format)
+        _check_extra(extra_body or {}, ConfigurationError)
+        self._endpoint = Endpoint(
+            api, base_url, api_key_env, api_key_file, timeout_s, max_retries, concurrency, Limiter(rpm, tpm)
         )
-        self._address = _without_login(str(self._client.base_url))
-        self._rows_at_once = concurrency
-        self._wire_names = _WIRE_NAMES if base_url else _OFFICIAL_WIRE_NAMES
+        self._is_chat = api == "chat"
+        self._wire_names = _wire_names(api, self._endpoint.is_official)
+        self.option_names = frozenset({*self._wire_names, "extra_body"})
         self._settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
+            "top_k": top_k,
+            "min_p": min_p,
             "frequency_penalty": frequency_penalty,
             "presence_penalty": presence_penalty,
             "stop": stop,
+            "response_format": response_format,
         }
+        self._check_settings()
+        self._extra_body = extra_body or {}
         self._seed = seed
-        self._extra_body = extra_body
-        self._timeout_s = timeout_s
-        self._fan_out = FanOut[ChatCompletion](lambda answer: len(answer.choices))
+        self._rows_at_once = concurrency
         self._permits = asyncio.Semaphore(concurrency)
-        self._loop = LoopThread("genpool-openai", self._client.close)
+        self._fan_out = FanOut[Answer](lambda answer: len(answer.choices))
+        self._loop = LoopThread("genpool-openai", self._endpoint.close)
         try:
-            self._model = self._loop.run(self._find_model(model, is_official=base_url is None))
+            self._loop.run(self._endpoint.find_model(model))
         except BaseException:
             self._loop.close()
             raise
-        self._blame = Blame(self._address, self._canary, sentence_of)
 
     @property
     def model_name(self) -> str:
         """The model's name on the server."""
-        return self._model
+        return self._endpoint.model
 
     def close(self) -> None:
         """Ends the requests that run and the connections."""
@@ -169,7 +186,7 @@ class OpenAILLM(RowEngine):
         """The outputs of one row. Their usage adds up to the server's count: the first of a request's outputs has it.
 
         Raises:
-            RowError: the server refuses the row (400, 413, 422).
+            RowError: the server refuses the row (400, 413, 422), or it cannot be sent.
             EngineUnwell: the server cannot be reached, is overloaded, or refuses the key, the model or the quota.
             TimeoutError, RuntimeError: this row's request failed, while the server answers others.
             concurrent.futures.CancelledError: ``call.cancelled`` was set; the request was closed.
@@ -177,118 +194,74 @@ class OpenAILLM(RowEngine):
         """
         if self._is_closed:
             raise self._closed()
-        messages = chat_messages(self.prompt_of(call))
-        body = {"messages": messages, **sampling(self._wire_names, self._settings, call.options)}
-        check_json(body)
+        prompt = self.prompt_of(call)
+        used = chat_messages(prompt) if self._is_chat else plain_text(prompt)
+        if not used:
+            raise RowError("the prompt is empty")
+        fields = sampling(self._wire_names, self._settings, call.options) | self._extra_of(call)
+        check_json({"prompt": used, **fields})
         seed = self._seed if call.seed is None else call.seed
-        answers = self._loop.run(
-            self._fan_out.answers(call.num_generations, seed, partial(self._ask, call, body)), call.cancelled
-        )
-        return [output for answer in answers for output in self._outputs(call, messages, answer)][
-            : call.num_generations
-        ]
+        ask = partial(self._ask, call, used, fields)
+        answers = self._loop.run(self._fan_out.answers(call.num_generations, seed, ask), call.cancelled)
+        outputs = [output for answer in answers for output in self._outputs(call, used, answer)]
+        return outputs[: call.num_generations]
 
-    def _outputs(self, call: RowCall, messages: list[dict[str, Any]], answer: ChatCompletion) -> Iterable[LLMOutput]:
-        usage = None if answer.usage is None else answer.usage.model_dump()
+    def _outputs(self, call: RowCall, prompt: Any, answer: Answer) -> Iterable[LLMOutput]:
+        usage = answer.usage
         for choice in answer.choices:
-            yield self._output(call, messages, choice.message.content or "", choice.finish_reason, usage)
+            yield self._output(call, prompt, choice.text, choice.finish_reason, usage)
             usage = None
 
-    async def _ask(self, call: RowCall, body: dict[str, Any], count: int, seed: int | None) -> ChatCompletion:
-        fields = body if count == 1 else body | {"n": count}
-        if seed is not None:
-            fields = fields | {"seed": seed}
+    async def _ask(self, call: RowCall, prompt: Any, fields: dict[str, Any], count: int, seed: int | None) -> Answer:
+        own = {"n": count if count > 1 else None, "seed": seed}
+        fields = fields | {name: value for name, value in own.items() if value is not None}
         async with self._permits:
             if call.cancelled.is_set():
                 raise asyncio.CancelledError("nobody wants the row any more")
-            try:
-                answer = await self._create(fields)
-            except (openai.OpenAIError, TimeoutError, ValueError) as error:
-                raise await self._blame.of(error) from error
-        if not _is_completion(answer):
-            said = " ".join(str(answer).split())[:200]
-            raise EngineUnwell(f"{self._address} answered with something that is no chat completion: {said}")
-        return answer
+            return await self._endpoint.ask(prompt, fields, _tokens_of(prompt, call.options, self._settings, count))
 
-    async def _create(self, fields: dict[str, Any]) -> object:
-        try:
-            # Around the client library's own tries: it would begin a row that takes too long again and again.
-            async with asyncio.timeout(self._timeout_s):
-                return await self._create_with_new_key(fields)
-        except TimeoutError:
-            raise TimeoutError(f"no answer within {self._timeout_s:g} s") from None
+    def _extra_of(self, call: RowCall) -> dict[str, Any]:
+        given: object = call.options.get("extra_body")
+        if given is None:
+            return self._extra_body
+        if not isinstance(given, Mapping):
+            raise RowError(f"extra_body must be a dict of fields for the request, got {given!r}")
+        extra = cast(Mapping[str, Any], given)
+        _check_extra(extra, RowError)
+        return {**self._extra_body, **extra}
 
-    async def _create_with_new_key(self, fields: dict[str, Any]) -> object:
-        """Asks once more when the key is refused and another one is given by now."""
-        create = partial(cast(Any, self._client.chat.completions).create, model=self._model, **fields)
-        key = self._client.api_key
-        try:
-            return await create(extra_body=self._extra_body)
-        except openai.AuthenticationError:
-            with suppress(ConfigurationError):  # a file that is just being written
-                self._client.api_key = self._read_key()
-            if self._client.api_key == key:
-                raise
-            return await create(extra_body=self._extra_body)
-
-    async def _canary(self) -> None:
-        # Made anew each time, for its key may have been exchanged.
-        canary = self._client.with_options(timeout=CANARY_TIMEOUT_S, max_retries=0)
-        await canary.chat.completions.create(
-            model=self._model, messages=[{"role": "user", "content": "a"}], extra_body={"max_tokens": 1}
-        )
-
-    async def _find_model(self, model: str | None, is_official: bool) -> str:
-        """``model``, once the server has shown that it is there, or the first model it lists."""
-        if model is None and is_official:
-            raise ConfigurationError("OpenAI serves many models: name one as the model")
-        try:
-            listed = await self._client.with_options(timeout=_QUICK_S, max_retries=1).models.list()
-            names = [one.id for one in listed.data]
-        except openai.APIStatusError as error:
-            # Not every server lists its models, and not every key may ask for them.
-            if model is not None and error.status_code != 401:
-                return model
-            hint = "" if self._address.endswith("/v1") else " (base_url mostly ends in /v1)"
-            raise EngineUnwell(f"{self._address} does not list its models: {sentence_of(error)}{hint}") from error
-        except openai.OpenAIError as error:
-            raise EngineUnwell(f"{self._address} cannot be reached: {sentence_of(error)}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise EngineUnwell(f"{self._address} is no OpenAI server: its list of models cannot be read") from error
-        if model is not None:
-            return model
-        if not names:
-            raise EngineUnwell(f"{self._address} lists no model")
-        if len(names) > 1:
-            log.warning("%s has the models %s: %s is taken", self._address, ", ".join(names), names[0])
-        return names[0]
+    def _check_settings(self) -> None:
+        """Settings that would never be sent are a mistake."""
+        unknown = [name for name, value in self._settings.items() if value is not None and name not in self._wire_names]
+        if unknown:
+            where = "OpenAI itself" if self._endpoint.is_official else "api='completions'"
+            raise ConfigurationError(f"{where} takes no {', '.join(unknown)}: leave it out, or see extra_body")
 
 
-def _is_completion(answer: object) -> TypeGuard[ChatCompletion]:
-    """Whether it has the parts that are read. The client library believes whatever a server answers."""
-    choices: object = getattr(answer, "choices", None)
-    if not isinstance(choices, list):
-        return False
-    messages = [getattr(one, "message", None) for one in cast(list[object], choices)]
-    return bool(messages) and all(isinstance(one, ChatCompletionMessage) for one in messages)
+def _wire_names(api: Api, is_official: bool) -> dict[str, str]:
+    open_names = {} if is_official else _OPEN_WIRE_NAMES
+    chat_names = _CHAT_WIRE_NAMES if api == "chat" else {}
+    official = _OFFICIAL_CHAT_WIRE_NAMES if api == "chat" and is_official else {}
+    return _WIRE_NAMES | open_names | chat_names | official
 
 
-def _base_url(given: str | None) -> str | None:
-    url = given or os.environ.get("OPENAI_BASE_URL") or None
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"base_url must begin with http:// or https://, got {_without_login(url)!r}")
-    return url
-
-
-def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:
-    key = read_key(env, file)
-    if key is None and base_url is None:
+def _check_format(api: Api, prompt_format: str | None) -> None:
+    if api == "chat" and prompt_format not in _CHAT_FORMATS:
         raise ConfigurationError(
-            f"there is no key: set the environment variable {env} or api_key_file, or base_url for a server without one"
+            f"prompt_format={prompt_format!r} writes a model's turn markers, and the server adds its own: "
+            "use 'openai' or leave it out, or set api='completions'"
         )
-    return key or _NO_KEY
+    if api == "completions" and prompt_format == "openai":
+        raise ConfigurationError("prompt_format='openai' makes chat messages, and api='completions' sends a text")
 
 
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+def _check_extra(extra: Mapping[str, Any], error: type[Exception]) -> None:
+    own = sorted(_OWN_FIELDS & extra.keys())
+    if own:
+        raise error(f"extra_body must leave {', '.join(own)} to the engine")
+
+
+def _tokens_of(prompt: Any, options: Mapping[str, Any], settings: Mapping[str, Any], count: int) -> int:
+    """About how many tokens a request will use at most, before anything is known of it."""
+    most: object = {**settings, **options}["max_new_tokens"]
+    return len(str(prompt).encode()) // _BYTES_PER_TOKEN + count * (most if isinstance(most, int) else 0)

@@ -1,0 +1,257 @@
+"""A model behind a server with OpenAI's interface: where it is, the key for it, and requests that outlive trouble.
+
+ask ── its turn (rpm, tpm) ──▶ request ──▶ Answer
+          ▲                      └── refused, or lost ──▶ pause and try again, or the error that says whose fault it is
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import openai
+from openai.types.chat import ChatCompletionMessage
+
+from ...protocol.errors import ConfigurationError, EngineUnwell
+from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
+from .key import read_key
+from .limiter import Limiter
+from .retry import pause_s
+
+log = logging.getLogger("genpool.worker")
+
+Api = Literal["chat", "completions"]
+
+# A server that is there accepts a connection at once and lists its models soon, however long a completion takes.
+_CONNECT_S = 5.0
+_QUICK_S = 10.0
+
+_NO_KEY = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One completion."""
+
+    text: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request brought: its choices, and the tokens of all of them together where the server counts them."""
+
+    choices: list[Choice]
+    usage: Mapping[str, int] | None
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the prompt and the completions."""
+        return sum(self.usage.values()) if self.usage else None
+
+
+class Endpoint:
+    """One server, and the model on it once ``find_model`` was awaited. Of one event loop.
+
+    Args: as for ``OpenAILLM``; ``concurrency`` is how many requests it may be asked for at once.
+
+    Raises:
+        ConfigurationError: there is no key, or an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        base_url: str | None,
+        api_key_env: str,
+        api_key_file: str | Path | None,
+        timeout_s: float,
+        max_retries: int,
+        concurrency: int,
+        limiter: Limiter,
+    ) -> None:
+        url = _base_url(base_url)
+        self.is_official = url is None
+        self._read_key = partial(_api_key, url, api_key_env, api_key_file)
+        self._client = openai.AsyncOpenAI(
+            api_key=self._read_key(),
+            base_url=url,
+            timeout=openai.Timeout(None, connect=_CONNECT_S),
+            # Tries are made here, where a used-up quota is told from an overload and every try waits for its turn.
+            max_retries=0,
+            http_client=_http_client(concurrency),
+        )
+        self.address = _without_login(str(self._client.base_url))
+        self.model = ""
+        self._api: Api = api
+        self._timeout_s = timeout_s
+        self._max_retries = max_retries
+        self._limiter = limiter
+        self._blame = Blame(self.address, self._ask_canary, sentence_of)
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._client.close()
+
+    async def find_model(self, model: str | None) -> None:
+        """Take ``model``, once the server has shown that it is there, or the first model it lists.
+
+        Raises:
+            ConfigurationError: OpenAI itself needs a name.
+            EngineUnwell: the server cannot be reached, refuses the key, or lists no model.
+        """
+        if model is None and self.is_official:
+            raise ConfigurationError("OpenAI serves many models: name one as the model")
+        try:
+            listed = await self._client.with_options(timeout=_QUICK_S, max_retries=1).models.list()
+            names = [one.id for one in listed.data]
+        except openai.APIStatusError as error:
+            # Not every server lists its models, and not every key may ask for them.
+            if model is not None and error.status_code != 401:
+                self.model = model
+                return
+            hint = "" if self.address.endswith("/v1") else " (base_url mostly ends in /v1)"
+            raise EngineUnwell(f"{self.address} does not list its models: {sentence_of(error)}{hint}") from error
+        except openai.OpenAIError as error:
+            raise EngineUnwell(f"{self.address} cannot be reached: {sentence_of(error)}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise EngineUnwell(f"{self.address} is no OpenAI server: its list of models cannot be read") from error
+        if model is None and not names:
+            raise EngineUnwell(f"{self.address} lists no model")
+        if model is None and len(names) > 1:
+            log.warning("%s has the models %s: %s is taken", self.address, ", ".join(names), names[0])
+        self.model = names[0] if model is None else model
+
+    async def ask(self, prompt: str | list[dict[str, Any]], fields: Mapping[str, Any], tokens: int) -> Answer:
+        """The answer to one request.
+
+        Args:
+            prompt: chat messages, or a text for plain completions.
+            fields: the other fields of the request's body.
+            tokens: about how many tokens it will use, as far as is known before.
+
+        Raises:
+            RowError, EngineUnwell, TimeoutError, RuntimeError: as for ``OpenAILLM.generate_row``.
+        """
+        try:
+            answer = await self._ask_until_answered(prompt, fields, tokens)
+        except (openai.OpenAIError, TimeoutError, ValueError) as error:
+            raise await self._blame.of(error) from error
+        read = read_answer(answer)
+        if read is None:
+            said = " ".join(str(answer).split())[:200]
+            raise EngineUnwell(f"{self.address} answered with something that is no completion: {said}")
+        if read.tokens is not None:
+            self._limiter.correct(read.tokens - tokens)
+        return read
+
+    async def _ask_until_answered(self, prompt: Any, fields: Mapping[str, Any], tokens: int) -> object:
+        """Try while another try is worth it, within ``timeout_s``, in which waits for the own limits do not count."""
+        clock = asyncio.get_running_loop().time
+        left_s = self._timeout_s
+        tries = 0
+        while True:
+            await self._limiter.wait(tokens)
+            began = clock()
+            try:
+                async with asyncio.timeout(left_s):
+                    return await self._ask_with_new_key(prompt, fields)
+            except TimeoutError:
+                raise TimeoutError(f"no answer within {self._timeout_s:g} s") from None
+            except openai.OpenAIError as error:
+                if isinstance(error, openai.APIStatusError):
+                    self._limiter.correct(-tokens)  # what is refused is not generated
+                rest_s = pause_s(error, tries, random.random())
+                if rest_s is None or tries >= self._max_retries:
+                    raise
+                left_s -= clock() - began + rest_s
+                if left_s <= 0:
+                    raise
+            await asyncio.sleep(rest_s)
+            tries += 1
+
+    async def _ask_with_new_key(self, prompt: Any, fields: Mapping[str, Any]) -> object:
+        """Ask once more when the key is refused and another one is given by now."""
+        key = self._client.api_key
+        try:
+            return await self._create(self._client, prompt, fields)
+        except openai.AuthenticationError:
+            with suppress(ConfigurationError):  # a file that is just being written
+                self._client.api_key = self._read_key()
+            if self._client.api_key == key:
+                raise
+            return await self._create(self._client, prompt, fields)
+
+    async def _ask_canary(self) -> object:
+        # Made anew each time, for its key may have been exchanged.
+        client = self._client.with_options(timeout=CANARY_TIMEOUT_S)
+        prompt = [{"role": "user", "content": "a"}] if self._api == "chat" else "a"
+        return await self._create(client, prompt, {"max_tokens": 1})
+
+    async def _create(self, client: openai.AsyncOpenAI, prompt: Any, fields: Mapping[str, Any]) -> object:
+        # As extra fields, because the client library refuses those that only other servers know.
+        if self._api == "chat":
+            return await client.chat.completions.create(model=self.model, messages=prompt, extra_body=fields)
+        return await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
+
+
+def read_answer(answer: object) -> Answer | None:
+    """What a completion or a chat completion says; None where it is neither.
+
+    The client library believes whatever a server answers: no part is sure to have its declared type.
+    """
+    parts: object = getattr(answer, "choices", None)
+    choices = [_read_choice(part) for part in cast(list[object], parts)] if isinstance(parts, list) else []
+    whole = [choice for choice in choices if choice is not None]
+    if not whole or len(whole) < len(choices):
+        return None
+    counts = getattr(answer, "usage", None)
+    usage = {name: getattr(counts, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    return Answer(whole, {name: count for name, count in usage.items() if isinstance(count, int)} or None)
+
+
+def _read_choice(part: object) -> Choice | None:
+    message = getattr(part, "message", None)
+    # A message may have no content (a call of a tool, say); a choice of plain completions always has its text.
+    is_message = isinstance(message, ChatCompletionMessage)
+    text: object = message.content or "" if is_message else getattr(part, "text", None)
+    reason: object = getattr(part, "finish_reason", None)
+    return Choice(text, reason if isinstance(reason, str) else None) if isinstance(text, str) else None
+
+
+def _http_client(concurrency: int) -> Any:
+    """Connections for so many requests at once: by default the client library keeps 100 open, and shares 1,000."""
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
+        max_connections=None, max_keepalive_connections=concurrency, keepalive_expiry=5.0
+    )
+    return openai.DefaultAsyncHttpxClient(limits=limits)
+
+
+def _base_url(given: str | None) -> str | None:
+    url = given or os.environ.get("OPENAI_BASE_URL") or None
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"base_url must begin with http:// or https://, got {_without_login(url)!r}")
+    return url
+
+
+def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:
+    key = read_key(env, file)
+    if key is None and base_url is None:
+        raise ConfigurationError(
+            f"there is no key: set the environment variable {env} or api_key_file, or base_url for a server without one"
+        )
+    return key or _NO_KEY
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
