@@ -19,7 +19,8 @@ class LLMOutput(TypedDict):
         prompt_used: the prompt as the model got it: a text or a list of chat messages.
         raw_output: the completion's text.
         parsed_output: what the task read in it; None where it could not be read.
-        usage: ``prompt_tokens`` and ``completion_tokens``, where the engine counts them.
+        usage: ``prompt_tokens`` and ``completion_tokens``, where the engine counts them, and what they ``cost`` in US
+            dollars, where it knows.
         finish_reason: why the completion ended (``stop``, ``length``, …), where the engine tells.
         error: why there is no completion, where an error was filled in for it.
     """
@@ -28,7 +29,7 @@ class LLMOutput(TypedDict):
     prompt_used: Any
     raw_output: Any
     parsed_output: Any
-    usage: NotRequired[dict[str, int]]
+    usage: NotRequired[dict[str, float]]
     finish_reason: NotRequired[str]
     error: NotRequired[str]
 

@@ -6,13 +6,9 @@ ask ── its turn (rpm, tpm) ──▶ request ──▶ Answer
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import random
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,10 +18,11 @@ import openai
 from openai.types.chat import ChatCompletionMessage
 
 from ...protocol.errors import ConfigurationError, EngineUnwell
+from .answer import Answer, Choice
+from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
-from .key import read_key
+from .key import Key
 from .limiter import Limiter
-from .retry import pause_s
 
 log = logging.getLogger("genpool.worker")
 
@@ -37,26 +34,7 @@ _QUICK_S = 10.0
 
 _NO_KEY = "none"
 
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One completion."""
-
-    text: str
-    finish_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request brought: its choices, and the tokens of all of them together where the server counts them."""
-
-    choices: list[Choice]
-    usage: Mapping[str, int] | None
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens of the prompt and the completions."""
-        return sum(self.usage.values()) if self.usage else None
+_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 class Endpoint:
@@ -81,20 +59,19 @@ class Endpoint:
     ) -> None:
         url = _base_url(base_url)
         self.is_official = url is None
-        self._read_key = partial(_api_key, url, api_key_env, api_key_file)
+        self._key = _key(url, api_key_env, api_key_file)
         self._client = openai.AsyncOpenAI(
-            api_key=self._read_key(),
+            api_key=self._key.value or _NO_KEY,
             base_url=url,
             timeout=openai.Timeout(None, connect=_CONNECT_S),
-            # Tries are made here, where a used-up quota is told from an overload and every try waits for its turn.
+            # Its own tries would not tell a used-up quota from an overload, nor wait for their turn.
             max_retries=0,
             http_client=_http_client(concurrency),
         )
         self.address = _without_login(str(self._client.base_url))
         self.model = ""
         self._api: Api = api
-        self._timeout_s = timeout_s
-        self._max_retries = max_retries
+        self._attempts = Attempts(timeout_s, max_retries, limiter)
         self._limiter = limiter
         self._blame = Blame(self.address, self._ask_canary, sentence_of)
 
@@ -143,7 +120,7 @@ class Endpoint:
             RowError, EngineUnwell, TimeoutError, RuntimeError: as for ``OpenAILLM.generate_row``.
         """
         try:
-            answer = await self._ask_until_answered(prompt, fields, tokens)
+            answer = await self._attempts.until_answered(partial(self._ask_with_new_key, prompt, fields), tokens)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             raise await self._blame.of(error) from error
         read = read_answer(answer)
@@ -154,42 +131,15 @@ class Endpoint:
             self._limiter.correct(read.tokens - tokens)
         return read
 
-    async def _ask_until_answered(self, prompt: Any, fields: Mapping[str, Any], tokens: int) -> object:
-        """Try while another try is worth it, within ``timeout_s``, in which waits for the own limits do not count."""
-        clock = asyncio.get_running_loop().time
-        left_s = self._timeout_s
-        tries = 0
-        while True:
-            await self._limiter.wait(tokens)
-            began = clock()
-            try:
-                async with asyncio.timeout(left_s):
-                    return await self._ask_with_new_key(prompt, fields)
-            except TimeoutError:
-                raise TimeoutError(f"no answer within {self._timeout_s:g} s") from None
-            except openai.OpenAIError as error:
-                if isinstance(error, openai.APIStatusError):
-                    self._limiter.correct(-tokens)  # what is refused is not generated
-                rest_s = pause_s(error, tries, random.random())
-                if rest_s is None or tries >= self._max_retries:
-                    raise
-                left_s -= clock() - began + rest_s
-                if left_s <= 0:
-                    raise
-            await asyncio.sleep(rest_s)
-            tries += 1
-
     async def _ask_with_new_key(self, prompt: Any, fields: Mapping[str, Any]) -> object:
         """Ask once more when the key is refused and another one is given by now."""
-        key = self._client.api_key
         try:
             return await self._create(self._client, prompt, fields)
         except openai.AuthenticationError:
-            with suppress(ConfigurationError):  # a file that is just being written
-                self._client.api_key = self._read_key()
-            if self._client.api_key == key:
+            if not self._key.is_new():
                 raise
-            return await self._create(self._client, prompt, fields)
+        self._client.api_key = self._key.value or _NO_KEY
+        return await self._create(self._client, prompt, fields)
 
     async def _ask_canary(self) -> object:
         # Made anew each time, for its key may have been exchanged.
@@ -215,7 +165,7 @@ def read_answer(answer: object) -> Answer | None:
     if not whole or len(whole) < len(choices):
         return None
     counts = getattr(answer, "usage", None)
-    usage = {name: getattr(counts, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    usage = {name: getattr(counts, name, None) for name in _COUNTS}
     return Answer(whole, {name: count for name, count in usage.items() if isinstance(count, int)} or None)
 
 
@@ -243,13 +193,13 @@ def _base_url(given: str | None) -> str | None:
     return url
 
 
-def _api_key(base_url: str | None, env: str, file: str | Path | None) -> str:
-    key = read_key(env, file)
-    if key is None and base_url is None:
+def _key(base_url: str | None, env: str, file: str | Path | None) -> Key:
+    key = Key(env, file)
+    if key.value is None and base_url is None:
         raise ConfigurationError(
             f"there is no key: set the environment variable {env} or api_key_file, or base_url for a server without one"
         )
-    return key or _NO_KEY
+    return key
 
 
 def _without_login(url: str) -> str:

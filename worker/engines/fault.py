@@ -62,19 +62,23 @@ class Blame:
 def sentence_of(error: Exception) -> str:
     """What the server said, in a line; what happened where it said nothing."""
     if isinstance(error, openai.APIStatusError):
-        return f"{error.status_code} {_said(error.body) or error.response.reason_phrase}"
+        return f"{error.status_code} {said(error.body) or error.response.reason_phrase}"
     if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
         cause = error.__cause__
         return f"{error.message.rstrip('.')} ({str(cause) or type(cause).__name__})"
-    return _line(str(error))
+    return line(str(error))
 
 
-def _said(body: object) -> str:
+def said(body: object) -> str:
+    """The sentence in the body of an answer that tells of an error."""
     if isinstance(body, dict):
         fields = cast(dict[str, Any], body)
+        if isinstance(fields.get("error"), dict):
+            fields = cast(dict[str, Any], fields["error"])
         body = fields.get("message") or fields.get("detail") or fields.get("error") or fields
-    return _line(str(body)) if body else ""
+    return line(str(body)) if body else ""
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """``text`` in one line that is not too long."""
     return " ".join(text.split())[:_LONGEST_SENTENCE]

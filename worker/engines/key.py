@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ...protocol.errors import ConfigurationError
@@ -23,3 +24,19 @@ def read_key(env: str | None, file: str | Path | None) -> str | None:
     if not key:
         raise ConfigurationError(f"api_key_file {file} is empty")
     return key
+
+
+class Key:
+    """A key that may be exchanged while it is used. Arguments and errors are those of ``read_key``."""
+
+    def __init__(self, env: str | None, file: str | Path | None) -> None:
+        self._env = env
+        self._file = file
+        self.value = read_key(env, file)
+
+    def is_new(self) -> bool:
+        """Read it again; whether it is another one by now."""
+        former = self.value
+        with suppress(ConfigurationError):  # a file that is just being written
+            self.value = read_key(self._env, self._file)
+        return self.value != former

@@ -5,23 +5,20 @@ engine threads ── generate_row ──▶ LoopThread ── at most ``concurr
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from ...protocol.errors import ConfigurationError, RowError
 from ...tasks.base import TaskLike
-from ...tasks.output import LLMOutput
-from ...tasks.prompt import SupportedFormats, chat_messages, plain_text
+from ...tasks.prompt import SupportedFormats
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
-from .endpoint import Answer, Api, Endpoint
-from .fanout import FanOut
+from .answer import Answer
+from .endpoint import Api, Endpoint
 from .limiter import Limiter
-from .loop import LoopThread
-from .row import RowEngine, check_json, check_positive, sampling
+from .row import check_positive, sampling, sent_prompt
+from .server import ServerEngine, check_chat_format, check_retries
 
 _WIRE_NAMES = {
     "max_new_tokens": "max_tokens",
@@ -43,14 +40,8 @@ _OFFICIAL_CHAT_WIRE_NAMES = {"max_new_tokens": "max_completion_tokens"}
 # What this engine says itself: another value would change which answer comes, or how it is read.
 _OWN_FIELDS = frozenset({"model", "messages", "prompt", "n", "stream", "stream_options"})
 
-# Formats that are right inside a chat message. The others write a model's turn markers, which the server adds itself.
-_CHAT_FORMATS = (None, "default", "openai")
 
-# For the estimate by which a request waits for its tokens; how many it was is known afterwards.
-_BYTES_PER_TOKEN = 4
-
-
-class OpenAILLM(RowEngine):
+class OpenAILLM(ServerEngine):
     """A model on a server with OpenAI's interface: chat completions, or plain completions for base models.
 
     Where the server answers with fewer choices than asked for, or takes no more than one, the rest is asked for in
@@ -138,8 +129,7 @@ class OpenAILLM(RowEngine):
             "tpm": tpm,
         }
         check_positive(numbers, numbers)
-        if max_retries < 0:
-            raise ConfigurationError(f"max_retries must not be below 0, got {max_retries}")
+        check_retries(max_retries)
         _check_format(api, prompt_format)
         _check_extra(extra_body or {}, ConfigurationError)
         self._endpoint = Endpoint(
@@ -161,11 +151,7 @@ class OpenAILLM(RowEngine):
         }
         self._check_settings()
         self._extra_body = extra_body or {}
-        self._seed = seed
-        self._rows_at_once = concurrency
-        self._permits = asyncio.Semaphore(concurrency)
-        self._fan_out = FanOut[Answer](lambda answer: len(answer.choices))
-        self._loop = LoopThread("genpool-openai", self._endpoint.close)
+        self._open("genpool-openai", self._endpoint.close, concurrency, seed)
         try:
             self._loop.run(self._endpoint.find_model(model))
         except BaseException:
@@ -177,48 +163,13 @@ class OpenAILLM(RowEngine):
         """The model's name on the server."""
         return self._endpoint.model
 
-    def close(self) -> None:
-        """Ends the requests that run and the connections."""
-        super().close()
-        self._loop.close()
-
-    def generate_row(self, call: RowCall) -> list[LLMOutput]:
-        """The outputs of one row. Their usage adds up to the server's count: the first of a request's outputs has it.
-
-        Raises:
-            RowError: the server refuses the row (400, 413, 422), or it cannot be sent.
-            EngineUnwell: the server cannot be reached, is overloaded, or refuses the key, the model or the quota.
-            TimeoutError, RuntimeError: this row's request failed, while the server answers others.
-            concurrent.futures.CancelledError: ``call.cancelled`` was set; the request was closed.
-            Closed: after ``close()``.
-        """
-        if self._is_closed:
-            raise self._closed()
-        prompt = self.prompt_of(call)
-        used = chat_messages(prompt) if self._is_chat else plain_text(prompt)
-        if not used:
-            raise RowError("the prompt is empty")
+    def _request(self, call: RowCall) -> tuple[Any, dict[str, Any]]:
+        prompt = sent_prompt(self.prompt_of(call), takes_text=not self._is_chat, takes_chat=self._is_chat)
         fields = sampling(self._wire_names, self._settings, call.options) | self._extra_of(call)
-        check_json({"prompt": used, **fields})
-        seed = self._seed if call.seed is None else call.seed
-        ask = partial(self._ask, call, used, fields)
-        answers = self._loop.run(self._fan_out.answers(call.num_generations, seed, ask), call.cancelled)
-        outputs = [output for answer in answers for output in self._outputs(call, used, answer)]
-        return outputs[: call.num_generations]
+        return prompt, fields
 
-    def _outputs(self, call: RowCall, prompt: Any, answer: Answer) -> Iterable[LLMOutput]:
-        usage = answer.usage
-        for choice in answer.choices:
-            yield self._output(call, prompt, choice.text, choice.finish_reason, usage)
-            usage = None
-
-    async def _ask(self, call: RowCall, prompt: Any, fields: dict[str, Any], count: int, seed: int | None) -> Answer:
-        own = {"n": count if count > 1 else None, "seed": seed}
-        fields = fields | {name: value for name, value in own.items() if value is not None}
-        async with self._permits:
-            if call.cancelled.is_set():
-                raise asyncio.CancelledError("nobody wants the row any more")
-            return await self._endpoint.ask(prompt, fields, _tokens_of(prompt, call.options, self._settings, count))
+    async def _answer(self, prompt: Any, fields: Mapping[str, Any], tokens: int) -> Answer:
+        return await self._endpoint.ask(prompt, fields, tokens)
 
     def _extra_of(self, call: RowCall) -> dict[str, Any]:
         given: object = call.options.get("extra_body")
@@ -246,12 +197,9 @@ def _wire_names(api: Api, is_official: bool) -> dict[str, str]:
 
 
 def _check_format(api: Api, prompt_format: str | None) -> None:
-    if api == "chat" and prompt_format not in _CHAT_FORMATS:
-        raise ConfigurationError(
-            f"prompt_format={prompt_format!r} writes a model's turn markers, and the server adds its own: "
-            "use 'openai' or leave it out, or set api='completions'"
-        )
-    if api == "completions" and prompt_format == "openai":
+    if api == "chat":
+        check_chat_format(prompt_format, ", or set api='completions'")
+    elif prompt_format == "openai":
         raise ConfigurationError("prompt_format='openai' makes chat messages, and api='completions' sends a text")
 
 
@@ -259,9 +207,3 @@ def _check_extra(extra: Mapping[str, Any], error: type[Exception]) -> None:
     own = sorted(_OWN_FIELDS & extra.keys())
     if own:
         raise error(f"extra_body must leave {', '.join(own)} to the engine")
-
-
-def _tokens_of(prompt: Any, options: Mapping[str, Any], settings: Mapping[str, Any], count: int) -> int:
-    """About how many tokens a request will use at most, before anything is known of it."""
-    most: object = {**settings, **options}["max_new_tokens"]
-    return len(str(prompt).encode()) // _BYTES_PER_TOKEN + count * (most if isinstance(most, int) else 0)

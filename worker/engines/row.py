@@ -1,4 +1,4 @@
-"""What the engines that take rows one by one have in common."""
+"""What the engines that come with genpool have in common."""
 
 from __future__ import annotations
 
@@ -12,16 +12,39 @@ from typing import Any
 from ...protocol.errors import ConfigurationError, RowError
 from ...tasks.base import TaskLike
 from ...tasks.output import LLMOutput, parsed_output
+from ...tasks.prompt import chat_messages
 from ...tasks.rendered import RenderedPromptTask
 from ..llm import LLM, RowCall
 
 # Servers take seeds of 32 or 64 bits, and llama.cpp reads 2**32 - 1 as "random": below 2**31 all agree.
 _SEEDS = 2**31
 
-_COUNTS = ("prompt_tokens", "completion_tokens")
+_COUNTS = ("prompt_tokens", "completion_tokens", "cost")
 
 
-class RowEngine(LLM):
+class Engine(LLM):
+    """An LLM that is given its rows as ``RowCall``s, one by one or in batches."""
+
+    def _output(
+        self, call: RowCall, prompt_used: Any, raw: str, finish_reason: str | None, usage: Mapping[str, float] | None
+    ) -> LLMOutput:
+        # A rendered prompt is of the client's task, which the client parses by.
+        task: TaskLike = self.task if call.kind == "input" else RenderedPromptTask()
+        output = LLMOutput(
+            model_name=self.model_name,
+            prompt_used=prompt_used,
+            raw_output=raw,
+            parsed_output=parsed_output(task, raw, call.content),
+        )
+        if finish_reason is not None:
+            output["finish_reason"] = finish_reason
+        counts = {name: usage[name] for name in _COUNTS if name in usage} if usage else {}
+        if counts:
+            output["usage"] = counts
+        return output
+
+
+class RowEngine(Engine):
     """An LLM whose engine takes many rows at a time, each on its own: ``generate_row`` is all it has to do."""
 
     # How many calls suit the engine at once, where ``num_threads`` does not say.
@@ -55,21 +78,6 @@ class RowEngine(LLM):
                 stop.set()
                 executor.shutdown(wait=False, cancel_futures=True)
 
-    def _output(
-        self, call: RowCall, prompt_used: Any, raw: str, finish_reason: str | None, usage: Mapping[str, int] | None
-    ) -> LLMOutput:
-        # A rendered prompt is of the client's task, which the client parses by.
-        task: TaskLike = self.task if call.kind == "input" else RenderedPromptTask()
-        output = LLMOutput(
-            model_name=self.model_name, prompt_used=prompt_used, raw_output=raw, parsed_output=parsed_output(task, raw)
-        )
-        if finish_reason is not None:
-            output["finish_reason"] = finish_reason
-        counts = {name: usage[name] for name in _COUNTS if name in usage} if usage else {}
-        if counts:
-            output["usage"] = counts
-        return output
-
 
 def sampling(wire_names: Mapping[str, str], settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling fields of a request: a call's ``options`` over the engine's ``settings``, by their wire names.
@@ -78,6 +86,27 @@ def sampling(wire_names: Mapping[str, str], settings: Mapping[str, Any], options
     """
     chosen = {**settings, **options}
     return {wire: chosen[name] for name, wire in wire_names.items() if chosen.get(name) is not None}
+
+
+def sent_prompt(prompt: Any, takes_text: bool, takes_chat: bool) -> str | list[dict[str, Any]]:
+    """What an engine sends for a prompt that ``prompt_of`` has made: text, or messages for the chat template.
+
+    ``takes_text`` says that text goes in as it is; where not ``takes_chat``, messages become their contents in lines.
+
+    Raises:
+        RowError: there is nothing to send.
+        TypeError: ``prompt`` is neither text nor messages.
+    """
+    sent: str | list[dict[str, Any]]
+    if takes_text and isinstance(prompt, str):
+        sent = prompt
+    else:
+        sent = chat_messages(prompt)
+        if not takes_chat:
+            sent = "\n".join(str(one.get("content") or "") for one in sent)
+    if not sent:
+        raise RowError("the prompt is empty")
+    return sent
 
 
 def seed_at(seed: int | None, position: int) -> int | None:

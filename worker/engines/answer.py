@@ -1,0 +1,31 @@
+"""What a server answered to one request, whatever its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One completion."""
+
+    text: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request brought: its choices, and the tokens of all of them together where the server counts them.
+
+    ``cost`` is theirs in US dollars, where it is known.
+    """
+
+    choices: list[Choice]
+    usage: Mapping[str, int] | None
+    cost: float | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the prompt and the completions."""
+        return sum(self.usage.values()) if self.usage else None
