@@ -76,17 +76,6 @@ def chat_messages(prompt: Prompt | str | list[dict[str, Any]]) -> list[dict[str,
     return wire[1:] if is_silent else wire
 
 
-def plain_text(prompt: Prompt | str | list[dict[str, Any]]) -> str:
-    """What an engine without chat sends for ``prompt``: a text as it is, else its messages' contents, a line each.
-
-    Raises:
-        TypeError: ``prompt`` is none of the three.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(str(message.get("content") or "") for message in chat_messages(prompt))
-
-
 def to_wire(prompt: Prompt | str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """The form in which a rendered prompt travels: a text, or chat messages (always two for a ``Prompt``).
 

@@ -35,7 +35,7 @@ def pause_s(error: openai.OpenAIError, tries: int, draw: float) -> float | None:
         if not _may_pass(error):
             return None
         wanted_s = retry_after_s(error.response.headers)
-        if wanted_s is not None:
+        if wanted_s:
             return wanted_s * (1 + _JITTER * draw) if wanted_s <= _LONGEST_RETRY_AFTER_S else None
     elif not isinstance(error, openai.APIConnectionError):
         return None

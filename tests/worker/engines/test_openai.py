@@ -5,21 +5,30 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import until
+from answering import SLOTS, Reply, Scripted, completion, error, plain_completion
+from fleet import PATIENCE_S, Fleet, until
+from gathering import Gathering
 
 pytest.importorskip("openai")
 
+from genpool import ProcessLLM
 from genpool.protocol.errors import Closed, ConfigurationError, EngineUnwell, RowError
-from genpool.worker.engines.openai import OpenAILLM
+from genpool.tasks.text_generation import TextGenerationTask
+from genpool.worker.engines.openai import OpenAILLM, _wire_names
 from genpool.worker.llm import RowCall
 
-SLOTS = 2
+COLOUR = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "blue"]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+COLOUR_FORMAT = {"type": "json_schema", "json_schema": {"name": "colour", "schema": COLOUR}}
 
 
 def row(text: str = "Name a colour.", n: int = 1, **more: Any) -> RowCall:
@@ -31,18 +40,6 @@ def texts(outputs: list[Any]) -> list[str]:
 
 
 # --- a real server ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def real_url(smollm2_path: Path) -> Iterator[str]:
-    xllamacpp: Any = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(smollm2_path)
-    params.model_alias = {"smollm2"}
-    params.n_parallel, params.n_ctx, params.cpuparams.n_threads, params.verbosity = SLOTS, SLOTS * 512, 1, -1
-    server = xllamacpp.Server(params)
-    yield f"{server.listening_address}/v1"
-    del server
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +84,35 @@ class TestRealServer:
         with pytest.raises(RowError, match=r"400 .*exceeds the available context size"):
             real.generate_row(row("word " * 600, n=2))
 
+    def test_a_response_format_shapes_the_answer(self, real: OpenAILLM) -> None:
+        options = {"response_format": COLOUR_FORMAT, "max_new_tokens": 60}
+        outputs = real.generate_row(row(n=2, options=options))
+        assert [list(json.loads(text)) for text in texts(outputs)] == [["colour"]] * 2
+        assert {json.loads(text)["colour"] for text in texts(outputs)} <= {"red", "blue"}
+
+    def test_a_response_format_may_be_a_setting(self, real_url: str) -> None:
+        llm = OpenAILLM(base_url=real_url, max_new_tokens=60, response_format=COLOUR_FORMAT)
+        (text,) = texts(llm.generate_row(row()))
+        llm.close()
+        assert json.loads(text)["colour"] in ("red", "blue")
+
+    def test_options_that_openai_does_not_know_reach_the_server(self, real_url: str, real: OpenAILLM) -> None:
+        # Of one token to draw from, each seed draws the same.
+        greedy = [row("Tell me a story.", seed=seed, options={"top_k": 1, "temperature": 2.0}) for seed in (1, 2)]
+        first, second = (texts(real.generate_row(one)) for one in greedy)
+        assert first == second
+        grammar = {"extra_body": {"grammar": 'root ::= "yes"'}}
+        assert texts(real.generate_row(row(options=grammar))) == ["yes"]
+
+    def test_plain_completions_go_on_with_the_text(self, real_url: str) -> None:
+        llm = OpenAILLM(base_url=real_url, api="completions", max_new_tokens=4)
+        outputs = llm.generate_row(RowCall("One, two, three, four,", "prompt", 2, {"temperature": 0.0}))
+        llm.close()
+        assert texts(outputs) == [" five, six,"] * 2
+        assert [output.get("finish_reason") for output in outputs] == ["length"] * 2
+        assert outputs[0]["prompt_used"] == "One, two, three, four,"
+        assert outputs[0].get("usage", {})["prompt_tokens"] < 12  # no chat template around it
+
     def test_generate_keeps_the_order_of_its_inputs(self, real: OpenAILLM) -> None:
         result: Any = real.generate([{"input": "hi"}, {}, {"input": "ho"}])
         assert [outputs[0]["prompt_used"] and outputs[0]["prompt_used"][-1]["content"] for outputs in result] == [
@@ -97,90 +123,6 @@ class TestRealServer:
 
 
 # --- a scripted server -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Reply:
-    """What the scripted server answers: a status, and a body that is sent as JSON unless it is text."""
-
-    body: Any
-    status: int = 200
-    type: str = "application/json"
-
-
-def completion(*contents: str | None, **more: Any) -> Reply:
-    choices = [
-        {"index": index, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-        for index, content in enumerate(contents)
-    ]
-    return Reply({"object": "chat.completion", "choices": choices, **more})
-
-
-def error(status: int, sentence: str, **more: str) -> Reply:
-    return Reply({"error": {"message": sentence, **more}}, status)
-
-
-@dataclass
-class Scripted:
-    """An HTTP server that answers chat requests by ``answer``, and lists the models in ``models``."""
-
-    answer: Callable[[dict[str, Any]], Reply]
-    models: Reply = field(default_factory=lambda: Reply({"data": [{"id": "m"}]}))
-    requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    keys: list[str | None] = field(default_factory=list[str | None])
-    held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    left: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    url: str = ""
-
-    def handle(self, handler: BaseHTTPRequestHandler) -> None:
-        self.keys.append(handler.headers["Authorization"])
-        if handler.command == "GET":
-            return self._send(handler, self.models)
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        self.requests.append(body)
-        if body["messages"][-1]["content"] == "hold":
-            self.held.release()
-            # Nothing more is sent on this connection: what comes is its end.
-            assert handler.connection.recv(1) == b""
-            handler.close_connection = True
-            self.left.release()
-            return None
-        return self._send(handler, self.answer(body))
-
-    def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
-        content = reply.body.encode() if isinstance(reply.body, str) else json.dumps(reply.body).encode()
-        handler.send_response(reply.status)
-        handler.send_header("Content-Type", reply.type)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.send_header("Retry-After-Ms", "1")
-        handler.end_headers()
-        handler.wfile.write(content)
-
-
-@pytest.fixture
-def scripted() -> Iterator[Scripted]:
-    script = Scripted(lambda body: completion("text"))
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            script.handle(self)
-
-        def do_POST(self) -> None:
-            script.handle(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="scripted-server", kwargs={"poll_interval": 0.02})
-    thread.start()
-    script.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    yield script
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture
@@ -223,6 +165,32 @@ class TestRequests:
     def test_what_is_not_set_is_left_to_the_server(self, scripted: Scripted, connect: Connect) -> None:
         connect(max_new_tokens=None).generate_row(row("hi"))
         assert scripted.requests[0].keys() == {"model", "messages"}
+
+    def test_a_calls_extra_fields_go_before_the_settings(self, scripted: Scripted, connect: Connect) -> None:
+        llm = connect(top_k=20, extra_body={"repetition_penalty": 1.2, "min_tokens": 2})
+        llm.generate_row(row(options={"min_p": 0.1, "extra_body": {"min_tokens": 5}}))
+        (sent,) = scripted.requests
+        assert sent == sent | {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 5}
+
+    @pytest.mark.parametrize("extra", [{"stream": True}, {"n": 2, "top_k": 1}, {"messages": []}, "top_k"], ids=str)
+    def test_extra_fields_that_would_change_the_request_are_the_rows_fault(
+        self, scripted: Scripted, connect: Connect, extra: Any
+    ) -> None:
+        with pytest.raises(RowError, match="extra_body must"):
+            connect().generate_row(row(options={"extra_body": extra}))
+        assert scripted.requests == []
+
+    def test_its_options_are_those_that_its_server_can_know(self, connect: Connect) -> None:
+        common = {"max_new_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "stop"}
+        assert connect().option_names == {*common, "top_k", "min_p", "response_format", "extra_body"}
+        assert connect(api="completions").option_names == {*common, "top_k", "min_p", "extra_body"}
+        assert _wire_names("chat", is_official=True).keys() == {*common, "response_format"}
+        assert _wire_names("chat", is_official=True)["max_new_tokens"] == "max_completion_tokens"
+        assert _wire_names("completions", is_official=True)["max_new_tokens"] == "max_tokens"
+
+    def test_an_empty_prompt_is_the_rows_fault(self, connect: Connect) -> None:
+        with pytest.raises(RowError, match="the prompt is empty"):
+            connect(api="completions").generate_row(RowCall("", "prompt"))
 
     def test_a_rendered_prompt_comes_back_unparsed(self, scripted: Scripted, connect: Connect) -> None:
         chat = [
@@ -299,6 +267,81 @@ class TestRequests:
             llm.generate_row(row())
 
 
+class TestPlainCompletions:
+    @pytest.fixture(autouse=True)
+    def _answer(self, scripted: Scripted) -> None:
+        scripted.answer = lambda body: plain_completion(*["text"] * body.get("n", 1))
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, "Be brief.\nhi"),
+            ({"prompt_format": "zephyr"}, "<|system|>\nBe brief.</s>\n<|user|>\nhi</s>\n<|assistant|>\n"),
+            ({"prompt_formatting_fn": lambda prompt: f"Q: {prompt.formatted_prompt}\nA:"}, "Q: hi\nA:"),
+        ],
+        ids=["plain", "format", "function"],
+    )
+    def test_the_prompt_goes_as_a_text(
+        self, scripted: Scripted, connect: Connect, settings: dict[str, Any], expected: str
+    ) -> None:
+        llm = connect(api="completions", task=TextGenerationTask("Be brief."), max_new_tokens=3, **settings)
+        outputs = llm.generate_row(row("hi", n=2, seed=4))
+        assert scripted.requests == [{"model": "m", "prompt": expected, "max_tokens": 3, "n": 2, "seed": 4}]
+        assert scripted.paths == ["/v1/completions"]
+        assert [output["prompt_used"] for output in outputs] == [expected] * 2
+        assert outputs[0]["parsed_output"] == {"generations": "text"}
+        assert outputs[0].get("finish_reason") == "length"
+
+    def test_rendered_messages_become_their_lines(self, scripted: Scripted, connect: Connect) -> None:
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        connect(api="completions").generate_row(RowCall(chat, "prompt"))
+        assert scripted.requests[0]["prompt"] == "a\nb"
+
+    def test_the_canary_is_a_plain_one(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: plain_completion("fine") if is_canary(body) else error(500, "boom")
+        with pytest.raises(RuntimeError, match="500 boom"):
+            connect(api="completions").generate_row(row())
+        assert scripted.paths == ["/v1/completions"] * 2
+
+    def test_an_answer_without_text_is_the_servers_fault(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: Reply({"choices": [{"index": 0}]})
+        with pytest.raises(EngineUnwell, match="no completion"):
+            connect(api="completions").generate_row(row())
+
+
+class TestLimits:
+    def test_a_request_waits_for_its_turn_and_can_be_cancelled(self, scripted: Scripted, connect: Connect) -> None:
+        llm, flag = connect(rpm=1), threading.Event()
+        assert texts(llm.generate_row(row())) == ["text"]
+        with ThreadPoolExecutor(1) as executor:
+            call = executor.submit(llm.generate_row, row(cancelled=flag))
+            with pytest.raises(TimeoutError):
+                call.result(0.2)
+            flag.set()
+            assert isinstance(call.exception(10), CancelledError)
+        assert len(scripted.requests) == 1
+
+    def test_tokens_that_were_not_used_are_given_back(self, scripted: Scripted, connect: Connect) -> None:
+        usage = {"prompt_tokens": 0, "completion_tokens": 1, "total_tokens": 1}
+        replies = [error(503, "busy"), completion("a", usage=usage), completion("b", usage=usage)]
+        scripted.answer = lambda body: replies.pop(0)
+        # A hundred minutes' worth for each request, as far as is known before.
+        llm = connect(tpm=100, max_new_tokens=10_000, max_retries=1)
+        assert [texts(llm.generate_row(row())) for _ in range(2)] == [["a"], ["b"]]
+
+    def test_tokens_that_were_used_are_waited_for(self, scripted: Scripted, connect: Connect) -> None:
+        usage = {"prompt_tokens": 5_000, "completion_tokens": 5_000, "total_tokens": 10_000}
+        scripted.answer = lambda body: completion("a", usage=usage)
+        llm, flag = connect(tpm=100, max_new_tokens=None), threading.Event()
+        llm.generate_row(row("hi"))
+        with ThreadPoolExecutor(1) as executor:
+            call = executor.submit(llm.generate_row, row(cancelled=flag))
+            with pytest.raises(TimeoutError):
+                call.result(0.2)
+            flag.set()
+        assert len(scripted.requests) == 1
+
+
 class TestFaults:
     @pytest.mark.parametrize("status", [400, 413, 422])
     def test_a_refused_row_is_the_rows_fault(self, scripted: Scripted, connect: Connect, status: int) -> None:
@@ -315,7 +358,32 @@ class TestFaults:
     def test_an_exhausted_quota_is_unwell(self, scripted: Scripted, connect: Connect) -> None:
         scripted.answer = lambda body: error(429, "You exceeded your current quota", code="insufficient_quota")
         with pytest.raises(EngineUnwell, match="429 You exceeded your current quota"):
-            connect(max_retries=1).generate_row(row())
+            connect(max_retries=9).generate_row(row())
+        assert len(scripted.requests) == 1
+
+    def test_a_server_that_wants_no_request_for_an_hour_is_unwell_at_once(
+        self, scripted: Scripted, connect: Connect
+    ) -> None:
+        scripted.answer = lambda body: replace(error(429, "daily limit"), headers={"Retry-After": "3600"})
+        with pytest.raises(EngineUnwell, match="429 daily limit"):
+            connect(max_retries=9).generate_row(row())
+        assert len(scripted.requests) == 1
+
+    def test_no_pause_goes_beyond_the_time_that_a_request_has(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: replace(error(503, "busy"), headers={"Retry-After": "50"})
+        with pytest.raises(EngineUnwell, match="503 busy"):
+            connect(max_retries=9, timeout_s=40.0).generate_row(row())
+        assert len(scripted.requests) == 1
+
+    def test_a_model_that_went_away_is_the_servers_fault_until_it_is_back(
+        self, scripted: Scripted, connect: Connect
+    ) -> None:
+        llm = connect()
+        scripted.answer = lambda body: error(404, "The model `m` does not exist.")
+        with pytest.raises(EngineUnwell, match="404 The model `m` does not exist"):
+            llm.generate_row(row())
+        scripted.answer = lambda body: completion("back")
+        assert texts(llm.generate_row(row())) == ["back"]
 
     def test_an_overload_is_tried_again(self, scripted: Scripted, connect: Connect) -> None:
         replies = [error(503, "busy"), error(429, "slow down"), completion("at last")]
@@ -501,9 +569,43 @@ class TestKeys:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"prompt_format": "chatml"}, {"timeout_s": 0.0}, {"concurrency": 0}, {"max_new_tokens": 0}, {"max_retries": -1}],
+    [
+        {"prompt_format": "chatml"},
+        {"prompt_format": "openai", "api": "completions"},
+        {"response_format": COLOUR_FORMAT, "api": "completions"},
+        {"extra_body": {"stream": True}},
+        {"timeout_s": 0.0},
+        {"concurrency": 0},
+        {"max_new_tokens": 0},
+        {"max_retries": -1},
+        {"rpm": 0.0},
+        {"tpm": -1.0},
+    ],
     ids=str,
 )
 def test_arguments_that_cannot_be_used_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         OpenAILLM("m", base_url="http://127.0.0.1:9/v1", **settings)
+
+
+def test_settings_that_openai_itself_does_not_know_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(ConfigurationError, match="OpenAI itself takes no top_k, min_p"):
+        OpenAILLM("m", top_k=3, min_p=0.1)
+
+
+# --- hundreds of requests --------------------------------------------------------------------------------------------
+
+
+def test_hundreds_of_requests_are_in_flight_from_one_worker(tmp_path: Path) -> None:
+    with Gathering(256) as server, Fleet(tmp_path) as fleet:
+        fleet.start_broker()
+        fleet.start_worker("crowd", "--engine", "openai", "--set", f"base_url={server.url}", "--set", "concurrency=256")
+        llm = ProcessLLM.connect("crowd", broker=fleet.address)
+        try:
+            rows = llm.generate([{"input": str(number)} for number in range(512)]).result(PATIENCE_S)
+        finally:
+            llm.teardown()
+        assert [outputs[0]["raw_output"] for outputs in rows] == [str(number) for number in range(512)]
+        assert server.most == 256
