@@ -1,7 +1,7 @@
 """An asyncio event loop for calls from threads.
 
 thread ── run(coroutine, cancelled) ──▶ loop thread ── task ──▶ result, back to the thread
-                    └── cancelled is set ──▶ the task is cancelled, and what it has open is closed
+                              └── looks: is it set? ──▶ the task is cancelled, and what it has open is closed
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ...protocol.errors import Closed
 
 _T = TypeVar("_T")
 
-# How often a waiting call looks whether it is still wanted. A threading.Event cannot be awaited together with a future:
-# a smaller value notices a cancel sooner and wakes every waiting thread more often.
+# How often the loop looks whether what runs is still wanted, for a threading.Event cannot be awaited. The loop does it
+# for all, as hundreds of waiting threads that each wake up to look cost a tenth of a core. A smaller value notices a
+# cancel sooner and looks more often.
 _LOOK_S = 0.1
+
+_Watched = dict[Future[Any], threading.Event]
 
 
 class LoopThread:
@@ -34,8 +37,9 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         # Orders ``run`` and ``close``: what is submitted before the end is cancelled by the end, never forgotten.
         self._turn = threading.Lock()
+        self._watched: _Watched = {}
         # The thread must not refer to this object, or it would never be collected.
-        self._thread = threading.Thread(target=_serve, args=(self._loop,), name=name, daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop, self._watched), name=name, daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, _submit_end, self._loop, at_end)
 
@@ -51,12 +55,12 @@ class LoopThread:
                 coroutine.close()
                 raise Closed("its event loop has ended")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if cancelled is not None:
+            self._watched[future] = cancelled
         try:
-            while not wait([future], _LOOK_S).done:
-                if cancelled is not None and cancelled.is_set():
-                    raise CancelledError("nobody wants it any more")
             return future.result()
         finally:
+            self._watched.pop(future, None)
             future.cancel()
 
     def close(self) -> None:
@@ -67,11 +71,18 @@ class LoopThread:
             self._thread.join()
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, watched: _Watched) -> None:
     try:
+        loop.call_soon(_look, loop, watched)
         loop.run_forever()
     finally:
         loop.close()
+
+
+def _look(loop: asyncio.AbstractEventLoop, watched: _Watched) -> None:
+    for future in [future for future, cancelled in list(watched.items()) if cancelled.is_set()]:
+        future.cancel()
+    loop.call_later(_LOOK_S, _look, loop, watched)
 
 
 def _submit_end(loop: asyncio.AbstractEventLoop, at_end: Callable[[], Awaitable[None]]) -> None:
