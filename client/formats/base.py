@@ -7,9 +7,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from ...protocol.errors import ConfigurationError
 from ...tasks.output import LLMOutput
 
 STANDARD_STREAM = "-"
@@ -115,6 +117,8 @@ class Format:
         export: writes the rows of a JSONL file to a path, whole or not at all; None where rows are written one by one.
         encode_row: makes a line in place of the row as a JSON object; None where that is what is written.
         is_folder: whether it is a folder and no file.
+        package: what has to be installed for it, beside genpool.
+        extra: which of genpool's extras installs that.
     """
 
     name: str
@@ -123,8 +127,17 @@ class Format:
     export: Callable[[Path, Path], None] | None = None
     encode_row: Encode | None = None
     is_folder: bool = False
+    package: str = ""
+    extra: str = ""
 
     @property
     def is_lines(self) -> bool:
         """Whether a row can be written to the target as soon as it is there, as a line."""
         return self.export is None
+
+    def check_installed(self) -> None:
+        """Look whether its package is there, before it is imported. Raises ConfigurationError."""
+        if self.package and find_spec(self.package) is None:
+            raise ConfigurationError(
+                f'the format {self.name} needs the package {self.package}: pip install "genpool[{self.extra}]"'
+            )

@@ -23,6 +23,7 @@ def check_target(path: str, source: Source, format: Format) -> None:
     Raises:
         ConfigurationError: says why not.
     """
+    format.check_installed()
     if path == STANDARD_STREAM:
         found = _standard_output(format)
     else:

@@ -1,0 +1,140 @@
+"""Arrow tables, which Parquet and Hugging Face datasets share: rows out of them, and a working file into them."""
+
+# pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow is an extra, and it has no types.
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import pyarrow as pa
+
+from .base import Line, Source
+from .schema import Fields, Items, Kind, kinds_of
+from .working import rows_of, sized_rows_of
+
+log = logging.getLogger("genpool.generate")
+
+# Rows are made of a table so many at a time, and a table of so many rows, or of so many bytes: memory follows these,
+# and a larger group of rows is packed better.
+ROWS_AT_ONCE = 256
+_GROUP_ROWS = 10_000
+_GROUP_BYTES = 8 << 20
+
+_TYPES: dict[str, Any] = {
+    "null": pa.string(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "long": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+}
+
+
+class ArrowSource(Source):
+    """Rows of a file that is read by groups, each as batches of a table."""
+
+    unit = "row"
+
+    @abstractmethod
+    def groups(self) -> Iterator[tuple[int, Iterable[Any]]]:
+        """For each group of rows: how many they are, and its batches (of ``pyarrow`` record batches or tables)."""
+
+    def count(self) -> int:
+        return sum(size for size, _ in self.groups())
+
+    def rewind(self) -> None:
+        """Nothing to do: ``read`` begins anew each time."""
+
+    def read(self) -> Iterator[Line]:
+        done = 0
+        for size, batches in self.groups():
+            number = done
+            try:
+                for batch in batches:
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield Line(number, plain(row))
+            except (pa.ArrowException, OSError, ValueError) as error:
+                problem = f"{self.at(number + 1)}: rows {number + 1} to {done + size} cannot be read: {one_line(error)}"
+                yield Line(number + 1, {}, problem)
+            done += size
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says is wrong, without its further lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def plain(value: Any) -> Any:
+    """``value`` with what neither JSON nor a task has a form for as text: times in ISO 8601, and decimals."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in cast(dict[str, Any], value).items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in cast(list[Any], value)]
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    return str(value) if isinstance(value, (Decimal, timedelta, UUID)) else value
+
+
+class Tables:
+    """The rows of a working file as tables of one schema, which one pass over the file finds first.
+
+    A column whose values have no common type becomes JSON text, and a warning names it.
+    """
+
+    def __init__(self, working: Path, target: Path) -> None:
+        self._working = working
+        kinds = kinds_of(rows_of(working))
+        self._texts = [name for name, kind in kinds.items() if not _has_type(kind)]
+        self.schema: Any = pa.schema(
+            [(name, pa.string() if name in self._texts else arrow_type(kind)) for name, kind in kinds.items()]
+        )
+        if self._texts:
+            names = ", ".join(map(repr, self._texts))
+            log.warning("%s: values of no common type are written as JSON text, in the column %s", target, names)
+
+    def __iter__(self) -> Generator[Any]:
+        group: list[dict[str, Any]] = []
+        size = 0
+        for row_bytes, row in sized_rows_of(self._working):
+            row |= {
+                name: json.dumps(row[name], ensure_ascii=False) for name in self._texts if row.get(name) is not None
+            }
+            group.append(row)
+            size += row_bytes
+            if len(group) == _GROUP_ROWS or size >= _GROUP_BYTES:
+                yield self._table(group)
+                group, size = [], 0
+        if group:
+            yield self._table(group)
+
+    def _table(self, rows: list[dict[str, Any]]) -> Any:
+        return pa.Table.from_pylist(rows, schema=self.schema)
+
+
+def _has_type(kind: Kind) -> bool:
+    """Whether Arrow has a type for it that can be written: a dict that is always empty has none."""
+    if isinstance(kind, Items):
+        return _has_type(kind.of)
+    if isinstance(kind, Fields):
+        return bool(kind.of) and all(map(_has_type, kind.of.values()))
+    return kind != "mixed"
+
+
+def arrow_type(kind: Kind) -> Any:
+    """Arrow's type for what has one; where only None was seen, text."""
+    if isinstance(kind, Items):
+        return pa.list_(arrow_type(kind.of))
+    if isinstance(kind, Fields):
+        return pa.struct([(name, arrow_type(of)) for name, of in kind.of.items()])
+    return _TYPES[kind]
