@@ -155,6 +155,6 @@ def _usage(outputs: Sequence[LLMOutput]) -> dict[str, int] | None:
     if not counted:
         return None
     prompt, completion = (
-        sum(usage.get(name, 0) for usage in counted) for name in ("prompt_tokens", "completion_tokens")
+        int(sum(usage.get(name, 0) for usage in counted)) for name in ("prompt_tokens", "completion_tokens")
     )
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
