@@ -27,16 +27,18 @@ def read_key(env: str | None, file: str | Path | None) -> str | None:
 
 
 class Key:
-    """A key that may be exchanged while it is used. Arguments and errors are those of ``read_key``."""
+    """A key that may be exchanged while it is used.
 
-    def __init__(self, env: str | None, file: str | Path | None) -> None:
-        self._env = env
-        self._file = file
-        self.value = read_key(env, file)
+    Args and errors are those of ``read_key``; ``otherwise`` is what stands for a key where there is none.
+    """
+
+    def __init__(self, env: str | None, file: str | Path | None, otherwise: str | None = None) -> None:
+        self._read = lambda: read_key(env, file) or otherwise
+        self.value = self._read()
 
     def is_new(self) -> bool:
         """Read it again; whether it is another one by now."""
         former = self.value
         with suppress(ConfigurationError):  # a file that is just being written
-            self.value = read_key(self._env, self._file)
+            self.value = self._read()
         return self.value != former

@@ -287,20 +287,14 @@ def _provider_of(model: str, api_base: str | None) -> tuple[str, frozenset[str]]
 
 
 def _key(model: str, api_base: str | None, env: str | None, file: str | Path | None) -> Key:
-    key = Key(env, file)
-    if key.value is not None:
-        return key
-    if env is not None:
-        raise ConfigurationError(f"there is no key: the environment variable {env} is not set")
-    # Others (a cloud's profile, a project) may come from elsewhere than the environment.
+    """The key, or None in it where the provider is known to others than by a key: a cloud's profile, a project."""
     missing: list[str] = litellm.validate_environment(model)["missing_keys"]
-    if missing and all(name.endswith("_API_KEY") for name in missing):
-        if api_base is None:
-            names = " or ".join(missing)
-            raise ConfigurationError(
-                f"there is no key for {model}: set the environment variable {names} or api_key_file"
-            )
-        key.value = _NO_KEY
+    lacks_key = bool(missing) and all(name.endswith("_API_KEY") for name in missing)
+    key = Key(env, file, _NO_KEY if lacks_key and api_base is not None else None)
+    if key.value is None and (lacks_key or env is not None):
+        raise ConfigurationError(
+            f"there is no key for {model}: set the environment variable {env or ' or '.join(missing)} or api_key_file"
+        )
     return key
 
 
