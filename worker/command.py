@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,13 +11,23 @@ import click
 from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from .config import read_config
 from .llm import LLM
 from .loader import ENGINES, load_engine, load_task, load_user_llm
-from .setting import load_function
+from .setting import FileSettings, load_function
 from .shell import WorkerSettings, run
 
 
 @click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=read_config,
+    metavar="FILE",
+    help="A TOML file that says what these options say, by their names, and the engine's settings in a table [set]. "
+    "The command line and the environment go before it.",
+)
 @click.option("--llm", required=True, metavar="NAME", help="The name under which clients find it; replicas share one.")
 @click.option(
     "--broker",
@@ -29,10 +40,13 @@ from .shell import WorkerSettings, run
 @click.option(
     "--set",
     "pairs",
+    envvar="GENPOOL_WORKER_SET",
     multiple=True,
     metavar="KEY=VALUE",
     help="One of the engine's settings, e.g. temperature=0.2; repeat.",
 )
+@click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Requests a minute, at most.")
+@click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Tokens a minute, at most.")
 @click.option("--load", metavar="MODULE:FUNCTION", help="A function of yours that returns an LLM, instead of --engine.")
 @click.option("--task", metavar="MODULE:TASK", help="The LLM's own task.  [default: text generation]")
 @click.option(
@@ -62,11 +76,14 @@ from .shell import WorkerSettings, run
 )
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(
+    config: FileSettings | None,
     llm: str,
     broker: str | None,
     engine: str | None,
     model: str | None,
     pairs: tuple[str, ...],
+    rpm: float | None,
+    tpm: float | None,
     load: str | None,
     task: str | None,
     batch_size: int,
@@ -82,6 +99,7 @@ def worker(
     genpool worker --llm smollm2 --engine llamacpp --model FILE.gguf
     genpool worker --llm qwen --engine openai --set base_url=http://gpu1:8000/v1
     genpool worker --llm mine --load package.module:load_llm
+    genpool worker --config worker.toml
 
     Start as many as you like under one name, on any host. SIGTERM and Ctrl-C drain: what runs is finished and handed
     over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died
@@ -98,11 +116,18 @@ def worker(
         lifeline=lifeline,
         release=__version__,
     )
-    return run(settings, _loader(engine, model, pairs, load, task))
+    limits = [f"{name}={limit:g}" for name, limit in (("rpm", rpm), ("tpm", tpm)) if limit is not None]
+    return run(settings, _loader(engine, model, [*pairs, *limits], load, task, config, concurrency))
 
 
 def _loader(
-    engine: str | None, model: str | None, pairs: tuple[str, ...], load: str | None, task: str | None
+    engine: str | None,
+    model: str | None,
+    pairs: list[str],
+    load: str | None,
+    task: str | None,
+    file: FileSettings | None,
+    concurrency: int | None,
 ) -> Callable[[], LLM]:
     """What loads the LLM, with the mistakes found that can be found before anything is loaded."""
     if (engine is None) == (load is None):
@@ -110,11 +135,14 @@ def _loader(
             f"say either --engine ({', '.join(sorted(ENGINES))}) or --load package.module:function, and not both"
         )
     if load is not None:
-        if model is not None or pairs:
-            raise ConfigurationError("--model and --set are for --engine; a function given with --load has its own")
+        if model is not None or pairs or (file is not None and file.values):
+            raise ConfigurationError(
+                "--model and --set are for --engine, and so are --rpm, --tpm and [set] in a file; a function given "
+                "with --load has its own"
+            )
         return lambda: load_user_llm(load_function(load), _task(task))
     assert engine is not None
-    return lambda: load_engine(engine, model, pairs, _task(task))
+    return lambda: load_engine(engine, model, pairs, _task(task), file, concurrency)
 
 
 def _task(spec: str | None) -> Any:

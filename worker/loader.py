@@ -12,19 +12,36 @@ from ..tasks.base import TaskLike
 from ..tasks.named import described, named_task
 from ..tasks.text_generation import TextGenerationTask
 from .llm import LLM
-from .setting import typed
+from .setting import FileSettings, fitting, refuse_secret, typed
 
 # Imported only when asked for: each needs the package of the extra that has its name.
 ENGINES: dict[str, str] = {
+    "litellm": "genpool.worker.engines.litellm:LiteLLM",
     "llamacpp": "genpool.worker.engines.llamacpp:LlamaCppLLM",
     "openai": "genpool.worker.engines.openai:OpenAILLM",
+    "transformers": "genpool.worker.engines.transformers:TransformersLLM",
 }
 
-_EXTRA_PACKAGES = {"llamacpp": "xllamacpp", "openai": "openai"}
+_EXTRA_PACKAGES = {
+    "litellm": ["litellm"],
+    "llamacpp": ["xllamacpp"],
+    "openai": ["openai"],
+    "transformers": ["torch", "transformers"],
+}
 
 
-def load_engine(name: str, model: str | None, pairs: Sequence[str], task: TaskLike | None) -> LLM:
+def load_engine(
+    name: str,
+    model: str | None,
+    pairs: Sequence[str],
+    task: TaskLike | None,
+    file: FileSettings | None = None,
+    concurrency: int | None = None,
+) -> LLM:
     """Loads the engine called ``name`` with ``model``, the settings in ``pairs`` (``key=value``) and ``task``.
+
+    ``model`` and ``pairs`` go before the settings of ``file``. ``concurrency`` is how many calls it will get at once:
+    an engine that has a setting of that name, and nothing else said for it, takes so many.
 
     Raises:
         ConfigurationError: no such engine, its package is not installed, or a setting or the model cannot be used.
@@ -36,6 +53,10 @@ def load_engine(name: str, model: str | None, pairs: Sequence[str], task: TaskLi
         if "model" in settings:
             raise ConfigurationError("the model is given twice, by itself and as a setting")
         settings["model"] = model
+    if file is not None:
+        settings = {**file_settings(cls, file), **settings}
+    if concurrency is not None and "concurrency" in _parameters(cls):
+        settings.setdefault("concurrency", concurrency)
     if task is not None:
         settings["task"] = task
     required = [one.name for one in _parameters(cls).values() if one.default is one.empty]
@@ -54,20 +75,38 @@ def engine_settings(cls: type, pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: names the pair that cannot be used, and what could.
     """
-    hints = get_type_hints(cast(Any, cls).__init__)
-    known = {key: hints.get(key, str) for key in _parameters(cls) if key != "task"}
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         key = key.strip()
         if not equals:
             raise ConfigurationError(f"a setting is written key=value, got {pair!r}")
-        if key not in known:
-            raise ConfigurationError(f"{cls.__name__} has no setting {key!r}: it has {_names(sorted(known))}")
+        hint = _hint(cls, key)
         if key in settings:
             raise ConfigurationError(f"the setting {key} is given twice")
-        settings[key] = typed(key, text, known[key])
+        settings[key] = typed(key, text, hint)
     return settings
+
+
+def file_settings(cls: type, file: FileSettings) -> dict[str, Any]:
+    """The constructor arguments of ``cls`` that ``file`` has.
+
+    Raises:
+        ConfigurationError: names the file and the setting that cannot be used, and what could.
+    """
+    try:
+        return {key: fitting(key, value, _hint(cls, key)) for key, value in file.values.items()}
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file.path}: {error}") from error
+
+
+def _hint(cls: type, key: str) -> Any:
+    """The type of the setting ``key``. Raises ConfigurationError where there is none, or where it would be a secret."""
+    refuse_secret(key)
+    known = _parameters(cls).keys() - {"task"}
+    if key not in known:
+        raise ConfigurationError(f"{cls.__name__} has no setting {key!r}: it has {_names(sorted(known))}")
+    return get_type_hints(cast(Any, cls).__init__).get(key, str)
 
 
 def load_task(spec: str) -> TaskLike:
@@ -124,7 +163,7 @@ def _engine_class(name: str) -> type[LLM]:
     try:
         return getattr(importlib.import_module(module), cls)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != _EXTRA_PACKAGES.get(name):
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA_PACKAGES.get(name, ()):
             raise
         raise ConfigurationError(
             f'the engine {name} needs the package {error.name}: pip install "genpool[{name}]"'

@@ -1,12 +1,15 @@
-"""Settings of an engine as text, read by the types in its constructor's signature."""
+"""Settings of an engine, as text or with the types of a file, read by the types in its constructor's signature."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Callable as AbstractCallable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..protocol.errors import ConfigurationError
@@ -14,6 +17,33 @@ from ..tasks.named import described, named_object
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NONES = ("none", "null")
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+_SECRET = re.compile(r"(^|[_-]|api)(key|token|secret|password)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """An engine's settings as the file at ``path`` has them, by their names."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+
+def refuse_secret(key: str) -> None:
+    """Raises ConfigurationError where ``key`` is a secret's name: its value shall stand where nobody else reads it."""
+    if _SECRET.search(key):
+        raise ConfigurationError(
+            f"{key} is a secret, and others can read command lines and configuration: name the environment variable "
+            "that holds it with api_key_env, or the file with api_key_file"
+        )
 
 
 def typed(key: str, text: str, hint: Any) -> Any:
@@ -35,6 +65,32 @@ def typed(key: str, text: str, hint: Any) -> Any:
             continue
     needed = " or ".join(dict.fromkeys(kind for kind, _ in readers))
     raise ConfigurationError(f"the setting {key} must be {needed}, got {text!r}")
+
+
+def fitting(key: str, value: Any, hint: Any) -> Any:
+    """``value``, which came with a type, as the setting ``key`` of the type ``hint`` takes it.
+
+    Raises:
+        ConfigurationError: names the setting and what it must be.
+    """
+    options = [option for option in _union(hint) if option is not type(None)]
+    for option in options:
+        origin = get_origin(option) or option
+        if origin is float and type(value) is int:
+            return float(value)
+        if isinstance(value, str) and origin not in _KINDS:
+            return typed(key, value, option)
+        if origin in _KINDS and type(value) is origin and _fits(value, get_args(option)):
+            return value
+    needed = " or ".join(_KINDS.get(get_origin(option) or option) or _reader(option)[0] for option in options)
+    raise ConfigurationError(f"the setting {key} must be {needed}, got {value!r}")
+
+
+def _fits(value: Any, items: tuple[Any, ...]) -> bool:
+    """Whether a number is finite, and the items of a list are of their type."""
+    if isinstance(value, list):
+        return not items or all(type(one) is items[0] for one in cast(list[Any], value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _union(hint: Any) -> tuple[Any, ...]:

@@ -278,16 +278,42 @@ def test_the_workers_own_variable_for_the_broker_goes_before_the_common_one(flee
     assert broker.welcome().llm == "mine"
 
 
+def test_a_file_may_say_what_the_options_say(fleet: Fleet, broker: HandBroker) -> None:
+    config = fleet.folder / "worker.toml"
+    config.write_text(
+        f'llm = "from the file"\nbroker = "{broker.address}"\nload = "scripted_llm:load"\nconcurrency = 3'
+    )
+    fleet.start("worker", "--config", str(config), environment={"PYTHONPATH": str(fleet.folder)})
+    hello = broker.welcome()
+    assert hello.llm == "from the file"
+    if hello.state == "loading":
+        hello = broker.wait_for(Hello)
+    assert (hello.state, hello.concurrency) == ("ready", 3)
+
+
+def test_a_setting_in_a_file_that_cannot_be_used_is_named(fleet: Fleet) -> None:
+    config = fleet.folder / "worker.toml"
+    config.write_text('llm = "mine"\nengine = "openai"\n[set]\ntop_p = "high"')
+    environment = {"PYTHONPATH": str(fleet.folder), "GENPOOL_BROKER": "tcp://127.0.0.1:1"}
+    process = fleet.start("worker", "--config", str(config), environment=environment)
+    assert process.wait(PATIENCE_S) == 2
+    assert said(fleet).splitlines()[-1] == f"genpool: {config}: the setting top_p must be a number, got 'high'"
+
+
 # Mistakes.
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "say either --engine (llamacpp, openai) or --load package.module:function, and not both"),
-        (["--engine", "openai", "--load", "a:b"], "say either --engine (llamacpp, openai) or --load"),
+        ([], "say either --engine (litellm, llamacpp, openai, transformers) or --load package.module:function, and"),
+        (
+            ["--engine", "openai", "--load", "a:b"],
+            "say either --engine (litellm, llamacpp, openai, transformers) or --load",
+        ),
         (["--load", "scripted_llm:load", "--model", "x"], "--model and --set are for --engine"),
         (["--load", "scripted_llm:load", "--set", "a=b"], "--model and --set are for --engine"),
+        (["--load", "scripted_llm:load", "--rpm", "5"], "--model and --set are for --engine, and so are --rpm"),
         (["--load", "scripted_llm"], "a function or task is named as package.module:name, got 'scripted_llm'"),
         (["--load", "no_such_module:load"], "no_such_module:load: there is no module 'no_such_module'"),
         (["--load", "scripted_llm:absent"], "scripted_llm:absent: the module scripted_llm has no 'absent'"),
@@ -304,6 +330,9 @@ def test_the_workers_own_variable_for_the_broker_goes_before_the_common_one(flee
         (["--engine", "llamacpp"], "model"),
         (["--engine", "llamacpp", "--set", "heat=1"], "LlamaCppLLM has no setting 'heat': it has "),
         (["--engine", "llamacpp", "--set", "heat"], "a setting is written key=value, got 'heat'"),
+        (["--engine", "llamacpp", "--tpm", "5"], "LlamaCppLLM has no setting 'tpm': it has "),
+        (["--engine", "openai", "--set", "api_key=sk-1"], "with api_key_env, or the file with api_key_file"),
+        (["--config", "absent.toml"], "the configuration absent.toml cannot be read"),
         (["--engine", "llamacpp", "--set", "temperature=hot"], "the setting temperature must be a number"),
         (["--load", "scripted_llm:load", "--broker", "nowhere"], "'nowhere' is neither an address"),
         (["--load", "scripted_llm:load", "--broker", "tcp://x:0"], "'tcp://x:0' is no broker's address"),
@@ -317,6 +346,7 @@ def test_a_mistake_is_told_in_a_sentence(fleet: Fleet, arguments: list[str], sen
     assert line.startswith("genpool: ")
     assert sentence in line
     assert "Traceback" not in said(fleet)
+    assert "sk-1" not in said(fleet)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from genpool.tasks.output import LLMOutput
 from genpool.tasks.text_generation import TextGenerationTask
 from genpool.worker import loader
 from genpool.worker.llm import LLM
-from genpool.worker.loader import engine_settings, load_engine, load_task, load_user_llm
-from genpool.worker.setting import load_function
+from genpool.worker.loader import engine_settings, file_settings, load_engine, load_task, load_user_llm
+from genpool.worker.setting import FileSettings, load_function
 
 
 class Engine(LLM):
@@ -132,6 +132,70 @@ def test_a_setting_given_twice_is_refused() -> None:
         engine_settings(Engine, ["count=1", "count=2"])
 
 
+@pytest.mark.parametrize(
+    "key", ["api_key", "apikey", "API-KEY", "key", "token", "hf_token", "client_secret", "password"]
+)
+def test_a_secret_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="api_key_env, or the file with api_key_file") as raised:
+        engine_settings(Engine, [f"{key}=sk-1"])
+    assert "sk-1" not in str(raised.value)
+
+
+class TestFileSettings:
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("count", 3),
+            ("share", 0.25),
+            ("eager", True),
+            ("label", "none"),
+            ("stop", ["a,b", "\n"]),
+            ("stop", []),
+            ("seed", 7),
+            ("extra", {"top_k": 3}),
+            ("prompt_format", "openai"),
+            ("model", "x.gguf"),
+            ("numbers", [1, 2]),
+        ],
+    )
+    def test_a_value_is_taken_with_its_type(self, key: str, value: Any) -> None:
+        settings = file_settings(Engine, FileSettings(Path("w.toml"), {key: value}))
+        assert settings == {key: value}
+        assert type(settings[key]) is type(value)
+
+    def test_a_whole_number_is_a_number(self) -> None:
+        (share,) = file_settings(Engine, FileSettings(Path("w.toml"), {"share": 2})).values()
+        assert (share, type(share)) == (2.0, float)
+
+    def test_a_function_is_found_by_its_path(self) -> None:
+        found = file_settings(Engine, FileSettings(Path("w.toml"), {"function": "json:dumps"}))
+        assert found == {"function": __import__("json").dumps}
+
+    @pytest.mark.parametrize(
+        ("key", "value", "sentence"),
+        [
+            ("count", "3", "the setting count must be a whole number, got '3'"),
+            ("count", 3.0, "the setting count must be a whole number, got 3.0"),
+            ("count", True, "the setting count must be a whole number, got True"),
+            ("share", float("nan"), "the setting share must be a number, got nan"),
+            ("share", True, "the setting share must be a number, got True"),
+            ("eager", 1, "the setting eager must be true or false, got 1"),
+            ("eager", "yes", "the setting eager must be true or false, got 'yes'"),
+            ("label", 5, "the setting label must be a text, got 5"),
+            ("stop", "a,b", "the setting stop must be a list, got 'a,b'"),
+            ("stop", [1], r"the setting stop must be a list, got \[1\]"),
+            ("extra", "x", "the setting extra must be a table, got 'x'"),
+            ("prompt_format", "html", "the setting prompt_format must be one of default, openai, got 'html'"),
+            ("prompt_format", 3, "the setting prompt_format must be one of default, openai, got 3"),
+            ("colour", 1, "Engine has no setting 'colour': it has count, eager"),
+            ("task", "x", "Engine has no setting 'task'"),
+        ],
+    )
+    def test_a_value_of_another_type_is_named_with_the_file(self, key: str, value: Any, sentence: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"^w.toml: {sentence}"):
+            file_settings(Engine, FileSettings(Path("w.toml"), {key: value}))
+
+
 class TestLoadEngine:
     @pytest.fixture(autouse=True)
     def _engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +215,39 @@ class TestLoadEngine:
         with pytest.raises(ConfigurationError, match="model is given twice"):
             load_engine("scripted", "b.gguf", ["model=a.gguf"], None)
 
+    def test_the_command_line_goes_before_a_file(self) -> None:
+        file = FileSettings(Path("w.toml"), {"model": "file.gguf", "count": 1, "share": 0.1})
+        llm: Any = load_engine("scripted", None, ["count=2"], None, file)
+        assert (llm.made_of["model"], llm.made_of["count"], llm.made_of["share"]) == ("file.gguf", 2, 0.1)
+        llm = load_engine("scripted", "given.gguf", [], None, file)
+        assert llm.made_of["model"] == "given.gguf"
+
+    def test_as_many_requests_as_calls_where_nothing_else_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Server(Engine):
+            def __init__(self, concurrency: int = 64) -> None:
+                super().__init__("m")
+                self.at_once = concurrency
+
+        monkeypatch.setattr(sys.modules["scripted_engine"], "Server", Server, raising=False)
+        monkeypatch.setitem(loader.ENGINES, "server", "scripted_engine:Server")
+        file = FileSettings(Path("w.toml"), {"concurrency": 3})
+        made: list[Any] = [
+            load_engine("server", None, [], None),
+            load_engine("server", None, [], None, None, 256),
+            load_engine("server", None, ["concurrency=2"], None, None, 256),
+            load_engine("server", None, [], None, file, 256),
+        ]
+        assert [llm.at_once for llm in made] == [64, 256, 2, 3]
+        assert load_engine("scripted", "a.gguf", [], None, None, 256).concurrency == 1
+
     def test_what_is_needed_and_missing_is_named(self) -> None:
         with pytest.raises(ConfigurationError, match="the engine scripted needs model"):
             load_engine("scripted", None, [], None)
 
     def test_an_unknown_engine_is_told_the_known_ones(self) -> None:
-        with pytest.raises(ConfigurationError, match="no engine 'magic': there are llamacpp, openai, scripted"):
+        with pytest.raises(
+            ConfigurationError, match="no engine 'magic': there are litellm, llamacpp, openai, scripted"
+        ):
             load_engine("magic", None, [], None)
 
     @pytest.mark.parametrize(("name", "package"), [("llamacpp", "xllamacpp"), ("openai", "openai")])
