@@ -26,6 +26,9 @@ from .machine import RowResult, StartCall
 
 log = logging.getLogger("genpool.worker")
 
+# What becomes of a row: its outputs, or the error that is its own.
+Answer = list[LLMOutput] | Exception
+
 # Faults of the request itself: the same row would raise the same again, wherever it runs.
 _DETERMINISTIC = (
     RowError,
@@ -63,7 +66,8 @@ class Caller:
         # A plain LLM takes a rendered prompt through a task that passes it on in place of its own.
         self._rendered = copy.copy(llm)
         self._rendered.task = RenderedPromptTask()
-        self.by_row = type(llm).generate_row is not LLM.generate_row
+        self._by_batch = type(llm).generate_batch is not LLM.generate_batch
+        self.by_row = not self._by_batch and type(llm).generate_row is not LLM.generate_row
 
     def run(self, call: StartCall, cancelled: Sequence[threading.Event]) -> Iterator[RowResult]:
         """The results of ``call``, each as soon as it is known.
@@ -96,7 +100,6 @@ class Caller:
             return
         try:
             answers = self._generate(call, rows, options)
-            _check(answers, len(rows), call.num_generations)
         except EngineDead:
             raise
         except CancelledError:
@@ -113,23 +116,36 @@ class Caller:
             for row in rows:
                 yield from self._attempt(call, [row], options)
         else:
-            for row, outputs in zip(rows, answers, strict=True):
-                yield self._done(row.execution, outputs)
+            for row, answer in zip(rows, answers, strict=True):
+                yield self._settled(row.execution, answer)
 
-    def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[list[LLMOutput]]:
-        if self.by_row:
-            row = rows[0]
-            if call.kind == RowKind.INPUT and missing_arguments(self._llm.task, row.content):
-                return [[empty_output(self._llm.model_name) for _ in range(call.num_generations)]]
-            kind = "prompt" if call.kind == RowKind.PROMPT else "input"
-            request = RowCall(row.content, kind, call.num_generations, options, row.seed, row.cancelled)
-            return [self._llm.generate_row(request)]
+    def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
+        if self._by_batch or self.by_row:
+            return self._generate_calls(call, rows, options)
         if call.kind == RowKind.PROMPT:
             llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
         else:
             llm, inputs = self._llm, [self._arguments(row.content) for row in rows]
         result: Any = llm.generate(inputs, call.num_generations)
-        return result.result() if isinstance(result, Future) else result  # type: ignore[return-value]
+        return _checked(result.result() if isinstance(result, Future) else result, len(rows), call.num_generations)
+
+    def _generate_calls(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
+        """Row by row or in a batch: the engine sees no row that lacks an argument, whose outputs are empty."""
+        kind = "prompt" if call.kind == RowKind.PROMPT else "input"
+        lacking = [kind == "input" and bool(missing_arguments(self._llm.task, row.content)) for row in rows]
+        requests = [
+            RowCall(row.content, kind, call.num_generations, options, row.seed, row.cancelled)
+            for row, lacks in zip(rows, lacking, strict=True)
+            if not lacks
+        ]
+        made: list[Answer] = []
+        if requests:
+            made = self._llm.generate_batch(requests) if self._by_batch else [self._llm.generate_row(requests[0])]
+        answers = iter(_checked(made, len(requests), call.num_generations))
+        return [
+            [empty_output(self._llm.model_name) for _ in range(call.num_generations)] if lacks else next(answers)
+            for lacks in lacking
+        ]
 
     def _arguments(self, content: Any) -> Any:
         """What the task asks for: a client that does not know the task sends all that its input holds."""
@@ -137,6 +153,11 @@ class Caller:
             return content
         given = cast(dict[str, Any], content)
         return {name: given[name] for name in self._llm.task.input_args_names if name in given}
+
+    def _settled(self, execution: int, answer: Answer) -> RowResult:
+        if isinstance(answer, CancelledError):
+            return RowResult(execution, Outcome.RETURNED, b"")
+        return self._failed(execution, answer) if isinstance(answer, Exception) else self._done(execution, answer)
 
     def _done(self, execution: int, outputs: list[LLMOutput]) -> RowResult:
         try:
@@ -204,14 +225,17 @@ def _tokens(output: LLMOutput) -> int:
     return count if type(count) is int and count >= 0 else 0
 
 
-def _check(answers: Any, rows: int, num_generations: int) -> None:
-    """Raises RowError unless there are ``num_generations`` outputs, as dicts, for each of ``rows``."""
+def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
+    """Raises RowError unless there are ``num_generations`` outputs, as dicts, or an error for each of ``rows``."""
     if not isinstance(answers, list) or len(cast(list[Any], answers)) != rows:
         got = f"{len(cast(list[Any], answers))} rows" if isinstance(answers, list) else f"a {type(answers).__name__}"
         raise RowError(f"the LLM was given {rows} rows and returned {got} instead of a list of outputs for each")
     for outputs in cast(list[Any], answers):
+        if isinstance(outputs, Exception):
+            continue
         if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in cast(list[Any], outputs)):
             raise RowError("the LLM returned something else than a list of outputs (dicts) for a row")
         if len(cast(list[Any], outputs)) != num_generations:
             count = len(cast(list[Any], outputs))
             raise RowError(f"the LLM was asked for {num_generations} generations of a row and returned {count}")
+    return cast(list[Answer], answers)

@@ -14,7 +14,7 @@ import logging
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ Generations = list[list[LLMOutput]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowCall:
-    """One row for an engine that answers row by row.
+    """One row for an engine that takes rows with their options, one by one or in batches.
 
     Attributes:
         content: the task's arguments (``input``), or a rendered prompt in wire form (``prompt``).
@@ -55,8 +55,9 @@ class RowCall:
 class LLM(ABC):
     """A model with the task that it performs. Derive from it and give it ``model_name`` and ``_generate``.
 
-    An engine that can stop a completion, or take options for a single call, overrides ``generate_row`` as well: a
-    worker then prefers it. ``copy.copy`` makes a twin that shares engine and threads and may have another ``task``.
+    An engine that can stop a completion, or take options for a single call, overrides ``generate_row`` or, where it
+    works best on several rows at once, ``generate_batch`` as well: a worker then prefers it. ``copy.copy`` makes a twin
+    that shares engine and threads and may have another ``task``.
 
     Args:
         task: turns an input into a prompt and a completion into a parsed output.
@@ -146,6 +147,20 @@ class LLM(ABC):
             EngineDead: the engine cannot go on.
         """
         raise NotImplementedError(f"{type(self).__name__} does not answer row by row: call `generate`.")
+
+    def generate_batch(self, calls: Sequence[RowCall]) -> list[list[LLMOutput] | Exception]:
+        """Generates for several rows in one go; optional. They share ``kind``, ``num_generations`` and ``options``.
+
+        Returns:
+            For each of ``calls`` its outputs, or the error that is its own and no other row's: a RowError, or
+            ``concurrent.futures.CancelledError`` where ``call.cancelled`` was set.
+
+        Raises:
+            EngineUnwell: the server, the key or the quota is at fault.
+            EngineDead: the engine cannot go on.
+            Exception: anything else (a MemoryError, say): the rows are tried again, each alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no batches of calls: call `generate`.")
 
     def generate(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
@@ -62,6 +62,23 @@ class ByRow(Scripted):
         if self.by_row is not None:
             return self.by_row(call)
         return [output(str(call.content))] * call.num_generations
+
+
+class ByBatch(Scripted):
+    """Answers batches of calls, and remembers them."""
+
+    option_names = frozenset({"temperature"})
+
+    def __init__(self, script: Callable[[Sequence[RowCall]], Any] | None = None) -> None:
+        super().__init__()
+        self.by_batch = script
+        self.batches: list[Sequence[RowCall]] = []
+
+    def generate_batch(self, calls: Sequence[RowCall]) -> list[list[LLMOutput] | Exception]:
+        self.batches.append(calls)
+        if self.by_batch is not None:
+            return self.by_batch(calls)
+        return [[output(str(call.content))] * call.num_generations for call in calls]
 
 
 class Bench:
@@ -221,6 +238,69 @@ def test_a_row_engine_is_not_given_rows_that_lack_an_argument_but_prompts_as_the
     assert llm.rows == []
     bench.run("a prompt", kind="prompt")
     assert [(row.content, row.kind) for row in llm.rows] == [("a prompt", "prompt")]
+
+
+# In batches of calls.
+
+
+def test_an_engine_that_takes_batches_gets_seeds_options_and_flags() -> None:
+    llm = ByBatch()
+    bench = Bench(llm)
+    assert not bench.caller.by_row
+    payloads = [pack_row({"input": "a"}, 7), pack_row({"input": "b"}, None)]
+    flags = [threading.Event(), threading.Event()]
+    call = StartCall(0, "input", 2, pack({"temperature": 0.5}), [100, 101], payloads)
+    results = list(bench.caller.run(call, flags))
+    (batch,) = llm.batches
+    assert [(row.content, row.kind, row.num_generations, row.options, row.seed) for row in batch] == [
+        ({"input": "a"}, "input", 2, {"temperature": 0.5}, 7),
+        ({"input": "b"}, "input", 2, {"temperature": 0.5}, None),
+    ]
+    assert [row.cancelled for row in batch] == flags
+    assert [len(raw(result)) for result in results] == [2, 2]
+
+
+def test_a_batch_holds_no_row_that_lacks_an_argument_but_prompts_as_they_are() -> None:
+    llm = ByBatch()
+    bench = Bench(llm)
+    results = bench.run({"question": "a"}, {"input": "b"}, {"question": "c"})
+    assert [row.content for batch in llm.batches for row in batch] == [{"input": "b"}]
+    assert [raw(result)[0] for result in results] == [None, "{'input': 'b'}", None]
+    assert raw(bench.run({"question": "a"})[0]) == [None]
+    assert len(llm.batches) == 1
+    bench.run("a prompt", kind="prompt")
+    assert [(row.content, row.kind) for row in llm.batches[1]] == [("a prompt", "prompt")]
+
+
+def test_an_error_in_the_place_of_a_rows_outputs_is_that_rows() -> None:
+    errors = [RowError("too long"), CancelledError(), RuntimeError("odd")]
+    llm = ByBatch(lambda calls: [*errors, [output("done")]])
+    results = Bench(llm).run(*inputs("a", "b", "c", "d"))
+    assert outcomes(results) == [
+        (100, Outcome.FAILED),
+        (101, Outcome.RETURNED),
+        (102, Outcome.RAISED),
+        (103, Outcome.DONE),
+    ]
+    assert unpack_failure(results[0].payload).message == "too long"
+    assert len(llm.batches) == 1
+
+
+def test_a_batch_for_which_there_is_no_room_is_tried_row_by_row() -> None:
+    def script(calls: Sequence[RowCall]) -> list[list[LLMOutput]]:
+        if len(calls) > 1:
+            raise MemoryError("no room")
+        return [[output("done")] for _ in calls]
+
+    llm = ByBatch(script)
+    assert [raw(result) for result in Bench(llm).run(*inputs("a", "b"))] == [["done"], ["done"]]
+    assert [len(batch) for batch in llm.batches] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("answers", [[], [[output("1")]] * 3, [[output("1")] * 2] * 2, [["text"]] * 2])
+def test_the_wrong_number_or_kind_of_outputs_of_a_batch_fails_its_rows(answers: Any) -> None:
+    results = Bench(ByBatch(lambda calls: answers)).run(*inputs("a", "b"))
+    assert [result.outcome for result in results] == [Outcome.FAILED] * 2
 
 
 # Rendered prompts.

@@ -19,11 +19,11 @@ import xllamacpp
 from ...protocol.errors import ConfigurationError, RowError
 from ...tasks.base import TaskLike
 from ...tasks.output import LLMOutput
-from ...tasks.prompt import SupportedFormats, chat_messages
+from ...tasks.prompt import SupportedFormats
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
 from .gguf import has_chat_template, model_path
-from .row import RowEngine, check_json, check_positive, sampling, seed_at
+from .row import RowEngine, check_json, check_positive, sampling, seed_at, sent_prompt
 
 log = logging.getLogger("genpool.worker")
 
@@ -32,7 +32,10 @@ _WIRE_NAMES = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
+    "min_p": "min_p",
     "repeat_penalty": "repeat_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
     "stop": "stop",
     "response_format": "response_format",
 }
@@ -50,7 +53,9 @@ class _Server(Protocol):
 
 
 class LlamaCppLLM(RowEngine):
-    """A GGUF model run by llama.cpp in this process.
+    """A GGUF model run by llama.cpp in this process::
+
+        genpool worker --llm small --engine llamacpp --model small.gguf --set n_ctx=4096 --set n_parallel=8
 
     A prompt goes through the model's own chat template. Text goes in as it is where ``prompt_format`` (other than
     "openai") or ``prompt_formatting_fn`` makes text of a prompt, and where the model has no chat template, as base
@@ -59,7 +64,10 @@ class LlamaCppLLM(RowEngine):
     Args:
         model: path of the GGUF file.
         task: what the LLM does with an input. Text generation if None.
-        max_new_tokens, temperature, top_p, top_k, repeat_penalty, stop: sampling, unless a call says otherwise.
+        max_new_tokens, temperature, top_p, top_k, min_p, repeat_penalty, frequency_penalty, presence_penalty, stop:
+            sampling, unless a call says otherwise.
+        response_format: what the answer must look like, as OpenAI writes it:
+            ``{"type": "json_schema", "json_schema": {"schema": {...}}}``.
         seed: seeds rows that bring none. A row's k-th generation samples with its seed + k. What runs beside a row
             and the prompts cached before it change its last digits, so that a seed does not promise the same text.
         n_ctx: tokens of prompt and completion together, for each of the slots.
@@ -84,9 +92,13 @@ class LlamaCppLLM(RowEngine):
         temperature: float = 0.8,
         top_p: float = 0.95,
         top_k: int = 40,
+        min_p: float = 0.05,
         repeat_penalty: float = 1.1,
-        seed: int | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
         stop: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
+        seed: int | None = None,
         n_ctx: int = 2048,
         n_parallel: int = 4,
         n_threads: int | None = None,
@@ -113,8 +125,12 @@ class LlamaCppLLM(RowEngine):
             "temperature": temperature,
             "top_p": top_p,
             "top_k": top_k,
+            "min_p": min_p,
             "repeat_penalty": repeat_penalty,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
             "stop": stop,
+            "response_format": response_format,
         }
         self._takes_text = prompt_formatting_fn is not None or prompt_format not in (None, "openai")
         self._takes_chat = chat_template is not None or has_chat_template(self._path)
@@ -153,18 +169,13 @@ class LlamaCppLLM(RowEngine):
 
     def _request(self, call: RowCall) -> tuple[Any, dict[str, Any]]:
         """What counts as the prompt used, and the body of the request for it."""
-        prompt: Any = self.prompt_of(call)
+        # Never empty: llama.cpp does not answer an empty prompt with more than one generation.
+        used = sent_prompt(self.prompt_of(call), self._takes_text, self._takes_chat)
         body = sampling(_WIRE_NAMES, self._settings, call.options)
-        if self._takes_text and isinstance(prompt, str):
-            used, field = prompt, "prompt"
-        elif self._takes_chat:
-            used, field = chat_messages(prompt), "messages"
-        else:
-            used, field = "\n".join(str(one.get("content") or "") for one in chat_messages(prompt)), "prompt"
-        if not used:
-            # Not only useless: llama.cpp never answers an empty prompt with more than one generation.
-            raise RowError("the prompt is empty")
-        body[field] = used
+        body["prompt" if isinstance(used, str) else "messages"] = used
+        if isinstance(used, str) and "response_format" in body:
+            # llama.cpp heeds a response_format in chats only, and says nothing.
+            body["json_schema"] = _schema(body.pop("response_format"))
         check_json(body)
         return used, body
 
@@ -247,6 +258,25 @@ class _Joined:
 def _error(error: Mapping[str, Any]) -> Exception:
     sentence = f"llama.cpp: {error.get('message', error)}"
     return RowError(sentence) if error.get("code") == 400 else RuntimeError(sentence)
+
+
+def _schema(response_format: Any) -> Any:
+    """The JSON schema in it; None where any text will do. Raises RowError where it has none."""
+    try:
+        match response_format["type"]:
+            case "text":
+                return None
+            case "json_object":
+                return response_format.get("schema", {"type": "object"})
+            case "json_schema":
+                return response_format["json_schema"]["schema"]
+            case other:
+                raise RowError(f"llama.cpp knows no response_format of the type {other!r}")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RowError(
+            'response_format must be {"type": "json_schema", "json_schema": {"schema": {...}}} or '
+            f'{{"type": "json_object"}}, got {response_format!r}'
+        ) from error
 
 
 def _params(path: Path, n_ctx: int, n_parallel: int, n_threads: int | None, n_gpu_layers: int, verbose: bool) -> Any:
