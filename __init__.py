@@ -14,24 +14,42 @@ if TYPE_CHECKING:
     from .client.process_llm import ProcessLLM as ProcessLLM
     from .protocol import errors as errors
     from .tasks.base import Task as Task
+    from .tasks.chat import ChatTask as ChatTask
     from .tasks.output import LLMOutput as LLMOutput
+    from .tasks.preference import PreferenceTask as PreferenceTask
     from .tasks.prompt import Prompt as Prompt
+    from .tasks.structured import StructuredTask as StructuredTask
     from .tasks.text_generation import TextGenerationTask as TextGenerationTask
     from .worker.llm import LLM as LLM
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ChatTask": ".tasks.chat",
     "LLM": ".worker.llm",
     "LLMOutput": ".tasks.output",
     "LLMPool": ".client.pool",
+    "PreferenceTask": ".tasks.preference",
     "ProcessLLM": ".client.process_llm",
     "Prompt": ".tasks.prompt",
+    "StructuredTask": ".tasks.structured",
     "Task": ".tasks.base",
     "TextGenerationTask": ".tasks.text_generation",
 }
 
-__all__ = ["LLM", "LLMOutput", "LLMPool", "ProcessLLM", "Prompt", "Task", "TextGenerationTask", "errors"]
+__all__ = [
+    "LLM",
+    "ChatTask",
+    "LLMOutput",
+    "LLMPool",
+    "PreferenceTask",
+    "ProcessLLM",
+    "Prompt",
+    "StructuredTask",
+    "Task",
+    "TextGenerationTask",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:

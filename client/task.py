@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from ..protocol.errors import ConfigurationError
 from ..tasks.base import TaskLike
-from ..tasks.named import named_task
-from ..tasks.text_generation import TextGenerationTask
+from ..tasks.named import TASKS, named_task
 
-TEXT_GENERATION = "text-generation"
+_USUAL = "text-generation"
 
 
 def client_task(spec: str | None, system_prompt: str | None) -> TaskLike | None:
-    """The task to render prompts with here, if any: ``text-generation``, or ``package.module:task``.
+    """The task to render prompts with here, if any: see ``named_task``.
 
-    The latter is an object, or a class or function that makes one without arguments. A system prompt alone asks for
-    text generation.
+    A system prompt alone asks for text generation.
 
     Raises:
-        ConfigurationError: ``spec`` leads to no task, or to one that takes no system prompt.
+        ConfigurationError: ``spec`` leads to no task, or to one that has a system prompt of its own.
     """
-    if spec is None and system_prompt is None:
-        return None
-    if spec is None or spec == TEXT_GENERATION:
-        return TextGenerationTask() if system_prompt is None else TextGenerationTask(system_prompt=system_prompt)
     if system_prompt is not None:
-        raise ConfigurationError(f"--system-prompt is for text generation; the task {spec} has its own")
+        name = spec or _USUAL
+        if name not in TASKS:
+            raise ConfigurationError(f"--system-prompt is for {', '.join(TASKS)}; the task {spec} has its own")
+        return cast(Any, TASKS[name])(system_prompt=system_prompt)
+    if spec is None:
+        return None
     try:
         return named_task(spec)
     except ValueError as error:
-        raise ConfigurationError(f"{error}; or say {TEXT_GENERATION}") from error
+        raise ConfigurationError(str(error)) from error

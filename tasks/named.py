@@ -10,7 +10,17 @@ import types
 from pathlib import Path
 from typing import Any, cast
 
-from .base import TaskLike, require_task
+from .base import Task, TaskLike, require_task
+from .chat import ChatTask
+from .preference import PreferenceTask
+from .text_generation import TextGenerationTask
+
+# The ready-made tasks that need no more than a name. Each takes a ``system_prompt``.
+TASKS: dict[str, type[Task]] = {
+    "text-generation": TextGenerationTask,
+    "chat": ChatTask,
+    "preference": PreferenceTask,
+}
 
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -45,12 +55,16 @@ def named_object(spec: str) -> Any:
 
 
 def named_task(spec: str) -> TaskLike:
-    """The task at ``package.module:task``: an object, or a class or function that makes one without arguments.
+    """The ready-made task of that name, or the one at ``package.module:task``.
+
+    The latter is an object, or a class or function that makes one without arguments.
 
     Raises:
         ValueError: ``spec`` leads to no task.
     """
-    found = named_object(spec)
+    if ":" not in spec and spec not in TASKS:
+        raise ValueError(f"there is no task {spec!r}: name one of {', '.join(TASKS)}, or yours as package.module:task")
+    found = TASKS[spec] if spec in TASKS else named_object(spec)
     if isinstance(found, type) or inspect.isroutine(found):
         try:
             found = found()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genpool import TextGenerationTask
+from genpool import ChatTask, PreferenceTask, TextGenerationTask
 from genpool.client.task import client_task
 from genpool.protocol.errors import ConfigurationError
 
@@ -34,6 +34,13 @@ def test_a_system_prompt_asks_for_text_generation() -> None:
     assert client_task("text-generation", "") == TextGenerationTask(system_prompt="")
 
 
+def test_ready_made_tasks_have_names_and_take_a_system_prompt() -> None:
+    assert client_task("chat", None) == ChatTask()
+    assert client_task("preference", None) == PreferenceTask()
+    assert client_task("chat", "Be brief.") == ChatTask(system_prompt="Be brief.")
+    assert client_task("preference", "Be strict.") == PreferenceTask(system_prompt="Be strict.")
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "tasks_of_a_test.py").write_text(MODULE)
@@ -54,7 +61,8 @@ def test_a_task_of_ones_own_is_an_object_or_makes_one(module: str) -> None:
         (":number", "int has not"),
         (":broken", "RuntimeError: no such thing"),
         ("_not_there:task", "there is no module"),
-        ("", "named as package.module:name, got .*; or say text-generation"),
+        ("", "no task '.*': name one of text-generation, chat, preference, or yours as package.module:task"),
+        (":not a name", "named as package.module:name, got "),
     ],
 )
 def test_what_is_no_task_says_so(module: str, name: str, said: str) -> None:
