@@ -53,7 +53,9 @@ class _Server(Protocol):
 
 
 class LlamaCppLLM(RowEngine):
-    """A GGUF model run by llama.cpp in this process::
+    """A GGUF model run by llama.cpp in this process.
+
+    Start a worker with it::
 
         genpool worker --llm small --engine llamacpp --model small.gguf --set n_ctx=4096 --set n_parallel=8
 

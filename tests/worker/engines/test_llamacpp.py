@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("xllamacpp")
 
 from genpool.protocol.errors import Closed, ConfigurationError, RowError
-from genpool.worker.engines.llamacpp import LlamaCppLLM, _Joined
+from genpool.worker.engines.llamacpp import LlamaCppLLM, _Joined, _schema
 from genpool.worker.llm import RowCall
 
 SLOTS = 4
@@ -106,16 +106,77 @@ def test_a_calls_options_go_before_the_engines(llm: LlamaCppLLM) -> None:
 
 
 def test_every_option_name_is_taken(llm: LlamaCppLLM) -> None:
-    options = {"temperature": 0.1, "top_p": 0.9, "top_k": 5, "repeat_penalty": 1.2, "stop": ["\n"], "max_new_tokens": 2}
+    options: dict[str, Any] = {
+        "max_new_tokens": 2,
+        "temperature": 0.1,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repeat_penalty": 1.2,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.1,
+        "stop": ["\n"],
+    }
     assert llm.option_names == {*options, "response_format"}
     assert len(llm.generate_row(row(options=options))) == 1
 
 
+def test_options_that_only_llamacpp_knows_reach_it(llm: LlamaCppLLM) -> None:
+    # Where only the likeliest token is left to draw from, each seed draws the same.
+    for least in ({"top_k": 1}, {"min_p": 1.0}):
+        options = {"temperature": 2.0, "max_new_tokens": 4, **least}
+        drawn = [texts(llm.generate_row(row("Tell me a story.", seed=seed, options=options))) for seed in (1, 2)]
+        assert drawn[0] == drawn[1]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "blue"]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "colour", "schema": SCHEMA}}
+
+
 def test_a_response_format_shapes_the_answer(llm: LlamaCppLLM) -> None:
-    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
-    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
-    (output,) = llm.generate_row(row(options={"response_format": wanted, "max_new_tokens": 60}))
+    outputs = llm.generate_row(row(n=2, options={"response_format": FORMAT, "max_new_tokens": 60}))
+    for text in texts(outputs):
+        assert json.loads(text)["colour"] in ("red", "blue")
+
+
+@pytest.mark.parametrize("prompt_format", [None, "chatml"])
+def test_a_response_format_may_be_a_setting_of_chats_and_of_texts(smollm2_path: Path, prompt_format: Any) -> None:
+    settings: dict[str, Any] = {**SMALL, "max_new_tokens": 60}
+    shaped = LlamaCppLLM(smollm2_path, response_format=FORMAT, prompt_format=prompt_format, **settings)
+    (output,) = shaped.generate_row(row())
+    (free,) = shaped.generate_row(row(options={"response_format": {"type": "text"}, "max_new_tokens": 4}))
+    with pytest.raises(RowError, match="response_format"):
+        shaped.generate_row(row(options={"response_format": {"type": "xml"}}))
+    shaped.close()
     assert json.loads(output["raw_output"])["colour"] in ("red", "blue")
+    assert not free["raw_output"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("response_format", "schema"),
+    [
+        (FORMAT, SCHEMA),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_object", "schema": SCHEMA}, SCHEMA),
+        ({"type": "text"}, None),
+    ],
+    ids=str,
+)
+def test_the_schema_of_a_response_format(response_format: Any, schema: Any) -> None:
+    assert _schema(response_format) == schema
+
+
+@pytest.mark.parametrize(
+    "response_format", [{"type": "json_schema"}, {"type": "json_schema", "json_schema": 3}, {}, "x"]
+)
+def test_a_response_format_without_a_schema_is_the_rows_fault(response_format: Any) -> None:
+    with pytest.raises(RowError, match="response_format must be"):
+        _schema(response_format)
 
 
 @pytest.mark.parametrize(
