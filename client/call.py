@@ -156,7 +156,7 @@ class Call:
             self._note_returns()
             shares = planned or shares_of(self._move(drawn) if self._is_redrawn else drawn)
             draws = max(share.draw for share in shares)
-            record = Record(index, item.input, shares, len(shares), item.number, item.options, draws)
+            record = Record(index, item.input, shares, len(shares), item.number, item.options, item.seed, draws)
             if not self._over:
                 self._records[index] = record
         return record
@@ -191,7 +191,7 @@ class Call:
         if lost is not None and not self._is_redrawn:
             return self._local_error(voice, lost)
         try:
-            payload = self._payload(voice, record, self._seed_of(record.number, share.draw))
+            payload = self._payload(voice, record, self._seed_of(record, share.draw))
             options = self._options(voice, record)
         except (RowError, ConfigurationError) as error:
             return self._local_error(voice, error)
@@ -243,14 +243,16 @@ class Call:
             ) from error
         return pack_row(prompt, seed)
 
-    def _seed_of(self, number: int, draw: int) -> int | None:
-        seed = self._settings.seed
+    def _seed_of(self, record: Record, draw: int) -> int | None:
+        if record.seed is not None and not draw:
+            return record.seed
+        seed = self._settings.seed if record.seed is None else record.seed
         if seed is None:
             return None
         # An LLM that makes a lost one's share beside its own must not say the same again.
         again = f"/{draw}" if draw else ""
         # A text seeds the same in every release of Python, and inputs that are alike still differ.
-        return random.Random(f"{seed}/{number}{again}").getrandbits(31)
+        return random.Random(f"{seed}/{record.number}{again}").getrandbits(31)
 
     # On a callbacks thread.
 

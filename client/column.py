@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ..tasks.base import LABELLING, TaskLike, is_labelling
 from ..tasks.output import LLMOutput
-from .jsonl import encode
+from .formats.jsonl import encode
 from .link import Link
 
 ERROR = "error"
@@ -27,6 +27,10 @@ _OF_EVERY_LABEL = {
     "labelling_prompt": "prompt_used",
     "raw_labelling_response": "raw_output",
 }
+
+
+# The columns that a run makes, whatever the task.
+OF_EVERY_ROW = {DEFAULT, DEFAULT_LABEL, ERROR, *_OF_EVERY_OUTPUT, *_OF_EVERY_LABEL}
 
 
 class Columns:

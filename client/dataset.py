@@ -1,42 +1,56 @@
-"""A file of rows through the LLMs of a fleet, in order, into another file: what ``genpool generate`` does.
+"""A dataset through LLMs, in order, into a file that can be gone on with: what ``genpool generate`` does.
 
 ::
 
-    Source ─ lines ─▶ stream(ordered=True) ─ rows ─▶ output_row ─▶ Target
-      (a line that cannot be used goes the same way: it fails at once, in its place)
+    Source ─ lines ─▶ stream(ordered=True) ─ rows ─▶ Output ─▶ working file ─▶ the target, in its format
+                       ▲                    └ shares ─▶ Journal ─▶ what is done and what is owed, the next time
+                       └ Item: what the journal knows of a row's shares
+
+A line that cannot be used goes the same way: it fails at once, in its place.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
+import random
 import shlex
 import signal
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain as joined
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
+from ..protocol.errors import ConfigurationError, GenpoolError
 from .call import LOST_AFTER_S
-from .column import Columns, encoded, output_row, replaced
-from .fleet import Choice, connected
+from .claim import Claim, Places, claim, errors_path, is_resumable, require_appendable
+from .fingerprint import plain, task_settings
+from .fleet import Choice, Connected, connected
+from .formats.base import STANDARD_STREAM, Format, Line, Source
+from .formats.format import format_of, open_source
+from .formats.target import Target, check_target, sync_folder
 from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
-from .jsonl import STANDARD_STREAM, Line, Source, Target, check_target
-from .meter import LineMeter, Meter, bar
-from .pool import LLMPool
-from .process_llm import ProcessLLM
-from .stream import Row
+from .meter import LineMeter, Meter, awaited, bar
+from .output import LineFile, Output, ResumableOutput
+from .passed import after
+from .reason import MaxFailures
+from .report import now_text, report_of, summary, write_report
+from .retry import Retry, old_rows
+from .runner import SHOWN_FAILURES, Runner, Work, needed
+from .share import check_weights, draw_shares
+from .standing import Standing
 
 log = logging.getLogger("genpool.generate")
 
-# More failures than this are only in the output, and in the count at the end.
-_SHOWN_FAILURES = 10
+# How long the broker's report is waited for at the end of a run.
+_REPORT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +60,16 @@ class GenerateSettings:
     Attributes:
         source, target: paths; ``-`` is standard input or output.
         choice: the LLMs.
-        seed, draw, weights: as in CallOptions.
+        source_format, target_format: in place of those that the paths tell.
+        seed, draw, weights, generation_kwargs: as in CallOptions.
         timeout_s: what is not answered so long after the start has failed.
         if_lost, lost_after_s: as in CallOptions.
+        mapping: the task's argument -> the column that it is read from.
+        id_column: the column that rows are known by when a run goes on; None has all their contents count.
+        errors: the path where rows that have failed go too.
+        max_failures: how many rows may fail; None for all.
+        only_failed: do the rows again that have failed in the finished target.
+        overwrite: begin afresh, whatever the target holds.
         strict: check all rows before any work.
         quiet: no bar, no lines about how far it is, no sentence at a good end.
         draws_bar: whether a bar can be drawn.
@@ -58,12 +79,21 @@ class GenerateSettings:
     target: str
     choice: Choice
     num_generations: int = 1
+    source_format: str | None = None
+    target_format: str | None = None
     seed: int | None = None
     draw: Literal["call", "row"] = "row"
     weights: Sequence[float] | None = None
+    generation_kwargs: Mapping[str, Any] | None = None
     timeout_s: float | None = None
     if_lost: Literal["wait", "redraw", "fill"] = "wait"
     lost_after_s: float = LOST_AFTER_S
+    mapping: Mapping[str, str] = field(default_factory=dict[str, str])
+    id_column: str | None = None
+    errors: str | None = None
+    max_failures: MaxFailures | None = None
+    only_failed: bool = False
+    overwrite: bool = False
     strict: bool = False
     quiet: bool = False
     draws_bar: bool = False
@@ -79,179 +109,354 @@ class GenerateSettings:
             timeout=self.timeout_s,
             if_lost=self.if_lost,
             lost_after_s=self.lost_after_s,
+            generation_kwargs=self.generation_kwargs,
+        )
+
+    @property
+    def format(self) -> Format:
+        """The target's format. Raises ConfigurationError."""
+        return format_of(self.target, self.target_format)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What must be the same each time that a run is started, so that its rows are of one kind."""
+        return plain(
+            {
+                "--llm": list(self.choice.llms),
+                "--num-generations": self.num_generations,
+                "--seed": self.seed,
+                "--draw": self.draw,
+                "--weights": self.weights,
+                "--set": self.generation_kwargs,
+                "--map": dict(self.mapping),
+                "--id-column": self.id_column,
+                "the output's format": self.format.name,
+                **task_settings(self.choice.task),
+            }
         )
 
 
-@dataclass(slots=True)
-class Tally:
-    """What is written by now: ``line`` is the last line of the input that is."""
+Connect = Callable[[Choice], AbstractContextManager[Connected]]
 
-    rows: int = 0
-    failed: int = 0
-    line: int = 0
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: ``output`` from when rows are written, and how to go on when it is cut off.
+
+    ``rows`` is how many the input has, where that is known.
+    """
+
+    settings: GenerateSettings
+    output: Output | None = None
+    claim: Claim | None = None
+    rows: int | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """What is written by now."""
+        return self.output.standing if self.output else Standing()
+
+    @property
+    def summary(self) -> Standing:
+        """``standing``, with all that is counted."""
+        return self.output.summary() if self.output else Standing()
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What is there, and what to do about the rest."""
+        done = self.standing
+        if not done.rows:
+            return "no row was written"
+        text = f"{done.rows} rows are written whole, up to line {done.line} of the input ({done.failed} of them failed)"
+        if self.claim is not None:
+            return f"{text}; to go on, run the same command again"
+        source, target = self.settings.source, self.settings.target
+        if STANDARD_STREAM in (source, target):
+            return f"{text}; to go on, give line {done.line + 1} and what follows"
+        rest = f"tail -n +{done.line + 1} {shlex.quote(source)}"
+        return f"{text}; to go on: {rest} | genpool generate -i - -o - (your other options) >> {shlex.quote(target)}"
 
 
 def run(settings: GenerateSettings) -> int:
     """Generate for every row of the source, and return the exit code.
 
-    Stopped by a signal, the target holds whole rows in the order of the source, and stderr says how to go on.
+    Stopped by a signal, the target holds whole rows in the order of the source, and stderr says how to go on. Killed,
+    it does too, and the same settings go on from there.
 
     Raises:
         ConfigurationError: for what the user has to mend, before anything is sent or written.
         NoBroker, Refused: as for any other call; when it happens in mid-run, stderr says how to go on.
-        GenpoolError: when the target cannot be written.
+        GenpoolError: when too many rows have failed, or they cannot be written.
     """
-    tally = Tally()
-    began = time.monotonic()
+    progress = Progress(settings)
     try:
         with interruptible() as interrupt:
-            _run(settings, tally, interrupt)
+            standing, lines = _run(settings, progress, interrupt)
     except Interrupted as stop:
-        _say(f"stopped by {signal.Signals(stop.number).name}; {_how_to_go_on(settings, tally)}")
+        _say(f"stopped by {signal.Signals(stop.number).name}; {progress.how_to_go_on}")
         return 128 + stop.number
     except BrokenPipeError:
-        _say(f"nobody reads the output any more; {_how_to_go_on(settings, tally)}")
+        _say(f"nobody reads the output any more; {progress.how_to_go_on}")
         return 128 + signal.SIGPIPE
     except GenpoolError:
-        if tally.rows:
-            _say(f"stopped by an error; {_how_to_go_on(settings, tally)}")
+        if progress.standing.rows:
+            _say(f"stopped by an error; {progress.how_to_go_on}")
         raise
-    if tally.failed or not settings.quiet:
-        failed = f", {tally.failed} of them failed" if tally.failed else ""
-        _say(f"{tally.rows} rows are written{failed}; it took {time.monotonic() - began:.1f} s")
-    return 1 if tally.failed else 0
+    if standing.failed or not settings.quiet:
+        for line in lines:
+            _say(line)
+    return 1 if standing.failed else 0
 
 
-def _run(settings: GenerateSettings, tally: Tally, interrupt: Interrupt) -> None:
-    with Source(settings.source, is_read_twice=settings.strict) as source:
-        check_target(settings.target, source)
-        task = settings.choice.task
-        if settings.strict:
-            _check(source, list(task.input_args_names) if task else [])
-        with connected(settings.choice) as (llm, columns):
-            if settings.strict and task is None:
-                _check_again(source, columns)
-            with _meter(settings, source) as meter:
-                _Runner(settings, source, llm, columns, meter, tally).run(interrupt)
-        if not tally.rows:
-            log.warning("%s holds no rows", source.name)
+def _run(settings: GenerateSettings, progress: Progress, interrupt: Interrupt) -> tuple[Standing, list[str]]:
+    with open_source(
+        settings.source,
+        settings.source_format,
+        num_generations=settings.num_generations,
+        is_read_twice=settings.strict or settings.only_failed,
+    ) as source:
+        check_target(settings.target, source, settings.format)
+        return generate(settings, source, connected, progress, interrupt)
 
 
-def _meter(settings: GenerateSettings, source: Source) -> AbstractContextManager[Meter]:
-    if settings.quiet:
-        return nullcontext(Meter())
-    if not settings.draws_bar:
-        return nullcontext(LineMeter())
-    rows = source.count()
-    return bar(None if rows is None else rows * settings.num_generations)
+def generate(
+    settings: GenerateSettings, source: Source, connect: Connect, progress: Progress, interrupt: Interrupt
+) -> tuple[Standing, list[str]]:
+    """Do all rows of ``source``, and return what is written and what to say of it. Raises as ``run``."""
+    if is_resumable(settings.target):
+        places = Places.of(settings.target, settings.format, is_beside=settings.only_failed)
+        with claim(places, settings.asked, overwrite=settings.overwrite, is_retry=settings.only_failed) as held:
+            progress.claim = held
+            return _Run(settings, source, connect, progress, interrupt).resumable(held)
+    if settings.only_failed:
+        raise ConfigurationError("--only-failed does rows of a file again: name it with --output")
+    return _Run(settings, source, connect, progress, interrupt).through()
 
 
-def _check(source: Source, needed: Sequence[str]) -> None:
-    """Refuse a source with lines that cannot be used. Raises ConfigurationError."""
-    problems = (line.problem for line in source.lines(lambda: needed) if line.problem)
-    shown = list(islice(problems, _SHOWN_FAILURES))
-    if shown:
-        more = sum(1 for _ in problems)
-        shown += [f"and {more} more"] if more else []
-        raise ConfigurationError("\n  ".join(["with --strict nothing is sent before all rows are right:", *shown]))
-    source.rewind()
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the settings, from wherever it begins to its end."""
 
+    settings: GenerateSettings
+    source: Source
+    connect: Connect
+    progress: Progress
+    interrupt: Interrupt
 
-def _check_again(source: Source, columns: Columns) -> None:
-    """Now that the LLMs have told of their tasks: ``_check``."""
-    if not columns.are_known:
-        log.warning("the columns are not checked before the start: LLMs are loading, and their task is not known yet")
-    _check(source, columns.needed())
+    def through(self) -> tuple[Standing, list[str]]:
+        """A run that cannot go on later: into a pipe, say."""
+        settings = self.settings
+        self._check_early()
+        with self.connect(settings.choice) as there:
+            self._check_late(there)
+            with self._meter(Standing(), there) as meter:
+                runner = self._runner(there, meter, self.source.read(), _drawn(settings, there))
+                errors = (
+                    LineFile(errors_path(settings.errors, None, overwrite=settings.overwrite))
+                    if settings.errors
+                    else None
+                )
+                with Output(Target(settings.target), errors) as output:
+                    done = self._work(runner, output)
+        return done, [_written(done)]
 
+    def resumable(self, held: Claim) -> tuple[Standing, list[str]]:
+        """A run into a file: begun, or gone on with."""
+        settings = self.settings
+        self._check_early()
+        if settings.only_failed and not held.is_retry:
+            if not held.standing.failed:
+                return held.standing, [f"no row of {held.places.target} has failed"]
+            held = held.for_retry()
+        lines = self._lines(held)
+        if held.is_finished:
+            more = next(lines, None)
+            if more is None:
+                return held.standing, [_all_done(held)]
+            require_appendable(held)
+            lines = joined([more], lines)
+        choice = settings.choice
+        if not choice.llms and held.header:
+            choice = dataclasses.replace(choice, llms=held.header["pool"])
+        with self.connect(choice) as there:
+            if self._check_late(there):
+                lines = self._lines(held)
+            done, fleet = self._resumed(held, there, lines)
+        report = report_of(held.header, done, fleet, is_finished=True)
+        _finish(held, settings.format, report)
+        return done, [_written(done), *summary(report)]
 
-class _Runner:
-    """Feeds the lines to the stream and writes what comes out; ``begun`` are the lines in between, in order."""
+    def _resumed(
+        self, held: Claim, there: Connected, lines: Iterator[Line]
+    ) -> tuple[Standing, Mapping[str, Any] | None]:
+        """Write what is left, and return what is written then, and the broker's report."""
+        settings, places = self.settings, held.places
+        header = held.header if held.is_going_on else self._header(held, there)
+        retry = None
+        if held.is_retry:
+            reading, writing = (old_rows(places.target, settings.format) for _ in range(2))
+            retry = Retry(reading, writing, held.standing.rows)
+        with self._meter(held.standing, there) as meter:
+            runner = self._runner(there, meter, lines, header["drawn"], retry)
+            errors = errors_path(settings.errors, held, overwrite=settings.overwrite) if settings.errors else None
+            held.begin(header)
+            try:
+                with ResumableOutput(places.working, errors, held.journal, held.standing) as output:
+                    done = self._work(runner, output)
+            except BaseException:
+                self._report_stop(held)
+                raise
+        return done, _fleet_report(there)
 
-    def __init__(
+    def _report_stop(self, held: Claim) -> None:
+        """The report of a run that was cut off."""
+        try:
+            write_report(held.places.report, report_of(held.header, self.progress.summary, None, is_finished=False))
+        except GenpoolError as error:
+            log.warning("%s", error)
+
+    def _work(self, runner: Runner, output: Output) -> Standing:
+        self.progress.output = output
+        runner.run(output, self.interrupt)
+        if not output.standing.rows:
+            log.warning("%s holds no rows", self.source.name)
+        return output.summary()
+
+    def _header(self, held: Claim, there: Connected) -> dict[str, Any]:
+        """What a run is begun with; one that goes on from a finished one keeps what that was begun with."""
+        errors = self.settings.errors
+        return {
+            "started": now_text(),
+            "pool": list(there.names),
+            "drawn": _drawn(self.settings, there),
+            **held.header,
+            "run": os.urandom(8).hex(),
+            "settings": self.settings.asked,
+            "errors": errors and str(Path(errors).resolve()),
+        }
+
+    def _runner(
         self,
-        settings: GenerateSettings,
-        source: Source,
-        llm: LLMPool | ProcessLLM,
-        columns: Columns,
+        there: Connected,
         meter: Meter,
-        tally: Tally,
-    ) -> None:
-        self._settings = settings
-        self._source = source
-        self._columns = columns
-        self._meter = meter
-        self._tally = tally
-        self._begun: deque[Line] = deque()
-        self._replaced: set[str] = set()
-        # Checks the options, before the target is opened and so emptied; nothing is sent before the first `next`.
-        self._rows = llm.stream(
-            self._inputs(), settings.num_generations, meter.advance, ordered=True, **settings.call_options
+        lines: Iterator[Line],
+        drawn: Sequence[int] | None,
+        retry: Retry | None = None,
+    ) -> Runner:
+        settings = self.settings
+        work = Work(
+            num_generations=settings.num_generations,
+            options=settings.call_options,
+            mapping=settings.mapping,
+            id_column=settings.id_column,
+            max_failures=settings.max_failures,
+            encode_row=settings.format.encode_row,
+            drawn=drawn,
+        )
+        return Runner(work, self.source, lines, there, meter, retry)
+
+    def _meter(self, standing: Standing, there: Connected) -> AbstractContextManager[Meter]:
+        settings = self.settings
+        if settings.quiet:
+            return nullcontext(Meter())
+        if not settings.draws_bar:
+            return nullcontext(LineMeter(standing, self.progress.rows))
+        return bar(
+            standing,
+            self.progress.rows,
+            settings.num_generations,
+            lambda: awaited(there.link.fleet, there.names),
         )
 
-    def run(self, interrupt: Interrupt) -> None:
-        with Target(self._settings.target) as target, closing(self._rows) as rows:
-            for row in rows:
-                line = self._begun.popleft()
-                made, failure = self._row(line, row)
-                with interrupt.held():
-                    target.write(made)
-                    self._count(line, failure)
+    # The input.
 
-    def _inputs(self) -> Iterator[Any]:
-        for line in self._source.lines(self._columns.needed):
-            self._begun.append(line)
-            # What is no dict ends in its place, as a row that has failed, and reaches no LLM.
-            yield None if line.problem else line.row
+    def _lines(self, held: Claim) -> Iterator[Line]:
+        """The rows that are not written yet. Raises ConfigurationError where those that are have changed."""
+        id_column, finished = self.settings.id_column, held.finished
+        if finished is not None:
+            for _ in after(self.source, finished, id_column, held.places):
+                raise ConfigurationError(
+                    f"{self.source.name} has more rows than {held.places.target}: run without --only-failed first"
+                )
+            self.source.rewind()
+            return islice(self.source.read(), held.standing.rows, None)
+        return after(self.source, held.standing, id_column, held.places)
 
-    def _row(self, line: Line, row: Row) -> tuple[bytes, str]:
-        """The row to write, and why it has failed if it has."""
-        made = self._columns.made()
-        self._note_replaced(line, made)
-        error = line.problem or _error(row)
-        # The task may have been unknown when the line was read: a worker then leaves such a row empty.
-        error = error or self._source.lacking(line.number, line.row, self._columns.needed())
-        written, problem = encoded(output_row(line.row, row.outputs, made, error))
-        return written, error or problem
+    def _check_early(self) -> None:
+        """What can be checked before the LLMs are asked. Raises ConfigurationError."""
+        settings = self.settings
+        if settings.draws_bar and not settings.quiet:
+            self.progress.rows = self.source.count()
+        if settings.strict:
+            task = settings.choice.task
+            names = [settings.mapping.get(name, name) for name in task.input_args_names] if task else []
+            self._check(names)
 
-    def _count(self, line: Line, failure: str) -> None:
-        tally = self._tally
-        tally.rows += 1
-        tally.line = line.number
-        if failure:
-            tally.failed += 1
-            if tally.failed <= _SHOWN_FAILURES:
-                log.warning("%s", failure if line.problem else f"line {line.number} failed: {failure}")
-            if tally.failed == _SHOWN_FAILURES:
-                log.warning("more failures are not shown; the column `error` tells of each")
-        self._meter.wrote(tally.rows, tally.failed)
+    def _check_late(self, there: Connected) -> bool:
+        """Now that the LLMs have told of their tasks: whether all was read again. Raises ConfigurationError."""
+        if not self.settings.strict or self.settings.choice.task is not None:
+            return False
+        if not there.columns.are_known:
+            log.warning(
+                "the columns are not checked before the start: LLMs are loading, and their task is not known yet"
+            )
+        self.source.rewind()
+        self._check(needed(there.columns, self.settings.mapping))
+        return True
 
-    def _note_replaced(self, line: Line, made: Sequence[str]) -> None:
-        new = [name for name in replaced(line.row, made) if name not in self._replaced]
-        if new:
-            self._replaced.update(new)
-            names = ", ".join(map(repr, new))
-            log.warning("the input has columns of its own that the output has not, as it makes them anew: %s", names)
-
-
-def _error(row: Row) -> str:
-    """Why the row has failed, if it has. Raises NoBroker and Refused, after which no row would do better."""
-    if row.error is None:
-        return ""
-    for kind in (NoBroker, Refused):
-        if issubclass(row.error.kind, kind):
-            raise kind(row.error.message)
-    return "; ".join(str(one) for one in (row.error, *row.error.others))
+    def _check(self, names: Sequence[str]) -> None:
+        """Refuse a source with lines that cannot be used. Raises ConfigurationError."""
+        problems = (line.problem for line in self.source.lines(lambda: names) if line.problem)
+        shown = list(islice(problems, SHOWN_FAILURES))
+        if shown:
+            more = sum(1 for _ in problems)
+            shown += [f"and {more} more"] if more else []
+            raise ConfigurationError("\n  ".join(["with --strict nothing is sent before all rows are right:", *shown]))
+        self.source.rewind()
 
 
-def _how_to_go_on(settings: GenerateSettings, tally: Tally) -> str:
-    if not tally.rows:
-        return "no row was written"
-    source, target = settings.source, settings.target
-    done = f"{tally.rows} rows are written whole, up to line {tally.line} of the input ({tally.failed} of them failed)"
-    if STANDARD_STREAM in (source, target):
-        return f"{done}; to go on, give line {tally.line + 1} and what follows"
-    rest = f"tail -n +{tally.line + 1} {shlex.quote(source)}"
-    return f"{done}; to go on: {rest} | genpool generate -i - -o - (your other options) >> {shlex.quote(target)}"
+def _drawn(settings: GenerateSettings, there: Connected) -> list[int] | None:
+    """The shares of every row, where they are drawn once; None where they are drawn anew for each."""
+    if settings.draw == "row":
+        return None
+    weights = check_weights(settings.weights, len(there.names))
+    return draw_shares(settings.num_generations, weights, random.Random(settings.seed))
+
+
+def _fleet_report(there: Connected) -> Mapping[str, Any] | None:
+    try:
+        return there.link.status(_REPORT_S)
+    except GenpoolError:
+        return None  # the rows are there, whatever has become of the broker
+
+
+def _finish(held: Claim, format: Format, report: Mapping[str, Any]) -> None:
+    """All rows are in the working file: have them in the target, and forget the run.
+
+    Killed anywhere in here, the same command does the rest: see claim.py, which knows this order.
+    """
+    places = held.places
+    write_report(places.report, report)
+    if places.working != places.target:
+        if format.export is None:
+            places.working.replace(places.target)
+            sync_folder(places.target.parent)
+        else:
+            format.export(places.working, places.target)
+            places.working.unlink()
+    held.journal.remove()
+
+
+def _written(done: Standing) -> str:
+    failed = f", {done.failed} of them failed" if done.failed else ""
+    return f"{done.rows} rows are written{failed}; it took {done.seconds:.1f} s"
+
+
+def _all_done(held: Claim) -> str:
+    done, target = held.standing, held.places.target
+    if not done.failed:
+        return f"all {done.rows} rows are in {target}"
+    return f"all {done.rows} rows are in {target}, {done.failed} of them failed: --only-failed does those again"
 
 
 def _say(text: str) -> None:

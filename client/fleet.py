@@ -39,9 +39,19 @@ class Choice:
     wait_s: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """LLMs that can be called: their ``names`` in order, the connection to their broker, their tasks' columns."""
+
+    llm: LLMPool | ProcessLLM
+    names: Sequence[str]
+    link: Link
+    columns: Columns
+
+
 @contextmanager
-def connected(choice: Choice) -> Generator[tuple[LLMPool | ProcessLLM, Columns]]:
-    """The LLMs of ``choice`` and the columns of their tasks.
+def connected(choice: Choice) -> Generator[Connected]:
+    """The LLMs of ``choice``.
 
     Raises:
         ConfigurationError: when nobody has announced one of them in time, or they do not go together.
@@ -53,7 +63,7 @@ def connected(choice: Choice) -> Generator[tuple[LLMPool | ProcessLLM, Columns]]
         try:
             names = [voice.llm_name for voice in (llm.llms if isinstance(llm, LLMPool) else [llm])]
             log.info("generating with %s at %s", ", ".join(names), choice.broker)
-            yield llm, Columns(choice.task, link, names)
+            yield Connected(llm, names, link, Columns(choice.task, link, names))
         finally:
             llm.teardown()
     finally:

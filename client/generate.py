@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import click
 
@@ -12,7 +14,9 @@ from ..protocol.errors import ConfigurationError
 from .call import LOST_AFTER_S
 from .dataset import GenerateSettings, run
 from .fleet import Choice
-from .jsonl import STANDARD_STREAM
+from .formats.base import STANDARD_STREAM
+from .formats.format import NAMES
+from .reason import MaxFailures
 from .task import client_task
 
 # The longest that a timer of the operating system surely takes.
@@ -20,8 +24,19 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
 
 
 @click.command()
-@click.option("-i", "--input", "source", required=True, metavar="FILE", help="JSONL, a JSON object a line; - is stdin.")
-@click.option("-o", "--output", "target", required=True, metavar="FILE", help="Overwritten; - is stdout.")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    required=True,
+    metavar="FILE",
+    help="In a format that its name tells; - is stdin, in JSONL.",
+)
+@click.option(
+    "-o", "--output", "target", required=True, metavar="FILE", help="A run goes on where it was cut off; - is stdout."
+)
+@click.option("--input-format", type=click.Choice(NAMES), help="In place of what the name of the file tells.")
+@click.option("--output-format", type=click.Choice(NAMES), help="In place of what the name of the file tells.")
 @click.option(
     "-n", "--num-generations", default=1, show_default=True, type=click.IntRange(1), help="Generations for each row."
 )
@@ -40,6 +55,16 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
     help="Makes prompts and reads completions here: text-generation, or one of yours.  [default: the LLMs' own]",
 )
 @click.option("--system-prompt", metavar="TEXT", help="The system prompt of text generation; implies that task.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A generation option, as max_new_tokens=64; repeat."
+)
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="ARGUMENT=COLUMN",
+    help="Read an argument of the task from a column of another name, as input=question; repeat.",
+)
 @click.option("--seed", type=int, help="Repeats the draw of shares, and seeds the engines that can be seeded.")
 @click.option(
     "--draw",
@@ -76,16 +101,29 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
     metavar="SECONDS",
     help="An LLM is lost when no worker has taken its rows for so long.",
 )
+@click.option("--id-column", metavar="COLUMN", help="Know rows by this column when a run goes on.  [default: by all]")
+@click.option("--overwrite", is_flag=True, help="Begin afresh, whatever the output holds.")
+@click.option("--errors", metavar="FILE", help="Rows that have failed go there too, with the reason in `error`; JSONL.")
+@click.option("--only-failed", is_flag=True, help="Do the rows of a finished output again that have failed, in place.")
+@click.option(
+    "--max-failures",
+    metavar="N|N%",
+    help="Stop when more rows fail than so many, or than such a share of them (judged after 200 rows).",
+)
 @click.option("--strict", is_flag=True, help="Check all rows first, and do nothing unless all can be used.")
 @click.option("--quiet", is_flag=True, help="No progress, and no summary when nothing has failed.")
 def generate(
     source: str,
     target: str,
+    input_format: str | None,
+    output_format: str | None,
     num_generations: int,
     llms: tuple[str, ...],
     broker: str | None,
     task: str | None,
     system_prompt: str | None,
+    pairs: tuple[str, ...],
+    mapping: tuple[str, ...],
     seed: int | None,
     draw: Literal["call", "row"],
     weights: str | None,
@@ -93,6 +131,11 @@ def generate(
     wait: float,
     if_lost: Literal["wait", "redraw", "fill"],
     lost_after: float,
+    id_column: str | None,
+    overwrite: bool,
+    errors: str | None,
+    only_failed: bool,
+    max_failures: str | None,
     strict: bool,
     quiet: bool,
 ) -> int:
@@ -101,7 +144,11 @@ def generate(
     \b
     genpool generate -i in.jsonl -o out.jsonl -n 4
     genpool generate -i in.jsonl -o out.jsonl --llm smollm2 --llm qwen --system-prompt "Answer in one sentence."
-    zcat in.jsonl.gz | genpool generate -i - -o - | gzip > out.jsonl.gz
+    genpool generate -i in.parquet -o out.parquet -n 2 --map input=question --errors failed.jsonl
+
+    Cut off, killed even, the same command goes on: no row is done twice, and none is missed. Only from stdin it needs
+    the same rows again, and into a pipe it always begins anew. OUTPUT.journal tells what is done; at the end there is
+    OUTPUT.report.json. An output that belongs to no run of these options is not written over without --overwrite.
 
     Every row needs the columns that the task reads: `input` for text generation. The output has the rows in their
     order: the input's columns, `generations`, `generation_model`, `generation_prompt` and
@@ -112,12 +159,23 @@ def generate(
     Ctrl-C and SIGTERM leave whole rows and tell how to go on. Exit codes: 0 done, 1 some rows failed, 2 usage (or an
     LLM that nobody serves), 3 no broker, 4 refused by the broker, 128 + the signal when stopped by one.
     """
+    if only_failed and overwrite:
+        raise click.UsageError("--only-failed keeps what --overwrite would throw away: give one of them")
     return run(
         GenerateSettings(
             source=source,
             target=target,
             choice=Choice(resolve(broker), llms, client_task(task, system_prompt), wait),
             num_generations=num_generations,
+            source_format=input_format,
+            target_format=output_format,
+            generation_kwargs={name: _value(text) for name, text in _pairs("--set", pairs).items()} or None,
+            mapping=_pairs("--map", mapping),
+            id_column=id_column,
+            overwrite=overwrite,
+            errors=errors,
+            only_failed=only_failed,
+            max_failures=None if max_failures is None else MaxFailures.read(max_failures),
             seed=seed,
             draw=draw,
             weights=_weights(weights),
@@ -138,3 +196,19 @@ def _weights(text: str | None) -> list[float] | None:
         return [float(one) for one in text.split(",")]
     except ValueError:
         raise ConfigurationError(f"--weights are numbers with commas between them, and not {text!r}") from None
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ConfigurationError(f"{option} takes NAME=VALUE, and not {name + equals + value!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """What ``text`` is in JSON; itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -28,10 +28,12 @@ class Item:
         input: the task's arguments.
         number: stands for its index in the inputs, in what its draw and its sampling are seeded with.
         options: generation options of its own, over those of the call.
+        seed: a sampling seed of its own, in the place of the one that is made of the call's.
         plan: its shares, as they were drawn before; empty has the call draw them.
     """
 
     input: Any
     number: int
     options: Mapping[str, Any] | None = None
+    seed: int | None = None
     plan: Sequence[Planned] = ()

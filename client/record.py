@@ -37,7 +37,7 @@ class Share:
 class Record:
     """One input. ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew.
 
-    ``number`` and ``options`` are as in item.Item.
+    ``number``, ``options`` and ``seed`` are as in item.Item.
     """
 
     index: int
@@ -46,6 +46,7 @@ class Record:
     pending: int
     number: int = 0
     options: Mapping[str, Any] | None = None
+    seed: int | None = None
     draws: int = 0
     failure: RemoteError | None = None
 

@@ -11,9 +11,11 @@ import pytest
 from fleet import Fleet
 
 from genpool import TextGenerationTask
-from genpool.client import dataset
+from genpool.client import runner
 from genpool.client.dataset import GenerateSettings, run
 from genpool.client.fleet import Choice
+from genpool.client.formats.base import Line
+from genpool.client.stream import Row
 from genpool.protocol.errors import ConfigurationError, NoBroker, Refused, RemoteError
 
 Run = Callable[..., int]
@@ -114,7 +116,7 @@ def test_weights_and_seed_reach_the_draw(generate: Run, target: Path) -> None:
     assert {tuple(row["generation_model"]) for row in rows(target)} == {("model-b", "model-b")}
     drawn: list[list[Any]] = []
     for _ in range(2):
-        assert generate(*lines, llms=("a", "b"), seed=3) == 0
+        assert generate(*lines, llms=("a", "b"), seed=3, overwrite=True) == 0
         drawn.append([row["generation_model"] for row in rows(target)])
     assert drawn[0] == drawn[1]
     assert {model for (model,) in drawn[0]} == {"model-a", "model-b"}
@@ -123,8 +125,9 @@ def test_weights_and_seed_reach_the_draw(generate: Run, target: Path) -> None:
 def test_options_that_cannot_be_used_leave_the_target_as_it_was(generate: Run, target: Path) -> None:
     target.write_text("precious")
     with pytest.raises(ConfigurationError, match="`weights` must be 2 numbers"):
-        generate('{"input": "one"}', llms=("a", "b"), weights=[1.0])
+        generate('{"input": "one"}', llms=("a", "b"), weights=[1.0], overwrite=True)
     assert target.read_text() == "precious"
+    assert [path.name for path in target.parent.glob("out*")] == ["out.jsonl"]
 
 
 def test_an_empty_file_is_no_error(generate: Run, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,14 +189,14 @@ def test_rows_beyond_the_timeout_have_failed(generate: Run, target: Path) -> Non
 def test_a_broker_that_refuses_in_mid_run_ends_it(
     generate: Run, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse_second(row: dataset.Row) -> str:
+    def refuse_second(source: Any, line: Line, row: Row) -> Any:
         if row.index == 1:
             error = RemoteError("Refused", "another version", kind=Refused)
-            row = dataset.Row(row.index, row.input, row.outputs, error)
-        return told(row)
+            row = Row(row.index, row.input, row.outputs, error)
+        return told(source, line, row)
 
-    told = dataset._error
-    monkeypatch.setattr(dataset, "_error", refuse_second)
+    told = runner._failure_of
+    monkeypatch.setattr(runner, "_failure_of", refuse_second)
     with pytest.raises(Refused, match="another version"):
         generate(*(f'{{"input": "{at}"}}' for at in range(3)), llms=("a",))
     assert len(rows(target)) == 1

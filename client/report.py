@@ -1,0 +1,105 @@
+"""The morning report: what became of a run's rows, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .entry import standing_fields
+from .formats.target import replacing
+from .reason import by_number
+from .standing import Made, Standing
+
+_SHOWN_REASONS = 5
+
+
+def now_text() -> str:
+    """What time it is, as the lines of the log tell it. For people: nothing goes by it."""
+    record = logging.LogRecord("", 0, "", 0, "", None, None)
+    return logging.Formatter().formatTime(record, "%Y-%m-%d %H:%M:%S%z")
+
+
+def report_of(
+    header: Mapping[str, Any], standing: Standing, fleet: Mapping[str, Any] | None, *, is_finished: bool
+) -> dict[str, Any]:
+    """The report as plain data.
+
+    Args:
+        header: what the run was begun with.
+        standing: how far it is.
+        fleet: the broker's report, if there is one.
+        is_finished: whether all rows of the input are written.
+    """
+    llms = {llm: _made(made, standing.seconds) for llm, made in standing.made.items()}
+    return {
+        "finished": is_finished,
+        "started": header["started"],
+        "ended": now_text(),
+        "seconds": round(standing.seconds, 3),
+        "rows": standing.rows,
+        "failed": standing.failed,
+        "reasons": dict(by_number(standing.reasons)),
+        "llms": llms,
+        "shares_run_twice": standing.repeated,
+        "workers_lost": workers_lost(fleet, header["pool"], standing.seconds),
+        **{name: header[name] for name in ("run", "pool", "drawn", "settings", "errors")},
+        "standing": {**standing_fields(standing), "chain": standing.chain.hex()},
+    }
+
+
+def _made(made: Made, seconds: float) -> dict[str, Any]:
+    tokens = made.prompt_tokens + made.completion_tokens
+    told: dict[str, Any] = {"outputs": made.outputs, "outputs_per_s": _rate(made.outputs, seconds)}
+    if tokens:
+        told |= {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.completion_tokens}
+        told["completion_tokens_per_s"] = _rate(made.completion_tokens, seconds)
+    if made.cost:
+        told["cost"] = round(made.cost, 6)
+    return told
+
+
+def _rate(count: float, seconds: float) -> float:
+    return round(count / seconds, 2) if seconds else 0.0
+
+
+def workers_lost(fleet: Mapping[str, Any] | None, llms: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+    """The workers of ``llms`` that the broker lost in the last ``seconds``, as it tells of them."""
+    found = (fleet or {}).get("lost", [])
+    return [one for one in found if one["llm"] in llms and one["ago_s"] <= seconds]
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """The lines of the report for people, without how many rows there are."""
+    lines: list[str] = []
+    reasons = list(report["reasons"].items())
+    lines += [f"{rows} failed: {reason}" for reason, rows in reasons[:_SHOWN_REASONS]]
+    if len(reasons) > _SHOWN_REASONS:
+        lines.append(f"{sum(rows for _, rows in reasons[_SHOWN_REASONS:])} failed for other reasons")
+    lines += [_of_llm(llm, made) for llm, made in report["llms"].items()]
+    if lost := report["workers_lost"]:
+        lines.append(f"{len(lost)} workers were lost: " + "; ".join(_of_worker(one) for one in lost))
+    if report["shares_run_twice"]:
+        lines.append(f"{report['shares_run_twice']} shares were run more than once")
+    return lines
+
+
+def _of_llm(llm: str, made: Mapping[str, Any]) -> str:
+    said = [f"{made['outputs']} outputs ({made['outputs_per_s']:g}/s)"]
+    if "completion_tokens" in made:
+        said.append(f"{made['completion_tokens']} tokens ({made['completion_tokens_per_s']:g}/s)")
+    if "cost" in made:
+        said.append(f"cost {made['cost']:g}")
+    return f"{llm}: {', '.join(said)}"
+
+
+def _of_worker(lost: Mapping[str, Any]) -> str:
+    return f"{lost['host']}:{lost['pid']} of {lost['llm']!r}, {lost['ago_s']:.0f} s before the end ({lost['why']})"
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Put the report at ``path``, whole or not at all. Raises GenpoolError."""
+    with replacing(path) as file:
+        file.write(json.dumps(report, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")

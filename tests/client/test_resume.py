@@ -1,0 +1,364 @@
+"""Runs that go on from where they were, or leave an output alone, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import Fleet
+
+from genpool import TextGenerationTask
+from genpool.client import runner
+from genpool.client.dataset import GenerateSettings, run
+from genpool.client.fleet import Choice
+from genpool.client.journal import Journal
+from genpool.client.reason import MaxFailures
+from genpool.protocol.errors import ConfigurationError, GenpoolError
+
+Run = Callable[..., int]
+
+
+class Stopped(GenpoolError):
+    """What a test ends a run with."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "in.jsonl"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def generate(echo_fleet: Fleet, source: Path, target: Path) -> Run:
+    """Runs the texts given with ids of their own, and returns the exit code."""
+
+    def call(*texts: str, output: Path = target, **settings: Any) -> int:
+        if texts:
+            source.write_text("".join(json.dumps({"id": text, "input": text}) + "\n" for text in texts))
+        llms = settings.pop("llms", ("a",))
+        choice = Choice(echo_fleet.address, llms, settings.pop("task", None), 30.0)
+        return run(GenerateSettings(str(source), str(output), choice, **settings))
+
+    return call
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Has runs end in an error instead of writing the row of that number; None lets them be."""
+    write = runner.Runner._write
+
+    def stop(number: int | None) -> None:
+        def stopping(self: runner.Runner, begun: runner._Begun, *rest: Any) -> None:
+            if begun.number == number:
+                raise Stopped("stopped here")
+            write(self, begun, *rest)
+
+        monkeypatch.setattr(runner.Runner, "_write", stopping)
+
+    return stop
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def done(fleet: Fleet) -> int:
+    """How many shares the workers have answered by now."""
+    return sum(worker["done"] for llm in fleet.report()["llms"] for worker in llm["workers"])
+
+
+def names(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.glob("out*"))
+
+
+TEXTS = [f"row {number}" for number in range(8)]
+
+
+def test_the_same_settings_go_on_and_ask_for_nothing_twice(
+    generate: Run, target: Path, echo_fleet: Fleet, stop_at: Callable[..., None]
+) -> None:
+    before = done(echo_fleet)
+    stop_at(3)
+    with pytest.raises(Stopped):
+        generate(*TEXTS)
+    assert [row["id"] for row in rows(target)] == TEXTS[:3]
+    assert names(target) == ["out.jsonl", "out.jsonl.journal", "out.jsonl.report.json"]
+    stop_at(None)
+    assert generate() == 0
+    assert [row["generations"] for row in rows(target)] == [[text.upper()] for text in TEXTS]
+    assert names(target) == ["out.jsonl", "out.jsonl.report.json"]
+    echo_fleet.wait_for(lambda report: report["rows"] == 0)
+    assert done(echo_fleet) - before <= len(TEXTS) + 1, "the one that was stopped may have been under way"
+
+
+def test_a_finished_run_says_so_and_needs_no_broker(
+    generate: Run, target: Path, source: Path, echo_fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("one", "fail") == 1
+    content = target.read_bytes()
+    nowhere = Choice(f"ipc://{target}.socket", ("a",), wait_s=0.1)
+    assert run(GenerateSettings(str(source), str(target), nowhere)) == 1
+    assert f"all 2 rows are in {target}, 1 of them failed: --only-failed does those again" in capsys.readouterr().err
+    assert target.read_bytes() == content
+    assert names(target) == ["out.jsonl", "out.jsonl.report.json"]
+
+
+def test_rows_that_were_appended_are_done_after_the_others(generate: Run, target: Path) -> None:
+    assert generate(*TEXTS[:3]) == 0
+    assert generate(*TEXTS) == 0
+    assert [row["id"] for row in rows(target)] == TEXTS
+    report = json.loads(target.with_name("out.jsonl.report.json").read_text())
+    assert (report["rows"], report["llms"]["a"]["outputs"]) == (8, 8)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_other_options_are_refused_with_what_has_changed(
+    generate: Run, target: Path, stop_at: Callable[..., None], is_finished: bool
+) -> None:
+    stop_at(None if is_finished else 2)
+    if is_finished:
+        generate(*TEXTS, seed=3, task=TextGenerationTask("Be brief."))
+    else:
+        with pytest.raises(Stopped):
+            generate(*TEXTS, seed=3, task=TextGenerationTask("Be brief."))
+    content = target.read_bytes()
+    with pytest.raises(ConfigurationError) as raised:
+        generate(num_generations=2, seed=3, task=TextGenerationTask("Be long."))
+    assert "--num-generations was 1 and is 2" in str(raised.value)
+    assert """the task's system_prompt was "Be brief." and is "Be long.\"""" in str(raised.value)
+    assert "--overwrite" in str(raised.value)
+    assert "--seed" not in str(raised.value)
+    assert target.read_bytes() == content
+    stop_at(None)
+    assert generate(num_generations=2, overwrite=True) == 0
+    assert {len(row["generations"]) for row in rows(target)} == {2}
+
+
+def test_an_output_of_somebody_else_is_left_alone(generate: Run, target: Path) -> None:
+    target.write_text("precious\n")
+    with pytest.raises(ConfigurationError, match="belongs to no run that could go on: name another output, or start"):
+        generate("one")
+    assert target.read_text() == "precious\n"
+    assert names(target) == ["out.jsonl"]
+    assert generate("one", overwrite=True) == 0
+    assert len(rows(target)) == 1
+
+
+def test_an_empty_output_is_nobodys(generate: Run, target: Path) -> None:
+    target.touch()
+    assert generate("one") == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["row 0", "other", *TEXTS[2:]], "in.jsonl, line 2 is the first that is another one"),
+        (["row 0", "new", *TEXTS[1:]], "in.jsonl, line 2 is the first that is another one"),
+        (TEXTS[:2], "in.jsonl has 2 rows, and 4 of it are in"),
+    ],
+)
+def test_an_input_that_has_changed_is_refused_and_says_where(
+    generate: Run, target: Path, stop_at: Callable[..., None], texts: list[str], said: str
+) -> None:
+    stop_at(4)
+    with pytest.raises(Stopped):
+        generate(*TEXTS)
+    content = target.read_bytes()
+    with pytest.raises(ConfigurationError, match=said):
+        generate(*texts)
+    assert target.read_bytes() == content
+
+
+def test_with_an_id_column_what_else_is_in_a_row_may_change(
+    generate: Run, target: Path, source: Path, stop_at: Callable[..., None]
+) -> None:
+    stop_at(4)
+    with pytest.raises(Stopped):
+        generate(*TEXTS, id_column="id")
+    stop_at(None)
+    source.write_text("".join(json.dumps({"id": text, "input": f"new {text}"}) + "\n" for text in TEXTS))
+    assert generate(id_column="id") == 0
+    assert [row["input"] for row in rows(target)] == [*TEXTS[:4], *(f"new {text}" for text in TEXTS[4:])]
+
+
+def test_a_torn_line_is_cut_off_and_done_again(generate: Run, target: Path, stop_at: Callable[..., None]) -> None:
+    stop_at(4)
+    with pytest.raises(Stopped):
+        generate(*TEXTS)
+    with target.open("ab") as file:
+        file.write(b'{"id": "row 4", "inp')
+    with target.with_name("out.jsonl.journal").open("ab") as file:
+        file.write(b"\0\0\1\0torn")
+    stop_at(None)
+    assert generate() == 0
+    assert [row["id"] for row in rows(target)] == TEXTS
+
+
+def test_an_output_that_lost_rows_since_is_refused(generate: Run, target: Path, stop_at: Callable[..., None]) -> None:
+    stop_at(4)
+    with pytest.raises(Stopped):
+        generate(*TEXTS)
+    target.write_bytes(target.read_bytes()[:-5])
+    with pytest.raises(ConfigurationError, match="was changed since its run was cut off: it has"):
+        generate()
+
+
+def test_two_runs_never_have_one_output(generate: Run, target: Path) -> None:
+    journal = Journal(target.with_name("out.jsonl.journal"))
+    with pytest.raises(ConfigurationError, match="another run has the journal"):
+        generate("one")
+    journal.close()
+    assert generate("one") == 0
+
+
+def test_failed_rows_go_to_the_file_of_errors_too(
+    generate: Run, target: Path, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    errors = tmp_path / "errors.jsonl"
+    texts = ["one", "fail", "two", "fail", "three"]
+    stop_at(2)
+    with pytest.raises(Stopped):
+        generate(*texts, errors=str(errors))
+    with errors.open("ab") as file:
+        file.write(b'{"torn')
+    stop_at(None)
+    assert generate(errors=str(errors)) == 1
+    assert [(row["id"], "RowError: this row is bad" in row["error"]) for row in rows(errors)] == [("fail", True)] * 2
+    assert list(rows(errors)[0]) == ["id", "input", "error"]
+
+
+def test_a_file_of_errors_that_is_somebody_elses_is_left_alone(generate: Run, target: Path, tmp_path: Path) -> None:
+    errors = tmp_path / "errors.jsonl"
+    errors.write_text("precious")
+    with pytest.raises(ConfigurationError, match="is there, and is not the file of errors of this run"):
+        generate("one", errors=str(errors))
+    assert (errors.read_text(), names(target)) == ("precious", [])
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_only_failed_does_those_again_in_their_places(
+    generate: Run,
+    target: Path,
+    source: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    echo_fleet: Fleet,
+    stops: bool,
+) -> None:
+    texts = ["one", "fail", "two", "fail", "three", "fail", "four"]
+    errors = tmp_path / "errors.jsonl"
+    assert generate(*texts, errors=str(errors), id_column="id", num_generations=2) == 1
+    content = target.read_bytes()
+    before = done(echo_fleet)
+    # Whatever was wrong with two of them is mended.
+    lines = [{"id": text, "input": f"mended {at}" if at in (1, 5) else text} for at, text in enumerate(texts)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"only_failed": True, "errors": str(errors), "id_column": "id", "num_generations": 2}
+    if stops:
+        stop_at(3)
+        with pytest.raises(Stopped):
+            generate(**settings)
+        assert target.read_bytes() == content
+        with pytest.raises(ConfigurationError, match=r"with --only-failed into .* was cut off: run it with"):
+            generate(id_column="id", num_generations=2)
+        stop_at(None)
+    assert generate(**settings) == 1
+    written = rows(target)
+    assert [row["id"] for row in written] == texts
+    assert [row["generations"][0] for row in written] == ["ONE", "MENDED 1", "TWO", None, "THREE", "MENDED 5", "FOUR"]
+    assert [line for line in target.read_text().splitlines() if "MENDED" not in line and "fail" not in line] == [
+        line for line in content.decode().splitlines() if "fail" not in line
+    ]
+    assert [row["id"] for row in rows(errors)] == ["fail"]
+    assert names(target) == ["out.jsonl", "out.jsonl.report.json"]
+    assert done(echo_fleet) - before <= 4
+    report = json.loads(target.with_name("out.jsonl.report.json").read_text())
+    assert (report["rows"], report["failed"]) == (7, 1)
+
+
+def test_only_failed_without_failures_does_nothing(
+    generate: Run, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("one") == 0
+    assert generate(only_failed=True) == 0
+    assert f"no row of {target} has failed" in capsys.readouterr().err
+
+
+def test_only_failed_wants_a_finished_output(generate: Run, target: Path, stop_at: Callable[..., None]) -> None:
+    with pytest.raises(ConfigurationError, match="is not the output of a finished run"):
+        generate("one", only_failed=True)
+    stop_at(0)
+    with pytest.raises(Stopped):
+        generate("one")
+    with pytest.raises(ConfigurationError, match=r"without --only-failed into .* was cut off"):
+        generate("one", only_failed=True)
+
+
+def test_too_many_failures_stop_the_run_and_say_the_most_frequent_reason(
+    generate: Run, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        GenpoolError, match=r"3 of 4 rows have failed.*--max-failures 2; 3 of them .*: RowError: this row"
+    ):
+        generate("one", *["fail"] * 6, max_failures=MaxFailures(rows=2))
+    assert len(rows(target)) == 4
+    assert "run the same command again" in capsys.readouterr().err
+    # Mended, it goes on: what had failed before is not counted again.
+    assert generate(max_failures=MaxFailures(rows=3)) == 1
+    assert len(rows(target)) == 7
+
+
+def test_a_share_of_failures_is_judged_after_enough_rows(generate: Run, target: Path) -> None:
+    texts = ["fail" if number % 5 == 0 else "fine" for number in range(300)]
+    with pytest.raises(GenpoolError, match="40 of 200 rows have failed, which is more than --max-failures 10%"):
+        generate(*texts, max_failures=MaxFailures.read("10%"))
+    assert len(rows(target)) == 200
+    assert generate(*texts[:50], overwrite=True, max_failures=MaxFailures.read("10%")) == 1
+
+
+def test_an_argument_is_read_from_a_column_of_another_name(generate: Run, target: Path, source: Path) -> None:
+    source.write_text('{"question": "one", "input": "not this"}\n{"input": "two"}\n')
+    assert generate(mapping={"input": "question"}) == 1
+    first, second = rows(target)
+    assert (first["generations"], first["input"], first["question"]) == (["ONE"], "not this", "one")
+    assert second["error"] == f"{source}, line 2: the column 'question' is missing; there is 'input'"
+
+
+def test_a_format_of_whole_files_is_written_at_the_end(
+    generate: Run, target: Path, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    output = tmp_path / "out.csv"
+    stop_at(3)
+    with pytest.raises(Stopped):
+        generate(*TEXTS, "fail", output=output)
+    assert names(output) == ["out.csv.journal", "out.csv.partial.jsonl", "out.csv.report.json"]
+    stop_at(None)
+    assert generate(output=output) == 1
+    assert names(output) == ["out.csv", "out.csv.report.json"]
+    assert len(output.read_text().splitlines()) == 10
+    assert generate(output=output, only_failed=True) == 1
+    assert names(output) == ["out.csv", "out.csv.report.json"]
+    assert len(output.read_text().splitlines()) == 10
+    with pytest.raises(ConfigurationError, match=r"the input has rows that .* has not, which is finished"):
+        generate(*TEXTS, "fail", "more", output=output)
+
+
+def test_the_report_tells_what_became_of_the_rows(
+    generate: Run, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("one", "fail", "two", num_generations=2, llms=("a", "b")) == 1
+    report = json.loads(target.with_name("out.jsonl.report.json").read_text())
+    assert (report["rows"], report["failed"], report["finished"]) == (3, 1, True)
+    assert report["reasons"] == {"RowError: this row is bad": 1}
+    assert {llm: made["outputs"] for llm, made in report["llms"].items()} == {"a": 2, "b": 2}
+    assert report["seconds"] > 0
+    said = capsys.readouterr().err
+    assert "genpool: 1 failed: RowError: this row is bad" in said
+    assert "genpool: a: 2 outputs (" in said
