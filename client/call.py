@@ -212,7 +212,16 @@ class Call:
             voice, settings = self._voices[share.at], self._settings
             kind = RowKind.INPUT if voice.rendering_task is None else RowKind.PROMPT
             lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
-            spec = RowSpec(voice.llm_name, kind, share.count, options, settings.deadline, voice.wait_s, lost_after_s)
+            spec = RowSpec(
+                voice.llm_name,
+                kind,
+                share.count,
+                options,
+                settings.deadline,
+                voice.wait_s,
+                lost_after_s,
+                frozenset(unpack(options)) if options else frozenset(),
+            )
             self._specs[share.at, share.count, options] = spec
         return spec
 

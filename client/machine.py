@@ -29,6 +29,7 @@ from ..protocol.messages import (
 )
 from ..protocol.session import Log, Send, Session, SessionSettings, SessionState
 from .line import LONGEST_NOTICE_S, Line
+from .option import has_told, unknown_options
 from .row import Ending, Row, RowSpec
 
 # How much one LLM's rows at the broker may be: enough to keep its workers busy over a round trip, and no more.
@@ -297,13 +298,16 @@ class Client(Session):
         rows: list[Row] = []
         size = line.bytes_at_broker
         while line.waiting and len(rows) < room and (size < _WINDOW_BYTES or not line.at_broker + len(rows)):
+            if line.waiting[0].spec.required and not has_told(info):
+                break
             row = line.waiting.popleft()
             if row.over:
                 line.dead -= 1
                 continue
-            if len(row.payload) > self.limits.max_row_bytes:
+            fault = self._fault(row, info)
+            if fault is not None:
                 row.over = True
-                self._ended.append((row, RowError(self._too_long(row))))
+                self._ended.append((row, fault))
                 continue
             row.submitted = True
             self.submitted[row.id] = row
@@ -313,8 +317,12 @@ class Client(Session):
         line.bytes_at_broker = size
         self._send_rows(rows, again=False, now=now)
 
-    def _too_long(self, row: Row) -> str:
-        return f"the row has {len(row.payload)} bytes and this broker takes rows of up to {self.limits.max_row_bytes}"
+    def _fault(self, row: Row, info: LLMInfo) -> GenpoolError | None:
+        """Why the row cannot be sent, if it cannot."""
+        size, most = len(row.payload), self.limits.max_row_bytes
+        if size > most:
+            return RowError(f"the row has {size} bytes and this broker takes rows of up to {most}")
+        return unknown_options(info, row.spec.required) if row.spec.required else None
 
     def _send_rows(self, rows: list[Row], *, again: bool, now: float) -> None:
         """Submit rows in runs of equal spec, in messages of bounded size."""

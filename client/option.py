@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from ..protocol.content import pack
@@ -46,11 +46,23 @@ def packed_options(llms: Sequence[Knower], options: Any) -> bytes:
     return packed
 
 
+def has_told(info: LLMInfo) -> bool:
+    """Whether a worker has told which options the LLM knows, with its model's name: one that loads cannot say yet."""
+    return info.ready > 0 or any(info.model_names)
+
+
+def unknown_options(info: LLMInfo, names: Iterable[str]) -> ConfigurationError | None:
+    """An error that says which of the options ``names`` the LLM does not know, if there are any."""
+    unknown = sorted(set(names) - set(info.options))
+    if not unknown:
+        return None
+    return ConfigurationError(
+        f"{info.name!r} knows no option {', '.join(map(repr, unknown))}; it knows {', '.join(info.options) or 'none'}"
+    )
+
+
 def _require_known(llm: Knower, options: Mapping[str, Any]) -> None:
     info = llm.info
-    unknown = sorted(set(options) - set(info.options)) if info and info.ready else []
-    if info and unknown:
-        raise ConfigurationError(
-            f"{llm.llm_name!r} knows no option {', '.join(map(repr, unknown))}; "
-            f"it knows {', '.join(info.options) or 'none'}"
-        )
+    error = unknown_options(info, options) if info and has_told(info) else None
+    if error is not None:
+        raise error

@@ -14,7 +14,7 @@ class RowSpec:
 
     ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
     nobody has announced, are waited for. ``lost_after_s`` is how long an LLM that nobody serves is waited for, None
-    for as long as it takes.
+    for as long as it takes. ``required`` are the names of options that the LLM must know.
     """
 
     llm: str
@@ -24,6 +24,7 @@ class RowSpec:
     deadline: float | None
     wait_s: float
     lost_after_s: float | None = None
+    required: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

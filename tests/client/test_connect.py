@@ -237,9 +237,9 @@ def test_options_and_seed_reach_the_engine(hold: Hold) -> None:
 
 
 def test_options_that_the_engine_does_not_know_are_refused_with_those_that_it_does(hold: Hold) -> None:
-    """By the worker, and by the client as soon as it knows the engine."""
+    """By the client: when it hears of the engine, before a row is sent, and afterwards with the call."""
     given, heat = hold.named("x"), {"heat": 0.5}
-    with pytest.raises(ValueError, match=r"no option 'heat'; it knows temperature, top_p"):
+    with pytest.raises(ConfigurationError, match=r"no option 'heat'; it knows temperature, top_p"):
         hold.llm.generate(given, generation_kwargs=heat).result(PATIENCE_S)
     assert hold.llm.model_name == "held"
     with pytest.raises(ConfigurationError, match="'held' knows no option 'heat'; it knows temperature, top_p"):

@@ -11,7 +11,17 @@ from voices import info
 
 from genpool.client.machine import Client, Ended, FleetSeen, Reported, TurnedAway
 from genpool.client.row import Ending, Row, RowSpec
-from genpool.protocol.errors import Closed, Expired, GenpoolError, LLMLost, NoBroker, Refused, RowError, UnknownLLM
+from genpool.protocol.errors import (
+    Closed,
+    ConfigurationError,
+    Expired,
+    GenpoolError,
+    LLMLost,
+    NoBroker,
+    Refused,
+    RowError,
+    UnknownLLM,
+)
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
     Answer,
@@ -159,9 +169,10 @@ def spec_of(
     wait_s: float = 60.0,
     n: int = 1,
     lost_after_s: float | None = None,
+    required: frozenset[str] = frozenset(),
 ) -> RowSpec:
     """One object for equal specs, as a call has it."""
-    spec = RowSpec(llm, "input", n, b"", deadline, wait_s, lost_after_s)
+    spec = RowSpec(llm, "input", n, b"", deadline, wait_s, lost_after_s, required)
     return _specs.setdefault(spec, spec)
 
 
@@ -191,6 +202,38 @@ def test_rows_wait_at_home_until_the_broker_knows_their_llm() -> None:
     assert driven.payloads == []
     driven.receive(Fleet([info("a"), info("b")]))
     assert driven.payloads == [b"row"]
+
+
+def test_rows_with_options_wait_at_home_until_their_llm_has_told_which_it_knows() -> None:
+    driven = Driven()
+    driven.open(info("a", model_names=[""], ready=0, loading=1))
+    driven.submit(b"hot", spec=spec_of(required=frozenset({"heat"})))
+    driven.submit(b"plain")
+    assert driven.payloads == []
+    driven.receive(Fleet([info("a", options=["heat"])]))
+    assert driven.payloads == [b"hot", b"plain"]
+
+
+def test_a_row_with_an_option_that_its_llm_does_not_know_is_never_sent() -> None:
+    driven = Driven()
+    driven.open(info("a", model_names=[""], ready=0, loading=1))
+    driven.submit(b"hot", b"hotter", spec=spec_of(required=frozenset({"heat", "top_p"})))
+    driven.submit(b"plain")
+    driven.receive(Fleet([info("a", options=["top_k", "top_p"])]))
+    assert driven.payloads == [b"plain"]
+    for payload in (b"hot", b"hotter"):
+        error = driven.ended[payload]
+        assert isinstance(error, ConfigurationError)
+        assert str(error) == "'a' knows no option 'heat'; it knows top_k, top_p"
+
+
+def test_what_an_unwell_llm_told_before_still_counts() -> None:
+    driven = Driven()
+    driven.open(info("a", options=["heat"], ready=0, unwell=1))
+    driven.submit(b"hot", spec=spec_of(required=frozenset({"heat"})))
+    driven.submit(b"cold", spec=spec_of(required=frozenset({"cold"})))
+    assert driven.payloads == [b"hot"]
+    assert list(driven.ended) == [b"cold"]
 
 
 def test_rows_go_in_the_order_in_which_they_came(driven: Driven) -> None:
