@@ -33,7 +33,7 @@ from ..tasks.base import missing_arguments
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from ..tasks.prompt import to_wire
 from .item import Item
-from .option import packed_options
+from .option import packed_options, with_wishes
 from .record import Record, Share, planned_shares, shares_of
 from .row import Ending, Row, RowSpec
 from .share import draw_shares, move_shares
@@ -192,10 +192,11 @@ class Call:
             return self._local_error(voice, lost)
         try:
             payload = self._payload(voice, record, self._seed_of(record, share.draw))
-            options = self._options(voice, record)
+            if payload is None:
+                return self._empty_outputs(share)
+            return payload, self._spec(share, self._options(voice, record))
         except (RowError, ConfigurationError) as error:
             return self._local_error(voice, error)
-        return self._empty_outputs(share) if payload is None else (payload, self._spec(share, options))
 
     def _options(self, voice: Voice, record: Record) -> bytes:
         """The options that the input's rows are sent with. Raises ConfigurationError as ``packed_options``."""
@@ -205,6 +206,7 @@ class Call:
         return packed_options([voice], {**(unpack(packed) if packed else {}), **record.options})
 
     def _spec(self, share: Share, options: bytes) -> RowSpec:
+        """What the rows of such shares have in common. Raises ConfigurationError as ``with_wishes``."""
         spec = self._specs.get((share.at, share.count, options))
         if spec is None:
             if len(self._specs) >= _MOST_SPECS:
@@ -212,11 +214,12 @@ class Call:
             voice, settings = self._voices[share.at], self._settings
             kind = RowKind.INPUT if voice.rendering_task is None else RowKind.PROMPT
             lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
+            packed = with_wishes(options, voice.rendering_task)
             spec = RowSpec(
                 voice.llm_name,
                 kind,
                 share.count,
-                options,
+                packed,
                 settings.deadline,
                 voice.wait_s,
                 lost_after_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from ..protocol.content import pack
+from ..protocol.content import WISHES, pack, unpack
 from ..protocol.errors import ConfigurationError, RowError
 from ..protocol.limits import MAX_OPTIONS_BYTES
 from ..protocol.messages import LLMInfo
@@ -35,8 +35,26 @@ def packed_options(llms: Sequence[Knower], options: Any) -> bytes:
         )
     for llm in llms:
         _require_known(llm, named)
+    return _packed(named) if named else b""
+
+
+def with_wishes(packed: bytes, task: object) -> bytes:
+    """``packed`` with the ``generation_kwargs`` of ``task``, which hold where the LLM knows them.
+
+    The worker tells whether it does: here the LLM may not be known yet, and its workers may differ.
+
+    Raises:
+        ConfigurationError: they cannot be sent.
+    """
+    wishes = getattr(task, "generation_kwargs", None)
+    if not wishes:
+        return packed
+    return _packed({**(unpack(packed) if packed else {}), WISHES: wishes})
+
+
+def _packed(named: Mapping[str, Any]) -> bytes:
     try:
-        packed = pack(dict(sorted(named.items()))) if named else b""
+        packed = pack(dict(sorted(named.items())))
     except RowError as error:
         raise ConfigurationError(f"`generation_kwargs` cannot be sent: {error}") from None
     if len(packed) > MAX_OPTIONS_BYTES:

@@ -2,6 +2,8 @@
 
 A row is its content (the task's arguments, or a rendered prompt) and an optional sampling seed. An answer is a list
 of outputs, one per generation, or a Failure. Tuples become lists and numpy scalars numbers; integer keys stay.
+
+Generation options are a map of names. Those in the map at WISHES hold only where the LLM knows them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from typing import Any, cast
 import msgpack
 
 from .errors import DecodeError, RowError
+
+# No option has this name: an option is an argument of an engine's.
+WISHES = "?"
 
 # How many levels are searched for what cannot be packed.
 _DEEPEST_SEARCH = 64

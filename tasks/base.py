@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Collection, Generator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 LABELLING = "labelling"
 
@@ -120,6 +120,13 @@ def same_task(tasks: Sequence[object]) -> bool:
 def is_labelling(task: TaskLike) -> bool:
     """Whether what ``task`` makes are labels of something that was generated before."""
     return getattr(task, "__type__", None) == LABELLING
+
+
+def known_wishes(wishes: object, known: Collection[str]) -> dict[str, Any]:
+    """Those of a task's ``generation_kwargs`` that an LLM with the options ``known`` can be asked for."""
+    if not isinstance(wishes, Mapping):
+        return {}
+    return {name: value for name, value in cast(Mapping[str, Any], wishes).items() if name in known}
 
 
 def describe(task: TaskLike) -> dict[str, Any]:

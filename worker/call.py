@@ -15,10 +15,10 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..protocol.content import Failure, pack, pack_failure, unpack, unpack_row
+from ..protocol.content import WISHES, Failure, pack, pack_failure, unpack, unpack_row
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.messages import Outcome, RowKind
-from ..tasks.base import missing_arguments
+from ..tasks.base import known_wishes, missing_arguments
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall
@@ -77,6 +77,8 @@ class Caller:
         """
         try:
             options = _options(call.options, self._llm.option_names)
+            if call.kind == RowKind.INPUT:
+                options = self._llm.wishes | options
         except (DecodeError, RowError) as error:
             yield from (self._failed(execution, error) for execution in call.executions)
             return
@@ -211,11 +213,13 @@ def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
     options: Any = unpack(packed) if packed else {}
     if not isinstance(options, dict):
         raise DecodeError("the options are no map of names")
-    unknown = [name for name in cast(dict[str, Any], options) if name not in known]
+    named = cast(dict[str, Any], options)
+    wishes = known_wishes(named.pop(WISHES, None), known)
+    unknown = [name for name in named if name not in known]
     if unknown:
-        named = ", ".join(map(repr, unknown))
-        raise RowError(f"the LLM knows no option {named}; it knows {', '.join(sorted(known)) or 'none'}")
-    return cast(dict[str, Any], options)
+        names = ", ".join(map(repr, unknown))
+        raise RowError(f"the LLM knows no option {names}; it knows {', '.join(sorted(known)) or 'none'}")
+    return wishes | named
 
 
 def _tokens(output: LLMOutput) -> int:

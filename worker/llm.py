@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from ..protocol.errors import Closed, ConfigurationError, RowError
-from ..tasks.base import TaskLike, missing_arguments, require_task
+from ..tasks.base import TaskLike, known_wishes, missing_arguments, require_task
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.prompt import Prompt, SupportedFormats, as_prompt, check_format, from_wire
 from .joint import JointFuture, Progress
@@ -119,6 +119,11 @@ class LLM(ABC):
     @property
     def num_threads(self) -> int | None:
         return self._num_threads
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """The sampling options that the task would like, of those that this LLM knows."""
+        return known_wishes(getattr(self.task, "generation_kwargs", None), self.option_names)
 
     @property
     def return_futures(self) -> bool:

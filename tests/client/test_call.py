@@ -513,3 +513,28 @@ def test_as_many_sets_of_options_as_inputs_are_not_kept() -> None:
     run = Run(settings(1))
     run.over([Item({"input": "x"}, at, {"max_tokens": at}) for at in range(3000)])
     assert len(run.call._specs) <= 1024
+
+
+# What a task would like of the LLMs.
+
+
+class Wishing(Shout):
+    def __init__(self, **wishes: Any) -> None:
+        self.generation_kwargs = wishes
+
+
+def options_of(task: Any, **said: Any) -> list[Any]:
+    run = Run(settings(2, **said), task=task)
+    run.over(inputs("x"))
+    return [asked.options for asked in run.link.rows] or [str(run.records[0].failure)]
+
+
+def test_what_a_task_would_like_goes_with_its_rows_beside_the_calls_own_options() -> None:
+    assert options_of(Wishing(top_k=1)) == [{"?": {"top_k": 1}}] * 2
+    assert options_of(Wishing(top_k=1), options=pack({"top_k": 7})) == [{"?": {"top_k": 1}, "top_k": 7}] * 2
+    assert options_of(Shout()) == options_of(Wishing()) == [{}] * 2
+
+
+def test_what_a_task_would_like_and_cannot_be_sent_fails_its_rows() -> None:
+    (failure,) = options_of(Wishing(top_k={1, 2}))
+    assert "cannot be sent" in failure

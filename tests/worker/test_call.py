@@ -531,3 +531,34 @@ def test_options_that_cannot_be_read_fail_the_rows_and_not_the_process(options: 
 def test_text_with_lone_surrogates_goes_both_ways() -> None:
     (result,) = Bench(Scripted()).run({"input": "half \ud83d"})
     assert raw(result) == ["half \ud83d 0"]
+
+
+# What the task would like.
+
+WISHES = {"temperature": 0.1, "response_format": {"type": "json_object"}}
+
+
+class Wishing(TextGenerationTask):
+    generation_kwargs = WISHES
+
+
+def options_of(llm: ByRow, **said: Any) -> Any:
+    """What the engine is asked for."""
+    payload = pack_row({"input": "a"} if said.get("kind", "input") == "input" else "a", None)
+    (result,) = Bench(llm).run_packed(payload, **said)
+    assert result.outcome == Outcome.DONE, unpack_failure(result.payload)
+    return llm.rows[-1].options
+
+
+def test_what_a_clients_task_would_like_holds_where_the_llm_knows_it_and_the_call_says_nothing() -> None:
+    assert options_of(ByRow(), options=pack({"?": WISHES}), kind="prompt") == {"temperature": 0.1}
+    assert options_of(ByRow(), options=pack({"?": WISHES, "temperature": 0.5}), kind="prompt") == {"temperature": 0.5}
+    assert options_of(ByRow(), options=pack({"?": "no map"}), kind="prompt") == {}
+
+
+def test_what_the_workers_own_task_would_like_holds_for_inputs_and_not_for_rendered_prompts() -> None:
+    llm = ByRow()
+    llm.task = Wishing()
+    assert options_of(llm) == {"temperature": 0.1}
+    assert options_of(llm, options=pack({"temperature": 0.5})) == {"temperature": 0.5}
+    assert options_of(llm, kind="prompt") == {}

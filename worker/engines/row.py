@@ -66,7 +66,7 @@ class RowEngine(Engine):
 
     def _generate(self, inputs: list[dict[str, Any]], num_generations: int = 1) -> list[list[LLMOutput]]:
         stop = threading.Event()
-        calls = [RowCall(one, num_generations=num_generations, cancelled=stop) for one in inputs]
+        calls = [RowCall(one, "input", num_generations, self.wishes, cancelled=stop) for one in inputs]
         if len(calls) < 2:
             return [self.generate_row(call) for call in calls]
         with ThreadPoolExecutor(min(self.concurrency, len(calls)), thread_name_prefix="genpool-row") as executor:
