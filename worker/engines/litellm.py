@@ -9,9 +9,7 @@ engine threads ── generate_row ──▶ LoopThread ── litellm, at most 
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -43,9 +41,8 @@ from .limiter import Limiter
 from .row import check_positive, sampling, sent_prompt
 from .server import ServerEngine, check_chat_format, check_retries
 
-# It prints advice beside each error, and writes what it logs to stderr by itself.
+# It prints advice beside each error.
 litellm.suppress_debug_info = True
-logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
 
 # By litellm's names, which are OpenAI's whatever the provider's are.
 _WIRE_NAMES = {
@@ -68,8 +65,8 @@ _ROWS = (ContextWindowExceededError, ContentPolicyViolationError, UnsupportedPar
 # What this engine says itself. A key among them would be on a command line.
 _OWN_OPTIONS = frozenset({"model", "messages", "n", "stream", "api_key", "timeout", "max_retries", "num_retries"})
 
-# How long a request may take is decided around all of its tries.
-_NO_LIMIT_S = 86_400.0
+# How long a request may take is decided around all of its tries. litellm takes no timeout for its own one.
+_TIMEOUT = openai.Timeout(86_400.0, connect=5.0)
 
 _NO_KEY = "none"
 
@@ -229,8 +226,7 @@ class _Provider:
         return await self._create([{"role": "user", "content": "a"}], {"max_tokens": 1, "timeout": CANARY_TIMEOUT_S})
 
     async def _create(self, messages: list[dict[str, Any]], fields: Mapping[str, Any]) -> object:
-        # litellm takes messages apart, and those are other requests' too.
-        request = {"timeout": _NO_LIMIT_S, **self._options, **fields, "messages": copy.deepcopy(messages)}
+        request = {"timeout": _TIMEOUT, **self._options, **fields, "messages": messages}
         try:
             # Its own retries would repeat what was refused for good.
             return await litellm.acompletion(
@@ -306,7 +302,7 @@ def _read(answer: Any) -> Answer:
 
 def _sentence_of(error: Exception) -> str:
     """What the provider said, in a line."""
-    text = _BEHIND.sub("", str(getattr(error, "message", error)))
+    text = _BEHIND.sub("", str(getattr(error, "message", error)).partition("\nTraceback ")[0])
     text = text[cast(re.Match[str], _BEFORE.match(text)).end() :]
     with suppress(ValueError):
         text = said(json.loads(text))

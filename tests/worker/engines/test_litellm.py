@@ -9,13 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answering import SLOTS, Reply, Scripted, completion, error
 from extras import require
-from fleet import Fleet
+from fleet import Fleet, until
 
 require("litellm")
 
@@ -259,6 +260,7 @@ class TestRequests:
             llm.generate_row(row())
         assert texts(other.generate_row(row())) == ["text"], "another one's connections are its own"
         other.close()
+        until(lambda: not any("process_request_thread" in one.name for one in threading.enumerate()), "the end of all")
 
 
 class TestFaults:
@@ -303,6 +305,13 @@ class TestFaults:
             scripted.answer = lambda body, replies=replies: replies.pop(0)
             assert texts(connect(f"{provider}/m", max_retries=2).generate_row(row())) == ["at last"]
 
+    def test_a_long_retry_after_is_no_pause(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: replace(error(429, "come back tomorrow"), headers={"Retry-After": "80000"})
+        for provider in ("openai", "mistral"):
+            with pytest.raises(EngineUnwell, match="429 come back tomorrow"):
+                connect(f"{provider}/m", max_retries=3).generate_row(row())
+        assert len(scripted.requests) == 2
+
     def test_what_is_refused_for_good_is_not_tried_again(self, scripted: Scripted, connect: Connect) -> None:
         scripted.answer = lambda body: error(403, "not for you")
         with pytest.raises(EngineUnwell):
@@ -328,6 +337,14 @@ class TestFaults:
         with pytest.raises(TimeoutError, match="no answer within 1 s"):
             llm.generate_row(row("hold"))
         assert [is_canary(sent) for sent in scripted.requests] == [False, False, True]
+
+    def test_a_package_that_a_provider_needs_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "google", None)
+        llm = LiteLLM("vertex_ai/gemini-2.5-flash", max_retries=0)
+        with pytest.raises(EngineUnwell, match=r"vertex_ai/gemini-2.5-flash: 500 .*google") as raised:
+            llm.generate_row(row())
+        llm.close()
+        assert "Traceback" not in str(raised.value)
 
     def test_a_dead_server_is_unwell(self) -> None:
         with socket.socket() as reserved:
