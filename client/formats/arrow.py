@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -61,8 +62,11 @@ class ArrowSource(Source):
             number = done
             try:
                 for batch in batches:
+                    readers = readers_of(batch.schema)
                     for row in batch.to_pylist():
                         number += 1
+                        for name, read in readers.items():
+                            row[name] = read(row[name])
                         yield Line(number, plain(row))
             except (pa.ArrowException, OSError, ValueError) as error:
                 problem = f"{self.at(number + 1)}: rows {number + 1} to {done + size} cannot be read: {one_line(error)}"
@@ -86,29 +90,62 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Decimal, timedelta, UUID)) else value
 
 
+Reader = Callable[[Any], Any]
+
+
+def readers_of(fields: Iterable[Any]) -> dict[str, Reader]:
+    """What makes values of Arrow's JSON type, which are texts, those that they stand for: by column."""
+    return {field.name: read for field in fields if (read := _reader(field.type)) is not None}
+
+
+def _reader(of: Any) -> Reader | None:
+    if isinstance(of, pa.JsonType):
+        return _value
+    if pa.types.is_list(of) or pa.types.is_large_list(of):
+        return None if (read := _reader(of.value_type)) is None else partial(_items, read)
+    if pa.types.is_struct(of):
+        return partial(_fields, readers) if (readers := readers_of(of)) else None
+    return None
+
+
+def _value(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text  # the type is a promise that nobody has checked
+
+
+def _items(read: Reader, items: list[Any] | None) -> list[Any] | None:
+    return None if items is None else [read(item) for item in items]
+
+
+def _fields(readers: Mapping[str, Reader], fields: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if fields is None else fields | {name: read(fields[name]) for name, read in readers.items()}
+
+
 class Tables:
     """The rows of a working file as tables of one schema, which one pass over the file finds first.
 
-    A column whose values have no common type becomes JSON text, and a warning names it.
+    A column whose values have no common type gets Arrow's JSON type, and a warning names it.
     """
 
     def __init__(self, working: Path, target: Path) -> None:
         self._working = working
         kinds = kinds_of(rows_of(working))
-        self._texts = [name for name, kind in kinds.items() if not _has_type(kind)]
+        self._mixed = [name for name, kind in kinds.items() if not _has_type(kind)]
         self.schema: Any = pa.schema(
-            [(name, pa.string() if name in self._texts else arrow_type(kind)) for name, kind in kinds.items()]
+            [(name, pa.json_() if name in self._mixed else arrow_type(kind)) for name, kind in kinds.items()]
         )
-        if self._texts:
-            names = ", ".join(map(repr, self._texts))
-            log.warning("%s: values of no common type are written as JSON text, in the column %s", target, names)
+        if self._mixed:
+            names = ", ".join(map(repr, self._mixed))
+            log.warning("%s: values of no common type are written as JSON, in the column %s", target, names)
 
     def __iter__(self) -> Generator[Any]:
         group: list[dict[str, Any]] = []
         size = 0
         for row_bytes, row in sized_rows_of(self._working):
             row |= {
-                name: json.dumps(row[name], ensure_ascii=False) for name in self._texts if row.get(name) is not None
+                name: json.dumps(row[name], ensure_ascii=False) for name in self._mixed if row.get(name) is not None
             }
             group.append(row)
             size += row_bytes

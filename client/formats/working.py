@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from ...protocol.errors import GenpoolError
 from .jsonl import parse
+
+_ESCAPED = re.compile(rb"\\u(?:d[89a-f]|0000)", re.IGNORECASE)
 
 
 def rows_of(working: Path) -> Iterator[dict[str, Any]]:
@@ -16,7 +19,9 @@ def rows_of(working: Path) -> Iterator[dict[str, Any]]:
 
 
 def sized_rows_of(working: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row, and how many bytes it has there. A lone surrogate becomes its escape, as other forms have none.
+    """Each row, and how many bytes it has there.
+
+    A lone surrogate becomes its escape, and so does a zero byte in a name: Arrow ends the name there.
 
     Raises:
         GenpoolError: it holds a line that is no row, or cannot be read.
@@ -27,8 +32,9 @@ def sized_rows_of(working: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for raw in lines:
                 number += 1
                 row = parse(raw.rstrip())
-                # Only an escape in the JSON can stand for a lone surrogate, as UTF-8 has none.
-                yield len(raw), cast(dict[str, Any], _encodable(row)) if b"\\ud" in raw.lower() else row
+                # In JSON both are escapes, so that most rows need no second look.
+                is_plain = _ESCAPED.search(raw) is None
+                yield len(raw), row if is_plain else cast(dict[str, Any], _encodable(row))
     except ValueError as error:
         raise GenpoolError(f"{working}, line {number}: {error}") from None
     except OSError as error:
@@ -42,5 +48,8 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, list):
         return [_encodable(item) for item in cast(list[Any], value)]
     if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(item) for key, item in cast(Mapping[Any, Any], value).items()}
+        return {
+            _encodable(key).replace("\0", "\\x00"): _encodable(item)
+            for key, item in cast(Mapping[Any, Any], value).items()
+        }
     return value

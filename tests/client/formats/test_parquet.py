@@ -77,6 +77,19 @@ def test_values_are_such_as_a_task_and_json_can_have(path: Path) -> None:
     assert pack(line.row)
 
 
+def test_values_of_the_json_type_are_what_they_stand_for(path: Path) -> None:
+    def typed(*texts: str | None) -> Any:
+        return pa.array(texts, pa.json_())
+
+    items = pa.ListArray.from_arrays([0, 2, 2], typed('{"a": 1}', "[2]"))
+    fields = pa.StructArray.from_arrays([typed("true", "null"), pa.array(["x", "y"])], names=["args", "name"])
+    write(path, {"plain": typed('"text"', None), "items": items, "fields": fields, "wrong": typed("{oops", "1")})
+    assert [line.row for line in read(path)] == [
+        {"plain": "text", "items": [{"a": 1}, [2]], "fields": {"args": True, "name": "x"}, "wrong": "{oops"},
+        {"plain": None, "items": [], "fields": {"args": None, "name": "y"}, "wrong": 1},
+    ]
+
+
 def test_a_column_that_is_missing_is_named_by_row(path: Path) -> None:
     write(path, {"prompt": ["a", "b"]})
     assert read(path, "input")[1].problem == f"{path}, row 2: the column 'input' is missing; there is 'prompt'"
