@@ -6,8 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, astuple
-from io import BufferedReader
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ..protocol.content import pack, unpack
 from ..protocol.errors import DecodeError
@@ -22,7 +21,7 @@ def frame(body: bytes) -> bytes:
     return _HEAD.pack(len(body), zlib.crc32(body)) + body
 
 
-def bodies(file: BufferedReader) -> Iterator[tuple[bytes, int]]:
+def bodies(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Every body from where ``file`` is, and where in the file it ends; up to the first that is torn."""
     end = file.tell()
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
@@ -61,7 +60,7 @@ def unpacked(body: bytes) -> Entry:
                 return standing_of(rest[0])
             case _:
                 raise DecodeError(f"an entry of the kind {kind!r}")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise DecodeError(f"an entry that cannot be read: {error}") from None
 
 
@@ -71,6 +70,6 @@ def standing_fields(standing: Standing) -> dict[str, Any]:
 
 
 def standing_of(fields: dict[str, Any]) -> Standing:
-    """The Standing that ``standing_fields`` gave. Raises TypeError."""
+    """The Standing that ``standing_fields`` gave. Raises TypeError and KeyError."""
     made = {llm: Made(**one) for llm, one in fields["made"].items()}
     return Standing(**{name: value for name, value in fields.items() if name != "made"}, made=made)

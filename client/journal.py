@@ -129,6 +129,8 @@ class Journal:
             case Finished():
                 self._shares.setdefault(entry.number, []).append(framed)
             case Block():
+                while self._blocks and self._blocks[-1][0] >= entry.rows:
+                    self._blocks.pop()
                 self._blocks.append((entry.rows, framed))
             case Standing():
                 while self._blocks and self._blocks[0][0] <= entry.rows:

@@ -136,6 +136,9 @@ def recovered(entries: Iterable[Entry], start: Standing) -> Recovered:
             case Finished():
                 found.shares.setdefault(entry.number, []).append(entry)
             case Block():
+                # A run that was cut off before it wrote the row has noted it too.
+                while found.blocks and found.blocks[-1].rows >= entry.rows:
+                    found.blocks.pop()
                 found.blocks.append(entry)
             case Standing():
                 found.standing = entry

@@ -538,3 +538,10 @@ def test_what_a_task_would_like_goes_with_its_rows_beside_the_calls_own_options(
 def test_what_a_task_would_like_and_cannot_be_sent_fails_its_rows() -> None:
     (failure,) = options_of(Wishing(top_k={1, 2}))
     assert "cannot be sent" in failure
+
+
+def test_a_seed_of_ones_own_is_sent_as_it_is() -> None:
+    run = Run(settings(2, seed=4))
+    run.over([Item({"input": "x"}, 0, seed=11), {"input": "y"}])
+    assert [asked.seed for asked in run.link.rows if asked.text == "x"] == [11, 11]
+    assert 11 not in [asked.seed for asked in run.link.rows if asked.text == "y"]
