@@ -9,6 +9,7 @@ This module is about who is there: connections, liveness, graces. What they hold
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,17 +40,21 @@ from .dispatch import Dispatcher
 from .ledger import Ledger
 from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
-from .report import report
+from .report import Lost, report
 from .settings import BrokerSettings
+
+# More lost workers than this are not reported: a fleet that loses so many has other troubles.
+_MOST_LOST = 1000
 
 
 @dataclass(slots=True)
 class _Departure:
-    """A worker whose connection broke, until when it may come back, and whether its rows had no part in that."""
+    """A worker whose connection broke, until when it may come back, whether its rows had no part in that, and why."""
 
     worker: Worker
     until: float
     is_blameless: bool
+    why: str
 
 
 class Broker:
@@ -67,6 +72,7 @@ class Broker:
         self.ledger = Ledger(settings, epoch, now, self._out, self._llm)
         self._dispatcher = Dispatcher(settings, self.ledger, self._out)
         self._departures: dict[bytes, _Departure] = {}  # by instance
+        self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
         self._next_ping = now
         self._stood_still_at = float("-inf")
         self._fleet_changed = False
@@ -175,7 +181,9 @@ class Broker:
 
     def report(self, now: float) -> dict[str, Any]:
         """The fleet in detail, for people: see report.py."""
-        return report(self.started, len(self.ledger.rows), self.llms.values(), self.clients.values(), now)
+        return report(
+            self.started, len(self.ledger.rows), self.llms.values(), self.clients.values(), self._lost_workers, now
+        )
 
     # Who comes.
 
@@ -280,7 +288,7 @@ class Broker:
             grace_s = max(self.settings.worker_grace_s, self.settings.settle_s if was_deaf else 0.0)
             # One that was told to stop and is killed before it has finished was not ended by what it ran.
             is_blameless = silent or was_deaf or peer.hello.state == WorkerState.DRAINING
-            self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless)
+            self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless, why)
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True
@@ -296,6 +304,7 @@ class Broker:
     def _end_graces(self) -> None:
         for instance, departure in [item for item in self._departures.items() if self._now >= item[1].until]:
             del self._departures[instance]
+            self._lost_workers.append(Lost.of(departure.worker, departure.why))
             self.ledger.lost(departure.worker, is_blameless=departure.is_blameless, now=self._now)
         for client in list(self.clients.values()):
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:

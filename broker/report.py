@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from .peer import LLM, Client, Worker
 
 
-def report(started: float, rows: int, llms: Iterable[LLM], clients: Iterable[Client], now: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker that went without a word and did not come back: when, why, and how many rows it had to run."""
+
+    llm: str
+    host: str
+    pid: int
+    at: float
+    why: str
+    rows: int
+
+    @classmethod
+    def of(cls, worker: Worker, why: str) -> Lost:
+        hello = worker.hello
+        return cls(hello.llm, hello.host, hello.pid, worker.gone, why, worker.running)
+
+
+def report(
+    started: float, rows: int, llms: Iterable[LLM], clients: Iterable[Client], lost: Iterable[Lost], now: float
+) -> dict[str, Any]:
     """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected.
 
     ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds.
@@ -18,6 +38,7 @@ def report(started: float, rows: int, llms: Iterable[LLM], clients: Iterable[Cli
         "rows": rows,
         "llms": [_llm(llm) for llm in sorted(llms, key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
+        "lost": [_lost(one, now) for one in lost],
     }
 
 
@@ -65,4 +86,15 @@ def _client(client: Client, now: float) -> dict[str, Any]:
         "unread_bytes": client.unread_bytes,
         "withheld": len(client.withheld),
         "away_s": None if client.lost is None else round(now - client.lost, 3),
+    }
+
+
+def _lost(lost: Lost, now: float) -> dict[str, Any]:
+    return {
+        "llm": lost.llm,
+        "host": lost.host,
+        "pid": lost.pid,
+        "ago_s": round(now - lost.at, 3),
+        "why": lost.why,
+        "rows": lost.rows,
     }

@@ -44,7 +44,7 @@ def submit(llm: str, rows: int) -> Submit:
 
 
 def test_an_idle_broker_reports_how_long_it_has_been_there() -> None:
-    assert broker().report(now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": []}
+    assert broker().report(now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": [], "lost": []}
 
 
 def test_a_fleet_at_work_is_reported_in_full() -> None:
@@ -99,6 +99,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                 "away_s": None,
             }
         ],
+        "lost": [],
     }
 
 
@@ -125,3 +126,22 @@ def test_a_report_travels_as_it_is() -> None:
     tell(machine, b"c", client("laptop"), submit("small", 2))
     status = Status(machine.report(now=21.0))
     assert decode(encode(status, 1 << 20)) == status
+
+
+def test_a_worker_that_went_without_a_word_is_reported_once_it_cannot_come_back() -> None:
+    machine = broker()
+    tell(
+        machine,
+        b"w",
+        worker("gpu1", "small", state=WorkerState.READY, concurrency=2, credit=2),
+        Hold([], [], [], False),
+    )
+    tell(machine, b"polite", worker("gpu2", "small", state=WorkerState.READY), Goodbye("it was drained"))
+    tell(machine, b"c", client("laptop"), submit("small", 2))
+    machine.send_failed(b"w", Goodbye(), gone=True, now=21.0)
+    machine.tick(21.0)
+    assert machine.report(now=21.0)["lost"] == []
+    machine.tick(21.0 + BrokerSettings().worker_grace_s)
+    assert machine.report(now=30.0)["lost"] == [
+        {"llm": "small", "host": "gpu1", "pid": 2, "ago_s": 9.0, "why": "its connection broke", "rows": 2}
+    ]
