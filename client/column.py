@@ -29,8 +29,12 @@ _OF_EVERY_LABEL = {
 }
 
 
+# Where an engine has counted tokens; distilabel has no such columns.
+USAGE = "generation_usage"
+LABEL_USAGE = "labelling_usage"
+
 # The columns that a run makes, whatever the task.
-OF_EVERY_ROW = {DEFAULT, DEFAULT_LABEL, ERROR, *_OF_EVERY_OUTPUT, *_OF_EVERY_LABEL}
+OF_EVERY_ROW = {DEFAULT, DEFAULT_LABEL, USAGE, LABEL_USAGE, ERROR, *_OF_EVERY_OUTPUT, *_OF_EVERY_LABEL}
 
 
 class Columns:
@@ -109,6 +113,8 @@ def output_row(
             columns.setdefault(name, [None] * len(outputs))[at] = value
     for name, key in _of_every_output(are_labels).items():
         columns[name] = [output.get(key) for output in outputs]
+    if any("usage" in output for output in outputs):
+        columns[LABEL_USAGE if are_labels else USAGE] = [output.get("usage") for output in outputs]
     if are_labels and len(outputs) == 1:
         columns = {name: values[0] for name, values in columns.items()}
     row = {name: value for name, value in given.items() if name != ERROR} | columns
@@ -134,7 +140,8 @@ def _entries(parsed: Any, are_labels: bool) -> Mapping[str, Any]:
 
 def replaced(given: Mapping[str, Any], made: Sequence[str], *, are_labels: bool = False) -> list[str]:
     """The input's columns that what is generated takes the place of."""
-    return [name for name in (*made, *_of_every_output(are_labels), ERROR) if name in given]
+    usage = LABEL_USAGE if are_labels else USAGE
+    return [name for name in (*made, *_of_every_output(are_labels), usage, ERROR) if name in given]
 
 
 def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -96,7 +96,8 @@ def _of_llm(llm: str, made: Mapping[str, Any]) -> str:
 
 
 def _of_worker(lost: Mapping[str, Any]) -> str:
-    return f"{lost['host']}:{lost['pid']} of {lost['llm']!r}, {lost['ago_s']:.0f} s before the end ({lost['why']})"
+    when = f"{lost['ago_s']:.0f} s before the end ({lost['why']}, with {lost['rows']} rows, which went elsewhere)"
+    return f"{lost['host']}:{lost['pid']} of {lost['llm']!r}, {when}"
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

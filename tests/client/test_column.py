@@ -18,6 +18,16 @@ def output(parsed: Any, raw: str = "raw", model: str = "m") -> LLMOutput:
     return LLMOutput(model_name=model, prompt_used="p", raw_output=raw, parsed_output=parsed)
 
 
+def test_usage_has_a_column_where_it_was_counted() -> None:
+    counted = output("x")
+    counted["usage"] = {"prompt_tokens": 3, "completion_tokens": 5}
+    row = output_row({}, [output("x"), counted], ["generations"])
+    assert row["generation_usage"] == [None, {"prompt_tokens": 3, "completion_tokens": 5}]
+    assert output_row({}, [counted], ["rating"], are_labels=True)["labelling_usage"] == counted["usage"]
+    assert "generation_usage" not in output_row({}, [output("x")], ["generations"])
+    assert replaced({"generation_usage": 1}, ["generations"]) == ["generation_usage"]
+
+
 def test_a_row_has_the_inputs_columns_and_a_list_entry_for_each_generation() -> None:
     outputs = [output({"generations": "one"}, "one", "x"), output({"generations": "two"}, "two", "y")]
     assert output_row({"input": "i", "id": 7}, outputs, ["generations"]) == {
