@@ -12,6 +12,7 @@ from typing import Any, Self
 
 # What it answers while it is unwell, as OpenAI does: a status and an error.
 QUOTA = (429, {"message": "You exceeded your current quota.", "code": "insufficient_quota"})
+NO_MODEL = (404, {"message": "The model `m` does not exist.", "code": "model_not_found"})
 WRONG_KEY = (401, {"message": "Incorrect API key provided.", "code": "invalid_api_key"})
 
 

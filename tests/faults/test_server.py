@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat import QUOTA, WRONG_KEY, ChatServer
+from chat import NO_MODEL, QUOTA, WRONG_KEY, ChatServer
 from fleet import PATIENCE_S, Fleet, until
 from noted import environment
 
@@ -117,12 +117,16 @@ def test_a_server_that_is_away_for_a_minute_fails_no_row_and_is_found_again(
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(QUOTA, "429 You exceeded your current quota."), (WRONG_KEY, "401 Incorrect API key provided.")],
+    [
+        (QUOTA, "429 You exceeded your current quota."),
+        (WRONG_KEY, "401 Incorrect API key provided."),
+        (NO_MODEL, "404 The model `m` does not exist."),
+    ],
 )
 def test_a_server_that_refuses_everything_makes_the_worker_unwell_until_it_is_content(
     fleet: Fleet, server: ChatServer, llm: ProcessLLM, fault: tuple[int, dict[str, str]], reason: str
 ) -> None:
-    start_worker(fleet, server, "max_retries=0")
+    start_worker(fleet, server)  # with its usual retries: none of these faults is worth one
     assert answers(llm.generate(inputs("before")).result(PATIENCE_S)) == ["BEFORE"]
     server.fault = fault
     future = llm.generate(inputs(*map(str, range(12))))

@@ -123,15 +123,11 @@ class Endpoint:
             answer = await self._attempts.until_answered(partial(self._ask_with_new_key, prompt, fields), tokens)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             raise await self._blame.of(error) from error
-        read = read_answer(answer)
-        if read is None:
-            said = " ".join(str(answer).split())[:200]
-            raise EngineUnwell(f"{self.address} answered with something that is no completion: {said}")
-        if read.tokens is not None:
-            self._limiter.correct(read.tokens - tokens)
-        return read
+        if answer.tokens is not None:
+            self._limiter.correct(answer.tokens - tokens)
+        return answer
 
-    async def _ask_with_new_key(self, prompt: Any, fields: Mapping[str, Any]) -> object:
+    async def _ask_with_new_key(self, prompt: Any, fields: Mapping[str, Any]) -> Answer:
         """Ask once more when the key is refused and another one is given by now."""
         try:
             return await self._create(self._client, prompt, fields)
@@ -141,17 +137,22 @@ class Endpoint:
         self._client.api_key = self._key.value or _NO_KEY
         return await self._create(self._client, prompt, fields)
 
-    async def _ask_canary(self) -> object:
+    async def _ask_canary(self) -> Answer:
         # Made anew each time, for its key may have been exchanged.
         client = self._client.with_options(timeout=CANARY_TIMEOUT_S)
         prompt = [{"role": "user", "content": "a"}] if self._api == "chat" else "a"
         return await self._create(client, prompt, {"max_tokens": 1})
 
-    async def _create(self, client: openai.AsyncOpenAI, prompt: Any, fields: Mapping[str, Any]) -> object:
+    async def _create(self, client: openai.AsyncOpenAI, prompt: Any, fields: Mapping[str, Any]) -> Answer:
         # As extra fields, because the client library refuses those that only other servers know.
         if self._api == "chat":
-            return await client.chat.completions.create(model=self.model, messages=prompt, extra_body=fields)
-        return await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
+            found = await client.chat.completions.create(model=self.model, messages=prompt, extra_body=fields)
+        else:
+            found = await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
+        answer = read_answer(found)
+        if answer is None:
+            raise ValueError(f"answered with something that is no completion: {found}")
+        return answer
 
 
 def read_answer(answer: object) -> Answer | None:

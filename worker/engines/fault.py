@@ -11,9 +11,9 @@ from ...protocol.errors import EngineUnwell, RowError
 
 _ROW = frozenset({400, 413, 422})
 
-# A server that fails inside, or is too slow, may do so for one row only. Every other status is the server's fault: key,
-# quota, address, model, or an overload that outlasted the retries.
-_UNCLEAR = 500
+# A server that fails inside, is too slow, or answers with what is no answer, may do so for one row only. Every other
+# status is the server's fault: key, quota, address, model, or an overload that outlasted the retries.
+_UNCLEAR = (200, 500)
 
 CANARY_TIMEOUT_S = 10.0
 _LONGEST_SENTENCE = 300
@@ -43,9 +43,9 @@ class Blame:
         status = getattr(error, "status_code", None)
         if status in _ROW:
             return RowError(sentence)
-        timed_out = isinstance(error, TimeoutError)
-        if (timed_out or status == _UNCLEAR) and await self._answers_others():
-            return TimeoutError(sentence) if timed_out else RuntimeError(sentence)
+        is_unclear = status in _UNCLEAR or isinstance(error, TimeoutError | ValueError)
+        if is_unclear and await self._answers_others():
+            return TimeoutError(sentence) if isinstance(error, TimeoutError) else RuntimeError(sentence)
         return EngineUnwell(sentence)
 
     async def _answers_others(self) -> bool:

@@ -19,6 +19,7 @@ pytest.importorskip("openai")
 from genpool import ProcessLLM
 from genpool.protocol.errors import Closed, ConfigurationError, EngineUnwell, RowError
 from genpool.tasks.text_generation import TextGenerationTask
+from genpool.worker.engines.endpoint import _http_client
 from genpool.worker.engines.openai import OpenAILLM, _wire_names
 from genpool.worker.llm import RowCall
 
@@ -438,6 +439,17 @@ class TestFaults:
             connect().generate_row(row())
 
     @pytest.mark.parametrize(
+        "reply", [Reply("{broken"), Reply({"error": {"message": "filtered", "code": 403}})], ids=str
+    )
+    def test_something_else_than_a_completion_for_one_row_is_the_rows(
+        self, scripted: Scripted, connect: Connect, reply: Reply
+    ) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else reply
+        with pytest.raises(RuntimeError, match=scripted.url) as raised:
+            connect().generate_row(row())
+        assert type(raised.value) is RuntimeError
+
+    @pytest.mark.parametrize(
         ("reply", "sentence"),
         [
             (Reply({"message": "old vllm", "object": "error"}, 404), "404 old vllm"),
@@ -594,6 +606,14 @@ def test_settings_that_openai_itself_does_not_know_are_refused(monkeypatch: pyte
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with pytest.raises(ConfigurationError, match="OpenAI itself takes no top_k, min_p"):
         OpenAILLM("m", top_k=3, min_p=0.1)
+
+
+def test_the_client_library_keeps_a_connection_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("openai.DefaultAsyncHttpxClient", lambda **given: made.append(given))
+    _http_client(1500)
+    limits = made[0]["limits"]
+    assert (limits.max_connections, limits.max_keepalive_connections) == (None, 1500)
 
 
 # --- hundreds of requests --------------------------------------------------------------------------------------------
