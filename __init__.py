@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.pool import LLMPool as LLMPool
     from .client.process_llm import ProcessLLM as ProcessLLM
+    from .client.table import generate_dataset as generate_dataset
     from .protocol import errors as errors
     from .tasks.base import Task as Task
     from .tasks.chat import ChatTask as ChatTask
@@ -35,6 +36,7 @@ _PUBLIC = {
     "StructuredTask": ".tasks.structured",
     "Task": ".tasks.base",
     "TextGenerationTask": ".tasks.text_generation",
+    "generate_dataset": ".client.table",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Task",
     "TextGenerationTask",
     "errors",
+    "generate_dataset",
 ]
 
 

@@ -53,7 +53,7 @@ def _is_plain(value: object) -> bool:
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they come back from a file."""
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(settings, default=str))
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,0 +1,36 @@
+"""``generate_dataset`` with the package ``datasets``."""
+
+# pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from extras import require
+from fleet import Fleet
+
+from genpool import LLMPool, generate_dataset
+
+require("datasets")
+
+import datasets  # noqa: E402
+
+
+@pytest.fixture
+def pool(echo_fleet: Fleet) -> Iterator[LLMPool]:
+    with LLMPool.connect(["a", "b"], broker=echo_fleet.address) as pool:
+        yield pool
+
+
+def test_a_dataset_comes_back_as_one(pool: LLMPool, tmp_path: Path) -> None:
+    given = datasets.Dataset.from_dict({"input": ["one", "fail", "two"], "number": [1, 2, 3]})
+    for output in (None, tmp_path / "out.jsonl", tmp_path / "out.jsonl"):
+        made = generate_dataset(pool, given, 2, output=output)
+        assert isinstance(made, datasets.Dataset)
+        assert made["number"] == [1, 2, 3]
+        assert list(made["generations"]) == [["ONE", "ONE"], [None, None], ["TWO", "TWO"]]
+        assert made["error"][0] is None
+        assert "this row is bad" in made["error"][1]
+        assert made.features["number"] == given.features["number"]
