@@ -10,6 +10,7 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
@@ -19,6 +20,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from ...protocol.errors import GenpoolError
 from .base import Line, Source
 from .schema import Fields, Items, Kind, kinds_of
 from .working import rows_of, sized_rows_of
@@ -77,6 +79,17 @@ class ArrowSource(Source):
 def one_line(error: BaseException) -> str:
     """What a library says is wrong, without its further lines."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def translated(working: Path, target: Path) -> Generator[None]:
+    """Raises GenpoolError for what a library raises over rows that it has no form for: they took hours to make."""
+    try:
+        yield
+    except (pa.ArrowException, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise GenpoolError(
+            f"{target} cannot be written: {one_line(error)}; the rows are whole in {working}, as JSONL"
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ import datasets
 import pyarrow as pa
 
 from ...protocol.errors import ConfigurationError
-from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line
+from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, translated
 from .target import cannot_write, sync_folder
 
 
@@ -80,15 +80,15 @@ def export_dataset(working: Path, target: Path) -> None:
     """Write the rows of ``working`` to the folder ``target``, in the place of a dataset that is there.
 
     Raises:
-        GenpoolError: it cannot be written (a full disk, say); what was there stays whole.
+        GenpoolError: it cannot be written (a full disk, say, or as ``translated``); what was there stays whole.
     """
     target = Path(os.path.realpath(target))
     beside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    tables = Tables(working, target)
     try:
         beside.mkdir()
-        _write(tables, beside / "rows.arrow", beside / "dataset")
+        with translated(working, target):
+            _write(Tables(working, target), beside / "rows.arrow", beside / "dataset")
         _sync(beside / "dataset")
         _take_place(beside / "dataset", target, beside / "replaced")
     except OSError as error:

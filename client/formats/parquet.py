@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...protocol.errors import ConfigurationError
-from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line
+from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, translated
 from .target import replacing
 
 
@@ -62,8 +62,9 @@ class ParquetSource(ArrowSource):
 
 
 def export_parquet(working: Path, target: Path) -> None:
-    """Write the rows of ``working`` to ``target``. Raises GenpoolError as ``replacing`` does."""
-    tables = Tables(working, target)
-    with replacing(target) as file, pq.ParquetWriter(file, tables.schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
+    """Write the rows of ``working`` to ``target``. Raises GenpoolError as ``replacing`` and ``translated`` do."""
+    with translated(working, target), replacing(target) as file:
+        tables = Tables(working, target)
+        with pq.ParquetWriter(file, tables.schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)

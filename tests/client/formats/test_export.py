@@ -172,6 +172,19 @@ def test_values_of_no_common_type_come_back_as_they_were_and_a_warning_names_the
     assert said == f"{target}: values of no common type are written as JSON, in the column 'odd'"
 
 
+def test_what_a_library_cannot_write_is_one_sentence_that_says_where_the_rows_are(
+    typed: str, working: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genpool.client.formats import arrow
+
+    monkeypatch.setattr(arrow.Tables, "_table", lambda *_: {}["no\nsuch type"])
+    with pytest.raises(GenpoolError) as raised:
+        export(typed, working, target, [{"input": 1}])
+    wanted = f"{target} cannot be written: 'no\\nsuch type'; the rows are whole in {working}, as JSONL"
+    assert str(raised.value) == wanted
+    assert not list(target.parent.iterdir())
+
+
 def test_a_row_at_the_end_may_differ_from_all_before(typed: str, working: Path, target: Path) -> None:
     rows: list[dict[str, Any]] = [{"input": 1} for _ in range(12_000)]
     export(typed, working, target, [*rows, {"input": "text", "error": "late"}])
