@@ -21,7 +21,9 @@ _SPECIAL = ["<pad>", "<s>", "</s>"]
 _WORDS = "name a red blue green colour town system user assistant be brief"
 
 
-def save_tiny_model(folder: Path, template: str | None = TEMPLATE, **sampling: Any) -> Path:
+def save_tiny_model(
+    folder: Path, template: str | None = TEMPLATE, max_position_embeddings: int = CONTEXT, **sampling: Any
+) -> Path:
     """Save the model, and ``sampling`` as what its ``generation_config.json`` says. Returns ``folder``."""
     tokenizer = _tokenizer()
     tokenizer.chat_template = template
@@ -32,7 +34,7 @@ def save_tiny_model(folder: Path, template: str | None = TEMPLATE, **sampling: A
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=max_position_embeddings,
         # Wide, so that what it says depends on what it was asked.
         initializer_range=0.5,
         pad_token_id=0,

@@ -69,7 +69,13 @@ class Completion:
 
 
 class Runner(Protocol):
-    """Runs a model on requests. Called from several threads at once."""
+    """Runs a model on requests. Called from several threads at once.
+
+    Attributes:
+        context: the most tokens of prompt and completion together; None where there is no limit.
+    """
+
+    context: int | None
 
     def run(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion | None]:
         """A completion for each of ``requests``, in their order; None where nobody wanted it any more.

@@ -38,7 +38,7 @@ class PaddedBatch:
     def __init__(self, model: Any, vocabulary: Vocabulary, context: int | None) -> None:
         self._model = model
         self._vocabulary = vocabulary
-        self._context = context
+        self.context = context
         self._is_closed = False
 
     def run(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion | None]:
@@ -61,7 +61,7 @@ class PaddedBatch:
         """
         rooms: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
-            left = max_new_tokens if self._context is None else self._context - len(request.prompt)
+            left = max_new_tokens if self.context is None else self.context - len(request.prompt)
             rooms.setdefault(min(left, max_new_tokens), []).append(index)
         return rooms
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from ...protocol.errors import ConfigurationError, RowError
 from ...tasks.base import TaskLike
@@ -29,9 +30,10 @@ from ...tasks.prompt import SupportedFormats
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
 from .completion import Completion, Request, Runner, Sampling, Vocabulary
+from .continuous import ContinuousBatch
 from .gguf import model_path
 from .padded import PaddedBatch
-from .row import Engine, check_json, seed_at, sent_prompt
+from .row import Engine, check_json, check_positive, seed_at, sent_prompt
 
 log = logging.getLogger("genpool.worker")
 
@@ -40,6 +42,11 @@ _FALLBACKS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty
 
 _OPTIONS = ("max_new_tokens", *_FALLBACKS, "stop")
 
+# What transformers' continuous batching leaves out.
+_NOT_CONTINUOUS = frozenset({"repetition_penalty"})
+
+_CONTINUOUS_ROWS = 64
+
 _CHAT: list[dict[str, Any]] = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
 
 
@@ -47,10 +54,14 @@ class TransformersLLM(Engine):
     """A model of Hugging Face transformers, run by torch in this process.
 
         genpool worker --llm small --engine transformers --model FOLDER|NAME --batch-size 8
+        genpool worker --llm small --engine transformers --model FOLDER|NAME --set batching=continuous
 
-    A batch ends with its longest completion. Prompts go through the tokenizer's chat template. Text goes in as it is
-    where ``prompt_format`` (other than "openai") or ``prompt_formatting_fn`` makes text of a prompt, and where the
-    tokenizer has no chat template, as base models: there a prompt is its system prompt, a line break and the rest.
+    A static batch, the default, ends with its longest completion. In a continuous one a row takes the place of one
+    that has ended; it needs no --batch-size, and heeds neither seeds nor ``repetition_penalty``.
+
+    Prompts go through the tokenizer's chat template. Text goes in as it is where ``prompt_format`` (other than
+    "openai") or ``prompt_formatting_fn`` makes text of a prompt, and where the tokenizer has no chat template, as base
+    models: there a prompt is its system prompt, a line break and the rest.
 
     Args:
         model: a folder, a GGUF file, or a name on the Hugging Face hub.
@@ -65,6 +76,10 @@ class TransformersLLM(Engine):
         temperature, top_p, top_k, repetition_penalty: as above; None takes what the model's
             ``generation_config.json`` says, and else 1, 1, 50 and 1. Temperature 0 takes the likeliest token always:
             several generations of a row are then one completion, repeated.
+        batching: which of the two a batch is.
+        cache_tokens: with continuous batching, the tokens of all rows that run; None takes most of the memory that is
+            free.
+        concurrency: calls at once. None is 1 static batch, or 64 rows of a continuous one.
         seed: seeds rows that bring none. A row's k-th generation samples with its seed + k. The rows beside it change
             the last digits of its probabilities, so that a seed does not promise the same text in another batch.
         num_threads, prompt_format, prompt_formatting_fn: as for ``LLM``.
@@ -91,6 +106,9 @@ class TransformersLLM(Engine):
         top_k: int | None = None,
         repetition_penalty: float | None = None,
         stop: list[str] | None = None,
+        batching: Literal["static", "continuous"] = "static",
+        cache_tokens: int | None = None,
+        concurrency: int | None = None,
         seed: int | None = None,
         num_threads: int | None = None,
         prompt_format: SupportedFormats | None = None,
@@ -111,8 +129,12 @@ class TransformersLLM(Engine):
             "stop": stop,
         }
         self._seed = seed
+        self._concurrency = concurrency or (_CONTINUOUS_ROWS if batching == "continuous" else 1)
+        check_positive({"cache_tokens": cache_tokens, "concurrency": concurrency}, ("cache_tokens", "concurrency"))
         # Before anything is loaded, which takes a while.
         _check_settings(self._settings)
+        if batching == "continuous":
+            _check_continuous({"seed": seed, "repetition_penalty": repetition_penalty})
         source = _source(model, gguf_file)
         self._model_name = source.name
         with _no_progress_bars():
@@ -124,13 +146,23 @@ class TransformersLLM(Engine):
         self._takes_system = self._takes_chat and _takes_system(self._tokenizer)
         if not self._takes_chat and not self._takes_text:
             log.warning("%s has no chat template: prompts go in as plain text", source.name)
-        self._context = _context(loaded)
-        self._runner: Runner = PaddedBatch(loaded, _vocabulary(loaded, self._tokenizer), self._context)
+        vocabulary = _vocabulary(loaded, self._tokenizer)
+        self._runner: Runner
+        if batching == "static":
+            self._runner = PaddedBatch(loaded, vocabulary, _context(loaded))
+        else:
+            self.option_names = self.option_names - _NOT_CONTINUOUS
+            self._settings = _continuous(self._settings)
+            self._runner = ContinuousBatch(loaded, vocabulary, _context(loaded), cache_tokens)
 
     @property
     def model_name(self) -> str:
         """The name on the hub, or the folder's or the file's: where it lies is the host's own affair."""
         return self._model_name
+
+    @property
+    def concurrency(self) -> int:
+        return self.num_threads or self._concurrency
 
     def close(self) -> None:
         """Stops what runs at its next token. The model is freed once nothing holds it any more."""
@@ -193,10 +225,10 @@ class TransformersLLM(Engine):
     def _fitting(self, tokens: list[int]) -> list[int]:
         if not tokens:
             raise RowError("the prompt is empty")
-        if self._context is not None and len(tokens) >= self._context:
+        context = self._runner.context
+        if context is not None and len(tokens) >= context:
             raise RowError(
-                f"the prompt has {len(tokens)} tokens and leaves no room for an answer: the model's context holds "
-                f"{self._context}"
+                f"the prompt has {len(tokens)} tokens and leaves no room for an answer: {context} is the most"
             )
         return tokens
 
@@ -231,6 +263,12 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         Sampling.read(_over({**_FALLBACKS, "stop": None}, settings))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _check_continuous(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise ConfigurationError(f"continuous batching heeds no {name}: leave it out, or set batching=static")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,14 +312,13 @@ def _source(model: str | Path, gguf_file: str | None) -> _Source:
 
 @contextmanager
 def _no_progress_bars() -> Generator[None]:
-    """Bars over weights are noise in a worker's log."""
-    was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    """Bars over weights are noise in a worker's log. That over a GGUF file heeds no switch of transformers."""
+    was = tqdm.__init__
+    setattr(tqdm, "__init__", partialmethod(was, disable=True))  # noqa: B010  a type checker would see a method
     try:
         yield
     finally:
-        if was_enabled:
-            transformers_logging.enable_progress_bar()
+        setattr(tqdm, "__init__", was)  # noqa: B010
 
 
 def _load_tokenizer(source: _Source, tokenizer: str | Path | None, chat_template: str | None) -> Any:
@@ -330,6 +367,14 @@ def _own_sampling(model: Any) -> dict[str, Any]:
     own = {name: getattr(config, name, None) for name in _FALLBACKS}
     config.update(do_sample=False, **dict.fromkeys(_FALLBACKS))
     return {"stop": None, **_over(_FALLBACKS, own)}
+
+
+def _continuous(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` without what continuous batching leaves out."""
+    for name in _NOT_CONTINUOUS:
+        if settings[name] != _FALLBACKS[name]:
+            log.warning("continuous batching heeds no %s: the model's own %s is left out", name, settings[name])
+    return {**settings, **{name: _FALLBACKS[name] for name in _NOT_CONTINUOUS}}
 
 
 def _context(model: Any) -> int | None:
