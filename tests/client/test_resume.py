@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import Fleet
+from echo import Gate, Genpool, Start
+from fleet import Fleet, until
 
 from genpool import TextGenerationTask
-from genpool.client import runner
+from genpool.client import dataset, runner
 from genpool.client.dataset import GenerateSettings, run
 from genpool.client.fleet import Choice
 from genpool.client.journal import Journal
@@ -362,3 +363,65 @@ def test_the_report_tells_what_became_of_the_rows(
     said = capsys.readouterr().err
     assert "genpool: 1 failed: RowError: this row is bad" in said
     assert "genpool: a: 2 outputs (" in said
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_cut_off_between_the_last_row_and_the_end_it_comes_to_its_end(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    output = tmp_path / name
+    nothing = lambda *_: None  # noqa: E731
+    # Before the report, and after each of the steps that follow it.
+    for step in (
+        lambda: monkeypatch.setattr(dataset, "write_report", _stopping),
+        lambda: monkeypatch.setattr(Path, "unlink", _stopping) if name == "out.csv" else None,
+        lambda: monkeypatch.setattr(Journal, "remove", nothing),
+    ):
+        step()
+        try:
+            assert generate(*TEXTS, output=output, overwrite=True) == 0
+        except Stopped:
+            pass
+        monkeypatch.undo()
+        assert generate(output=output) == 0
+        assert names(output) == [name, f"{name}.report.json"]
+        assert len(output.read_text().splitlines()) == len(TEXTS) + (name == "out.csv")
+
+
+def _stopping(*_: object, **__: object) -> None:
+    raise Stopped("stopped at the end")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_a_retry_that_is_cut_off_at_its_end_comes_to_it(
+    generate: Run, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    output = tmp_path / name
+    assert generate("one", "fail", output=output, id_column="id") == 1
+    source.write_text('{"id": "one", "input": "one"}\n{"id": "fail", "input": "mended"}\n')
+    monkeypatch.setattr(Journal, "remove", lambda _: None)
+    assert generate(output=output, id_column="id", only_failed=True) == 0
+    monkeypatch.undo()
+    assert output.with_name(f"{name}.journal").exists()
+    assert generate(output=output, id_column="id", only_failed=True) == 0
+    assert names(output) == [name, f"{name}.report.json"]
+    assert "MENDED" in output.read_text()
+
+
+def test_rows_from_a_pipe_go_on_when_they_are_piped_in_again(
+    genpool: Genpool, target: Path, echo_gate: Gate, start: Start
+) -> None:
+    lines = "".join(json.dumps({"input": text}) + "\n" for text in ["one", "two", "hold", "four"])
+    process = start("generate", "-i", "-", "-o", str(target), "--llm", "a")
+    assert process.stdin is not None
+    process.stdin.write(lines)
+    process.stdin.flush()
+    until(lambda: target.exists() and len(rows(target)) == 2, "two rows")
+    process.kill()
+    process.wait()
+    echo_gate.open()
+    done = genpool("generate", "-i", "-", "-o", str(target), "--llm", "a", stdin=lines.replace("two", "other"))
+    assert done.returncode == 2
+    assert "standard input was changed since its first 2 rows were done" in done.stderr
+    done = genpool("generate", "-i", "-", "-o", str(target), "--llm", "a", stdin=lines.replace("hold", "three"))
+    assert (done.returncode, [row["input"] for row in rows(target)]) == (0, ["one", "two", "three", "four"])

@@ -128,3 +128,57 @@ def kill_after(process: subprocess.Popen[bytes], target: Path, *, more: int, sec
 
 def noted_lines(path: Path) -> list[tuple[str, str]]:
     return [(line[0], line[2:]) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "genpool-test", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        reason = "a disk of its own needs root, and a system that lets it mount"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_with_room_it_goes_on(
+    slow_fleet: Fleet, tmp_path: Path, small_disk: Path
+) -> None:
+    source, target, ballast = tmp_path / "in.jsonl", small_disk / "out.jsonl", small_disk / "ballast"
+    texts = [f"row {number} {'x' * 100}" for number in range(60)]
+    source.write_text("".join(json.dumps({"input": text}) + "\n" for text in texts))
+    ballast.write_bytes(bytes(40 * 1024))
+    command = ["generate", "-i", str(source), "-o", str(target), "--llm", "a", "--broker", slow_fleet.address]
+    assert slow_fleet.start(*command).wait(PATIENCE_S) == 1
+    said = max(tmp_path.glob("*-generate.log")).read_text()
+    assert said.splitlines()[-1].endswith("cannot be written: No space left on device")
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    written = target.read_bytes()
+    assert written.endswith(b"\n")
+    assert 0 < len(whole_lines(target)) < len(texts)
+    ballast.unlink()
+    assert slow_fleet.start(*command).wait(PATIENCE_S) == 0
+    assert [json.loads(line)["input"] for line in whole_lines(target)] == texts
+    assert target.read_bytes().startswith(written)
+
+
+def test_the_report_tells_of_a_worker_that_was_lost(slow_fleet: Fleet, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"input": f"row {number}"}) + "\n" for number in range(400)))
+    given = {"MODEL": "a", "NOTED": str(tmp_path / "noted"), "PYTHONPATH": str(tmp_path)}
+    lost = slow_fleet.start_worker("a", "--load", "slow_llm:load", environment=given)
+    slow_fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == 12)
+    process = slow_fleet.start(
+        "generate", "-i", str(source), "-o", str(target), "--llm", "a", "--broker", slow_fleet.address
+    )
+    until(lambda: len(whole_lines(target)) > 20, "some rows")
+    lost.kill()
+    assert process.wait(PATIENCE_S) == 0
+    assert len(whole_lines(target)) == 400
+    (told,) = json.loads(target.with_name("out.jsonl.report.json").read_text())["workers_lost"]
+    assert (told["pid"], told["llm"]) == (lost.pid, "a")
+    said = max(tmp_path.glob("*-generate.log")).read_text()
+    assert f":{lost.pid} of 'a', " in said
