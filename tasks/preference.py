@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
 from .base import Task
@@ -34,6 +34,8 @@ class PreferenceTask(Task):
         lowest, highest: the scale of the ratings.
         shuffle: shows the generations in an order of their own, so that no place is favoured. The order is drawn
             from the texts themselves: the same row is always shown in the same one.
+        generation_kwargs: sampling options for the judge that hold where it knows them, such as ``max_new_tokens``
+            (a judge that is cut off rates only the first ones) or a ``temperature`` of 0.
 
     Raises:
         TypeError: the system prompt is no text.
@@ -47,6 +49,7 @@ class PreferenceTask(Task):
     lowest: int = 1
     highest: int = 5
     shuffle: bool = True
+    generation_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         if not isinstance(cast(object, self.system_prompt), str):
