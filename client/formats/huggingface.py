@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ...protocol.errors import ConfigurationError
 from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, translated
+from .memory import is_dataset as is_dataset
 from .target import cannot_write, sync_folder
 
 
@@ -31,11 +32,6 @@ class DatasetSource(ArrowSource):
 
     def groups(self) -> Iterator[tuple[int, Iterable[Any]]]:
         yield len(self._dataset), self._dataset.with_format("arrow").iter(ROWS_AT_ONCE)
-
-
-def is_dataset(rows: object) -> bool:
-    """Whether it is a dataset on the disk or in memory: one that streams is an iterable of dicts."""
-    return isinstance(rows, datasets.Dataset)
 
 
 class FolderSource(DatasetSource):
