@@ -11,6 +11,7 @@ import click
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from ..tasks.named import TASKS
 from .call import LOST_AFTER_S
 from .dataset import GenerateSettings, run
 from .fleet import Choice
@@ -51,10 +52,13 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
 )
 @click.option(
     "--task",
-    metavar="MODULE:TASK",
-    help="Makes prompts and reads completions here: text-generation, or one of yours.  [default: the LLMs' own]",
+    metavar="TASK",
+    help=f"Makes prompts and reads completions here: {', '.join(TASKS)}, or yours as MODULE:TASK.  "
+    "[default: the LLMs' own]",
 )
-@click.option("--system-prompt", metavar="TEXT", help="The system prompt of text generation; implies that task.")
+@click.option(
+    "--system-prompt", metavar="TEXT", help="The system prompt of such a task; alone it asks for text generation."
+)
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A generation option, as max_new_tokens=64; repeat."
 )
@@ -153,8 +157,9 @@ def generate(
     Every row needs the columns that the task reads: `input` for text generation. The output has the rows in their
     order: the input's columns, `generations`, `generation_model`, `generation_prompt` and
     `raw_generation_responses`, lists with an entry for each generation. Another task's results have columns of
-    their own names in the place of `generations`. A row that has failed keeps its place, has None for what is
-    missing, and says why in `error`.
+    their own names in the place of `generations`; a task that makes labels, such as `preference`, leaves the columns
+    of the generations alone and adds `labelling_model`, `labelling_prompt` and `raw_labelling_response`. A row that
+    has failed keeps its place, has None for what is missing, and says why in `error`.
 
     Ctrl-C and SIGTERM leave whole rows and tell how to go on. Exit codes: 0 done, 1 some rows failed, 2 usage (or an
     LLM that nobody serves), 3 no broker, 4 refused by the broker, 128 + the signal when stopped by one.

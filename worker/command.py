@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from ..tasks.named import TASKS
 from .config import read_config
 from .llm import LLM
 from .loader import ENGINES, load_engine, load_task, load_user_llm
@@ -48,7 +49,11 @@ from .shell import WorkerSettings, run
 @click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Requests a minute, at most.")
 @click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Tokens a minute, at most.")
 @click.option("--load", metavar="MODULE:FUNCTION", help="A function of yours that returns an LLM, instead of --engine.")
-@click.option("--task", metavar="MODULE:TASK", help="The LLM's own task.  [default: text generation]")
+@click.option(
+    "--task",
+    metavar="TASK",
+    help=f"The LLM's own task: {', '.join(TASKS)}, or yours as MODULE:TASK.  [default: text generation]",
+)
 @click.option(
     "--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Rows in one call of the engine."
 )
