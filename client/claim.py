@@ -53,6 +53,8 @@ class Places:
     def of(cls, target: str, format: Format, *, is_beside: bool = False) -> Places:
         """The places for an output in a format; ``is_beside`` has rows written beside it in any case."""
         path = Path(target)
+        if path.is_symlink():
+            path = path.resolve()
         beside = path.with_name(f"{path.name}.partial.jsonl")
         return cls(
             path,

@@ -154,7 +154,9 @@ class Progress:
     @property
     def standing(self) -> Standing:
         """What is written by now."""
-        return self.output.standing if self.output else Standing()
+        if self.output is not None:
+            return self.output.standing
+        return self.claim.standing if self.claim is not None else Standing()
 
     @property
     def summary(self) -> Standing:

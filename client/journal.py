@@ -67,11 +67,15 @@ class Journal:
             self._rewrite(standing)
 
     def append(self, entry: Entry) -> None:
-        """Note an entry. Once this returns, it outlives the process, but not yet the host. Raises GenpoolError."""
+        """Note an entry. Once this returns, it outlives the process, but not yet the host. Raises GenpoolError.
+
+        What comes after ``close``, when the run is over for whoever waited for it, is not noted.
+        """
         framed = frame(packed(entry))
         with self._lock:
-            self._keep(entry, framed)
-            self._write(framed)
+            if not self._file.closed:
+                self._keep(entry, framed)
+                self._write(framed)
 
     def sync(self, standing: Standing) -> None:
         """What ``standing`` tells is on the disk: have the journal say so there too. Raises GenpoolError."""
@@ -87,14 +91,16 @@ class Journal:
 
     def close(self) -> None:
         """Give it back. One without a run is removed."""
-        if self.header is None:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+        with self._lock:
+            if self.header is None:
+                self.path.unlink(missing_ok=True)
+            self._file.close()
 
     def remove(self) -> None:
-        """The run is over."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        """The run has come to its end."""
+        with self._lock:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
 
     def _read(self) -> int:
         """Read all that is whole, cut off what is not, and return how many bytes there are then."""

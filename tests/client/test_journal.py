@@ -146,3 +146,12 @@ def test_what_cannot_be_written_is_said_and_nothing_is_torn_by_it(
     again = reopened(journal)
     assert again.found.shares == {0: [share(0)], 2: [share(2)]}
     again.close()
+
+
+def test_what_comes_when_it_is_closed_is_dropped(journal: Journal) -> None:
+    journal.append(share(0))
+    journal.close()
+    journal.append(share(1))
+    again = Journal(journal.path)
+    assert list(again.found.shares) == [0]
+    again.close()

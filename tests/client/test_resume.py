@@ -85,18 +85,23 @@ TEXTS = [f"row {number}" for number in range(8)]
 def test_the_same_settings_go_on_and_ask_for_nothing_twice(
     generate: Run, target: Path, echo_fleet: Fleet, stop_at: Callable[..., None]
 ) -> None:
-    before = done(echo_fleet)
     stop_at(3)
     with pytest.raises(Stopped):
         generate(*TEXTS)
+    echo_fleet.wait_for(lambda report: report["rows"] == 0)
+    before = done(echo_fleet)
     assert [row["id"] for row in rows(target)] == TEXTS[:3]
+    journal = Journal(target.with_name("out.jsonl.journal"))
+    known = {*range(3), *journal.found.shares}
+    journal.close()
+    assert 3 in known, "it was finished, and not written"
     assert names(target) == ["out.jsonl", "out.jsonl.journal", "out.jsonl.report.json"]
     stop_at(None)
     assert generate() == 0
     assert [row["generations"] for row in rows(target)] == [[text.upper()] for text in TEXTS]
     assert names(target) == ["out.jsonl", "out.jsonl.report.json"]
     echo_fleet.wait_for(lambda report: report["rows"] == 0)
-    assert done(echo_fleet) - before <= len(TEXTS) + 1, "the one that was stopped may have been under way"
+    assert done(echo_fleet) - before == len(TEXTS) - len(known)
 
 
 def test_a_finished_run_says_so_and_needs_no_broker(
@@ -370,12 +375,11 @@ def test_cut_off_between_the_last_row_and_the_end_it_comes_to_its_end(
     generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     output = tmp_path / name
-    nothing = lambda *_: None  # noqa: E731
     # Before the report, and after each of the steps that follow it.
     for step in (
         lambda: monkeypatch.setattr(dataset, "write_report", _stopping),
         lambda: monkeypatch.setattr(Path, "unlink", _stopping) if name == "out.csv" else None,
-        lambda: monkeypatch.setattr(Journal, "remove", nothing),
+        lambda: monkeypatch.setattr(Journal, "remove", lambda _: None),
     ):
         step()
         try:
@@ -425,3 +429,20 @@ def test_rows_from_a_pipe_go_on_when_they_are_piped_in_again(
     assert "standard input was changed since its first 2 rows were done" in done.stderr
     done = genpool("generate", "-i", "-", "-o", str(target), "--llm", "a", stdin=lines.replace("hold", "three"))
     assert (done.returncode, [row["input"] for row in rows(target)]) == (0, ["one", "two", "three", "four"])
+
+
+def test_through_a_link_it_goes_on_at_what_the_link_points_to(
+    generate: Run, target: Path, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    target.symlink_to(elsewhere / "real.jsonl")
+    stop_at(3)
+    with pytest.raises(Stopped):
+        generate(*TEXTS, "fail")
+    stop_at(None)
+    assert generate() == 1
+    assert generate(only_failed=True) == 1
+    assert target.is_symlink()
+    assert len(rows(elsewhere / "real.jsonl")) == 9
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["real.jsonl", "real.jsonl.report.json"]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from genpool.client.report import report_of, summary, write_report
+from genpool.client.standing import Made, Standing
+
+HEADER = {"run": "7", "started": "then", "pool": ["a", "b"], "drawn": None, "settings": {}, "errors": None}
+
+
+def lost(llm: str, ago_s: float) -> dict[str, Any]:
+    return {"llm": llm, "host": "gpu1", "pid": 12, "ago_s": ago_s, "why": "its connection broke", "rows": 3}
+
+
+def test_it_tells_what_became_of_the_rows_and_who_was_lost(tmp_path: Path) -> None:
+    standing = Standing(
+        rows=100,
+        failed=9,
+        reasons={"seldom": 2, "often": 7},
+        made={"a": Made(90, 900, 1800, 0.25), "b": Made(10)},
+        repeated=4,
+        seconds=60.0,
+    )
+    fleet = {"lost": [lost("a", 30.0), lost("a", 90.0), lost("another run's", 30.0)]}
+    report = report_of(HEADER, standing, fleet, is_finished=True)
+    assert list(report["reasons"].items()) == [("often", 7), ("seldom", 2)]
+    assert report["llms"] == {
+        "a": {
+            "outputs": 90,
+            "outputs_per_s": 1.5,
+            "prompt_tokens": 900,
+            "completion_tokens": 1800,
+            "completion_tokens_per_s": 30.0,
+            "cost": 0.25,
+        },
+        "b": {"outputs": 10, "outputs_per_s": 0.17},
+    }
+    assert report["workers_lost"] == [lost("a", 30.0)]
+    assert summary(report) == [
+        "7 failed: often",
+        "2 failed: seldom",
+        "a: 90 outputs (1.5/s), 1800 tokens (30/s), cost 0.25",
+        "b: 10 outputs (0.17/s)",
+        "1 workers were lost: gpu1:12 of 'a', 30 s before the end (its connection broke, with 3 rows, which went "
+        "elsewhere)",
+        "4 shares were run more than once",
+    ]
+    write_report(tmp_path / "report.json", report)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_a_run_that_made_nothing_has_little_to_say() -> None:
+    report = report_of(HEADER, Standing(), None, is_finished=False)
+    assert summary(report) == []
+    assert (report["finished"], report["workers_lost"]) == (False, [])
+
+
+def test_many_reasons_are_not_all_shown() -> None:
+    standing = Standing(rows=30, failed=28, reasons={f"reason {letter}": 4 for letter in "abcdefg"})
+    lines = summary(report_of(HEADER, standing, None, is_finished=True))
+    assert lines[-1] == "8 failed for other reasons"
+    assert len(lines) == 6
