@@ -38,6 +38,7 @@ from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, line, said
 from .key import Key
 from .limiter import Limiter
+from .rate import rows_at_once
 from .row import check_positive, sampling, sent_prompt
 from .server import ServerEngine, check_chat_format, check_retries
 
@@ -171,7 +172,8 @@ class LiteLLM(ServerEngine):
             attempts=Attempts(timeout_s, max_retries, limiter),
             limiter=limiter,
         )
-        self._open("genpool-litellm", _close_clients, concurrency, seed, takes_n="n" in takes)
+        at_once = rows_at_once(concurrency, rpm, tpm, max_new_tokens)
+        self._open("genpool-litellm", _close_clients, at_once, seed, takes_n="n" in takes)
 
     @property
     def model_name(self) -> str:

@@ -17,6 +17,7 @@ from ..llm import RowCall
 from .answer import Answer
 from .endpoint import Api, Endpoint
 from .limiter import Limiter
+from .rate import rows_at_once
 from .row import check_positive, sampling, sent_prompt
 from .server import ServerEngine, check_chat_format, check_retries
 
@@ -74,7 +75,7 @@ class OpenAILLM(ServerEngine):
         extra_body: more fields for each request, such as the server's own sampling options
             (``{"repetition_penalty": 1.1}``). A call's option of this name goes before it, field by field.
         rpm, tpm: requests, and tokens of prompts and completions together, that go to the server in a minute at
-            most, from this worker; None for no limit.
+            most, from this worker; None for no limit. No more rows are taken at once than a minute lets go.
         timeout_s: how long a request may take, tries and pauses included, but not the wait for ``rpm`` and ``tpm``.
         max_retries: how often a request is tried again, after growing pauses or what ``Retry-After`` says, when the
             server cannot be reached, is overloaded or fails.
@@ -151,7 +152,8 @@ class OpenAILLM(ServerEngine):
         }
         self._check_settings()
         self._extra_body = extra_body or {}
-        self._open("genpool-openai", self._endpoint.close, concurrency, seed)
+        at_once = rows_at_once(concurrency, rpm, tpm, max_new_tokens)
+        self._open("genpool-openai", self._endpoint.close, at_once, seed)
         try:
             self._loop.run(self._endpoint.find_model(model))
         except BaseException:

@@ -57,3 +57,16 @@ class Rate:
     def correct(self, by: float) -> None:
         """A request has used ``by`` more tokens than it was taken for; less, where it is below 0."""
         self._tokens.correct(by)
+
+
+def rows_at_once(concurrency: int, rpm: float | None, tpm: float | None, max_new_tokens: int | None) -> int:
+    """How many rows an engine should take at once: up to ``concurrency``, and no more than may go in a minute.
+
+    Those beyond would only wait here, kept from replicas and from a worker that drains.
+    """
+    limits: list[float] = [concurrency]
+    if rpm is not None:
+        limits.append(rpm)
+    if tpm is not None and max_new_tokens is not None:
+        limits.append(tpm / max_new_tokens)
+    return max(1, int(min(limits)))

@@ -314,6 +314,7 @@ class TestPlainCompletions:
 class TestLimits:
     def test_a_request_waits_for_its_turn_and_can_be_cancelled(self, scripted: Scripted, connect: Connect) -> None:
         llm, flag = connect(rpm=1), threading.Event()
+        assert llm.concurrency == 1  # what would only wait here is left to others
         assert texts(llm.generate_row(row())) == ["text"]
         with ThreadPoolExecutor(1) as executor:
             call = executor.submit(llm.generate_row, row(cancelled=flag))

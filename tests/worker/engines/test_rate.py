@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genpool.worker.engines.rate import Bucket, Rate
+from genpool.worker.engines.rate import Bucket, Rate, rows_at_once
 
 
 def begun(rate: Rate, tokens: float, until: float, step: float = 0.01) -> list[float]:
@@ -80,3 +80,22 @@ class TestRate:
         assert rate.wait_s(0.0) == pytest.approx(9)
         rate.correct(-1000)
         assert rate.wait_s(0.0) == pytest.approx(1)  # two requests, of which one was there
+
+
+@pytest.mark.parametrize(
+    ("rpm", "tpm", "max_new_tokens", "rows"),
+    [
+        (None, None, 100, 64),
+        (1000, None, 100, 64),
+        (10, None, 100, 10),
+        (0.5, None, 100, 1),
+        (None, 1000, 100, 10),
+        (None, 50, 100, 1),
+        (5, 1000, 100, 5),
+        (None, 1000, None, 64),
+    ],
+)
+def test_no_more_rows_are_taken_than_a_minute_lets_go(
+    rpm: float | None, tpm: float | None, max_new_tokens: int | None, rows: int
+) -> None:
+    assert rows_at_once(64, rpm, tpm, max_new_tokens) == rows
