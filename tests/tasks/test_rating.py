@@ -75,6 +75,8 @@ def test_ratings_without_a_word(text: str) -> None:
         ("4 stars", 4),
         ("4.", 4),
         ("8/10", None),
+        ("4/10", None),
+        ("4 out of 10", None),
         ("4 out of ten", None),
         ("1-5", None),
         ("1 to 5", None),
@@ -97,7 +99,7 @@ def test_one_rating(rating: str, value: float | None) -> None:
     assert ratings(f"Output 1: {rating}\nOutput 2: 3") == [value, 3]
 
 
-@pytest.mark.parametrize("value", ["true", "null", '"four"', "[]", "{}", "6", "-1", "1e400", "9" * 400, '"8/10"'])
+@pytest.mark.parametrize("value", ["true", "null", '"four"', "[]", "{}", "6", "-1", "1e400", "9" * 400, '"4/10"'])
 def test_one_rating_in_json(value: str) -> None:
     assert ratings(f'[{{"rating": {value}}}, {{"rating": 3}}]') == [None, 3]
 
@@ -143,6 +145,8 @@ def test_what_is_missing_or_in_doubt_is_none_and_moves_nothing(text: str, found:
         # Which rationale belongs to which rating?
         "Rationale: Good.\nRating: 4\nRating: 2\nRationale: Bad.",
         '{"ratings": [4]}',
+        # Cut off, so that it is no JSON: the numbers are lost, and the order is not ours.
+        '[{"output": 2, "rating": 4}, {"output": 1, "rating": 2}, ',
         '[{"rating": 4}, {"rating": 2}] or rather [{"rating": 2}, {"rating": 4}]',
     ],
 )

@@ -107,10 +107,13 @@ def test_a_schema_need_not_be_of_an_object() -> None:
     assert StructuredTask({"type": "array"}).parse_output("Here: [1, 2]") == {"generations": [1, 2]}
 
 
-def test_a_reference_to_elsewhere_is_never_fetched() -> None:
+def test_a_reference_to_elsewhere_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *said, **more: asked_for.append(said))
     task = StructuredTask({"$ref": "http://127.0.0.1:9/schema.json"})
     with pytest.raises(Exception, match="Unresolvable"):
         task.parse_output("{}")
+    assert asked_for == []
 
 
 @pytest.mark.parametrize(
