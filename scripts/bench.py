@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from benchmarks.engines import engines
 from benchmarks.recovery import recovery
 
 
@@ -11,6 +12,7 @@ def bench() -> None:
     """Measure genpool on this machine."""
 
 
+bench.add_command(engines)
 bench.add_command(recovery)
 
 if __name__ == "__main__":

