@@ -61,7 +61,10 @@ def connected(choice: Choice) -> Generator[Connected]:
     try:
         llm = _connect(link, choice)
         try:
-            names = [voice.llm_name for voice in (llm.llms if isinstance(llm, LLMPool) else [llm])]
+            voices = llm.llms if isinstance(llm, LLMPool) else [llm]
+            for voice in voices:
+                voice.start()  # what the LLMs know is known by now, and options are checked against it
+            names = [voice.llm_name for voice in voices]
             log.info("generating with %s at %s", ", ".join(names), choice.broker)
             yield Connected(llm, names, link, Columns(choice.task, link, names))
         finally:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from ..tasks.base import TaskLike
 from .column import OF_EVERY_ROW, Columns
 from .dataset import GenerateSettings, Progress, generate
 from .fleet import Choice, Connected
-from .formats.base import Line, Source
-from .formats.format import JSONL
+from .formats.format import JSONL, format_of
+from .formats.memory import is_dataset, source_of
 from .formats.working import rows_of
 from .interrupt import Interrupt
 from .pool import LLMPool
@@ -88,6 +87,8 @@ def generate_dataset(
     given = cast(dict[str, Any], dict(options))
     output = given.pop("output", None)
     if output is not None:
+        if format_of(str(output)).name != JSONL:
+            raise ConfigurationError(f"`output` is a JSONL file, as it grows row by row, and {output} is named otherwise")
         return _generated(llm, rows, num_generations, Path(output), given)
     with tempfile.TemporaryDirectory(prefix="genpool-") as folder:
         return _generated(llm, rows, num_generations, Path(folder) / "rows.jsonl", given)
@@ -110,12 +111,11 @@ def _generated(
         max_failures=None if limit is None else MaxFailures.read(str(limit)),
         **{_RENAMED.get(name, name): value for name, value in options.items()},
     )
-    is_dataset = _is_dataset(rows)
-    with _source(rows, is_dataset=is_dataset) as source:
+    with source_of(rows) as source:
         _, said = generate(settings, source, there.connected, Progress(settings), Interrupt())
     for line in said:
         log.info("%s", line)
-    return _as_dataset(target, rows) if is_dataset else list(rows_of(target))
+    return _as_dataset(target, rows) if is_dataset(rows) else list(rows_of(target))
 
 
 def _stable_name(llm: ProcessLLM, at: int) -> str:
@@ -135,57 +135,12 @@ class _Given:
     @contextmanager
     def connected(self, choice: Choice) -> Generator[Connected]:
         """The LLMs, with their connection. Raises Closed after their ``teardown``."""
+        for voice in self.voices:
+            voice.start()  # see fleet.connected
         link = self.voices[0].link()
         task: TaskLike | None = self.voices[0].given_task
         columns = Columns(task, link, [voice.llm_name for voice in self.voices])
         yield Connected(self.llm, self.names, link, columns)
-
-
-class RowsSource(Source):
-    """Any iterable of dicts."""
-
-    unit = "row"
-
-    def __init__(self, rows: Iterable[Any]) -> None:
-        self.name = "the input"
-        self._rows = rows
-        self._is_read = False
-
-    def count(self) -> int | None:
-        return len(self._rows) if isinstance(self._rows, Sized) else None
-
-    def rewind(self) -> None:
-        """Raises ConfigurationError where the rows can be had only once."""
-        if self._is_read and isinstance(self._rows, Iterator):
-            raise ConfigurationError("the rows are read more than once for this: give a list, and no iterator")
-
-    def read(self) -> Iterator[Line]:
-        self._is_read = True
-        for number, row in enumerate(self._rows, 1):
-            if isinstance(row, Mapping):
-                yield Line(number, {str(name): value for name, value in cast(Mapping[Any, Any], row).items()})
-            else:
-                yield Line(number, {}, f"{self.at(number)}: a row is a dict, and this is a {type(row).__name__}")
-
-
-def _is_dataset(rows: Any) -> bool:
-    # Who has one has imported the package.
-    if "datasets" not in sys.modules:
-        return False
-    from .formats.huggingface import is_dataset
-
-    return is_dataset(rows)
-
-
-def _source(rows: Any, *, is_dataset: bool) -> Source:
-    if is_dataset:
-        from .formats.huggingface import DatasetSource
-
-        return DatasetSource(rows)
-    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
-        kind = type(cast(object, rows)).__name__
-        raise ConfigurationError(f"`rows` must be a Dataset or an iterable of dicts, and is a {kind}")
-    return RowsSource(cast(Iterable[Any], rows))
 
 
 def _as_dataset(target: Path, rows: Any) -> Any:

@@ -49,6 +49,20 @@ def test_file_to_file(genpool: Genpool, source: Path, target: Path) -> None:
     assert "genpool: a: 2 outputs (" in done.stderr
 
 
+def test_columns_errors_and_formats_on_the_command_line(genpool: Genpool, source: Path, tmp_path: Path) -> None:
+    source.write_text('{"question": "one"}\n{"question": "fail"}\n')
+    target, errors = tmp_path / "out.csv", tmp_path / "errors.jsonl"
+    command = ["generate", "-i", str(source), "-o", str(target), "--map", "input=question", "--errors", str(errors)]
+    done = genpool(*command, "--llm", "a")
+    assert done.returncode == 1
+    assert "genpool: 1 failed: RowError: this row is bad" in done.stderr
+    assert target.read_text().startswith("question,generations,")
+    assert [row["question"] for row in rows(errors.read_text())] == ["fail"]
+    assert "1 of them failed: --only-failed does those again" in genpool(*command, "--llm", "a").stderr
+    refused = genpool(*command, "--llm", "b")
+    assert (refused.returncode, '--llm was ["a"] and is ["b"]' in refused.stderr) == (2, True)
+
+
 def test_standard_input_to_standard_output_with_the_options_in_the_environment(genpool: Genpool) -> None:
     options = [("GENPOOL_GENERATE_LLM", "a"), ("GENPOOL_GENERATE_SYSTEM_PROMPT", "Be brief.")]
     done = genpool("generate", "-i", "-", "-o", "-", "--quiet", stdin='{"input": "one"}\n{oops\n', environment=options)
@@ -80,6 +94,13 @@ def test_strict_input_from_a_pipe(genpool: Genpool) -> None:
         (["--weights", "1,2,3"], 2, "`weights` must be 2 numbers, one for each LLM"),
         (["--llm", "a", "--if-lost", "redraw"], 2, "`if_lost` cannot be 'redraw' for 'a' alone"),
         (["--broker", "ipc:///none", "--wait", "0.3"], 3, "no broker at ipc:///none within 0.3 s"),
+        (["--max-failures", "many"], 2, "--max-failures is a number of rows, or a share such as 5%, and not 'many'"),
+        (["--map", "input"], 2, "--map takes NAME=VALUE, and not 'input'"),
+        (["--set", "top_k=3", "--llm", "a"], 2, "'a' knows no option 'top_k'"),
+        (["--only-failed"], 2, "out.jsonl is not the output of a finished run"),
+        (["--only-failed", "--overwrite"], 2, "--only-failed keeps what --overwrite would throw away"),
+        (["--only-failed", "-o", "-"], 2, "--only-failed does rows of a file again: name it with --output"),
+        (["--output-format", "openai-batch", "-o", "x.csv", "-i", "none"], 2, "the input none cannot be read"),
         (["-o", "/dev/full"], 1, "/dev/full cannot be written: No space left on device"),
     ],
 )
@@ -226,6 +247,10 @@ def test_help_is_enough_to_work_from(genpool: Genpool) -> None:
         "--system-prompt",
         "--if-lost",
         "--strict",
+        "--only-failed",
+        "--overwrite",
+        "the same command goes on",
+        "OUTPUT.report.json",
         "Exit codes",
         "generation_model",
     ):

@@ -78,14 +78,19 @@ def test_a_column_of_another_name_and_a_limit_of_failures(pool: LLMPool) -> None
 
 def test_a_row_that_is_no_dict_fails_alone(pool: LLMPool) -> None:
     first, second = generate_dataset(pool, ["one", {"input": "two"}])
-    assert first["error"] == "the input, row 1: a row is a dict, and this is a str"
+    assert first["error"].startswith("the rows, row 1: a row is a dict such as")
     assert second["generations"] == ["TWO"]
 
 
 @pytest.mark.parametrize("given", ["text", {"input": "one"}, 7])
 def test_what_is_no_dataset_is_refused(pool: LLMPool, given: Any) -> None:
-    with pytest.raises(ConfigurationError, match="`rows` must be a Dataset or an iterable of dicts"):
+    with pytest.raises(ConfigurationError, match="rows are a Dataset or an iterable of dicts"):
         generate_dataset(pool, given)
+
+
+def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"`output` is a JSONL file, .* and .*/out.parquet is named otherwise"):
+        generate_dataset(pool, [], output=tmp_path / "out.parquet")
 
 
 def test_an_option_that_there_is_not_is_refused(pool: LLMPool) -> None:
