@@ -41,8 +41,8 @@ def refuse_secret(key: str) -> None:
     """Raises ConfigurationError where ``key`` is a secret's name: its value shall stand where nobody else reads it."""
     if _SECRET.search(key):
         raise ConfigurationError(
-            f"{key} is a secret, and others can read command lines and configuration: name the environment variable "
-            "that holds it with api_key_env, or the file with api_key_file"
+            f"{key} is a secret, and others can read command lines and configuration: set api_key_env to the name of "
+            "an environment variable that holds it, or api_key_file to a file"
         )
 
 

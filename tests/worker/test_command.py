@@ -331,7 +331,7 @@ def test_a_setting_in_a_file_that_cannot_be_used_is_named(fleet: Fleet) -> None:
         (["--engine", "llamacpp", "--set", "heat=1"], "LlamaCppLLM has no setting 'heat': it has "),
         (["--engine", "llamacpp", "--set", "heat"], "a setting is written key=value, got 'heat'"),
         (["--engine", "llamacpp", "--tpm", "5"], "LlamaCppLLM has no setting 'tpm': it has "),
-        (["--engine", "openai", "--set", "api_key=sk-1"], "with api_key_env, or the file with api_key_file"),
+        (["--engine", "openai", "--set", "api_key=sk-1"], "api_key is a secret, and others can read command lines"),
         (["--config", "absent.toml"], "the configuration absent.toml cannot be read"),
         (["--engine", "llamacpp", "--set", "temperature=hot"], "the setting temperature must be a number"),
         (["--load", "scripted_llm:load", "--broker", "nowhere"], "'nowhere' is neither an address"),

@@ -136,7 +136,7 @@ def test_a_setting_given_twice_is_refused() -> None:
     "key", ["api_key", "apikey", "API-KEY", "key", "token", "hf_token", "client_secret", "password"]
 )
 def test_a_secret_is_refused_and_not_repeated(key: str) -> None:
-    with pytest.raises(ConfigurationError, match="api_key_env, or the file with api_key_file") as raised:
+    with pytest.raises(ConfigurationError, match="set api_key_env to the name of an environment variable") as raised:
         engine_settings(Engine, [f"{key}=sk-1"])
     assert "sk-1" not in str(raised.value)
 
