@@ -201,7 +201,8 @@ def run(settings: GenerateSettings) -> int:
         _say(f"nobody reads the output any more; {progress.how_to_go_on}")
         return 128 + signal.SIGPIPE
     except GenpoolError:
-        if progress.standing.rows:
+        # Before that, it is the user who has to do something else.
+        if progress.output is not None and progress.standing.rows:
             _say(f"stopped by an error; {progress.how_to_go_on}")
         raise
     if standing.failed or not settings.quiet:
@@ -253,12 +254,8 @@ class _Run:
             self._check_late(there)
             with self._meter(Standing(), there) as meter:
                 runner = self._runner(there, meter, self.source.read(), _drawn(settings, there))
-                errors = (
-                    LineFile(errors_path(settings.errors, None, overwrite=settings.overwrite))
-                    if settings.errors
-                    else None
-                )
-                with Output(Target(settings.target), errors) as output:
+                path = self._errors_path(None)
+                with Output(Target(settings.target), LineFile(path) if path else None) as output:
                     done = self._work(runner, output)
         return done, [_written(done)]
 
@@ -300,15 +297,19 @@ class _Run:
             retry = Retry(reading, writing, held.standing.rows)
         with self._meter(held.standing, there) as meter:
             runner = self._runner(there, meter, lines, header["drawn"], retry)
-            errors = errors_path(settings.errors, held, overwrite=settings.overwrite) if settings.errors else None
+            path = self._errors_path(held)
             held.begin(header)
             try:
-                with ResumableOutput(places.working, errors, held.journal, held.standing) as output:
+                with ResumableOutput(places.working, path, held.journal, held.standing) as output:
                     done = self._work(runner, output)
             except BaseException:
                 self._report_stop(held)
                 raise
         return done, _fleet_report(there)
+
+    def _errors_path(self, held: Claim | None) -> Path | None:
+        settings = self.settings
+        return errors_path(settings.errors, held, overwrite=settings.overwrite) if settings.errors else None
 
     def _report_stop(self, held: Claim) -> None:
         """The report of a run that was cut off."""

@@ -88,7 +88,7 @@ def generate_dataset(
     output = given.pop("output", None)
     if output is not None:
         if format_of(str(output)).name != JSONL:
-            raise ConfigurationError(f"`output` is a JSONL file, as it grows row by row, and {output} is named otherwise")
+            raise ConfigurationError(f"`output` is a JSONL file, and {output} is named otherwise")
         return _generated(llm, rows, num_generations, Path(output), given)
     with tempfile.TemporaryDirectory(prefix="genpool-") as folder:
         return _generated(llm, rows, num_generations, Path(folder) / "rows.jsonl", given)

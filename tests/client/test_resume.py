@@ -171,15 +171,22 @@ def test_an_empty_output_is_nobodys(generate: Run, target: Path) -> None:
     ],
 )
 def test_an_input_that_has_changed_is_refused_and_says_where(
-    generate: Run, target: Path, stop_at: Callable[..., None], texts: list[str], said: str
+    generate: Run,
+    target: Path,
+    stop_at: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    texts: list[str],
+    said: str,
 ) -> None:
     stop_at(4)
     with pytest.raises(Stopped):
         generate(*TEXTS)
     content = target.read_bytes()
+    capsys.readouterr()
     with pytest.raises(ConfigurationError, match=said):
         generate(*texts)
     assert target.read_bytes() == content
+    assert "run the same command again" not in capsys.readouterr().err
 
 
 def test_with_an_id_column_what_else_is_in_a_row_may_change(

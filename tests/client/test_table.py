@@ -89,7 +89,7 @@ def test_what_is_no_dataset_is_refused(pool: LLMPool, given: Any) -> None:
 
 
 def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"`output` is a JSONL file, .* and .*/out.parquet is named otherwise"):
+    with pytest.raises(ConfigurationError, match=r"`output` is a JSONL file, and .*/out.parquet is named otherwise"):
         generate_dataset(pool, [], output=tmp_path / "out.parquet")
 
 
