@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
@@ -32,6 +32,13 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("source", blocks("python"))
 def test_python_compiles(source: str) -> None:
     assert compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_what_python_imports_of_genpool_is_there() -> None:
+    nodes = [node for source in blocks("python") for node in ast.walk(ast.parse(source))]
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genpool")]
+    assert imports
+    exec(compile(ast.Module(cast(list[ast.stmt], imports), []), "README.md", "exec"), {})
 
 
 def test_the_llm_of_ones_own_generates() -> None:
