@@ -78,6 +78,12 @@ def test_the_environment_may_name_it(write: Write, monkeypatch: pytest.MonkeyPat
     assert worker.make_context("worker", [], auto_envvar_prefix="GENPOOL_WORKER").params["llm"] == "a"
 
 
+def test_settings_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENPOOL_WORKER_SET", "top_p=0.5 stop=a,b")
+    said = worker.make_context("worker", ["--llm", "a"], auto_envvar_prefix="GENPOOL_WORKER").params
+    assert said["pairs"] == ("top_p=0.5", "stop=a,b")
+
+
 def test_what_is_needed_and_missing_is_still_told(write: Write) -> None:
     with pytest.raises(click.MissingParameter):
         parsed(write('engine = "openai"'))

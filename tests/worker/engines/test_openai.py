@@ -623,7 +623,7 @@ def test_the_client_library_keeps_a_connection_for_each_request(monkeypatch: pyt
 def test_hundreds_of_requests_are_in_flight_from_one_worker(tmp_path: Path) -> None:
     with Gathering(256) as server, Fleet(tmp_path) as fleet:
         fleet.start_broker()
-        fleet.start_worker("crowd", "--engine", "openai", "--set", f"base_url={server.url}", "--set", "concurrency=256")
+        fleet.start_worker("crowd", "--engine", "openai", "--set", f"base_url={server.url}", "--concurrency", "256")
         llm = ProcessLLM.connect("crowd", broker=fleet.address)
         try:
             rows = llm.generate([{"input": str(number)} for number in range(512)]).result(PATIENCE_S)
