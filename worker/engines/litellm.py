@@ -93,6 +93,8 @@ class LiteLLM(ServerEngine):
             the key.
         max_new_tokens, temperature, top_p, frequency_penalty, presence_penalty, stop: sampling, unless a call says
             otherwise; None leaves it to the provider.
+        response_format: what the answer must look like, as OpenAI writes it:
+            ``{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}``.
         seed: seeds rows that bring none. Requests of one row differ in their seeds.
         extra_options: more arguments of ``litellm.acompletion``: the provider's own sampling options, its region.
         rpm, tpm: requests, and tokens of prompts and completions together, that go to the provider in a minute at
@@ -120,6 +122,7 @@ class LiteLLM(ServerEngine):
         frequency_penalty: float | None = None,
         presence_penalty: float | None = None,
         stop: list[str] | None = None,
+        response_format: dict[str, Any] | None = None,
         seed: int | None = None,
         extra_options: dict[str, Any] | None = None,
         rpm: float | None = None,
@@ -159,6 +162,7 @@ class LiteLLM(ServerEngine):
             "frequency_penalty": frequency_penalty,
             "presence_penalty": presence_penalty,
             "stop": stop,
+            "response_format": response_format,
         }
         refused = [name for name, value in self._settings.items() if value is not None and name not in self._wire_names]
         if refused:
