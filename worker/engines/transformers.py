@@ -69,6 +69,7 @@ class TransformersLLM(Engine):
         tokenizer: the folder or name of its tokenizer; the model's own if None.
         gguf_file: the name of the GGUF file in ``model``, whose weights are unpacked to ``dtype``.
         device: a torch device ("cuda:1"); None takes CUDA, MPS or the CPU, whichever there is first.
+        n_threads: CPU threads of the whole process. torch's choice if None: the host's cores, whoever else runs there.
         dtype: of the weights; "auto" is what the model was saved in.
         model_kwargs: more arguments for ``from_pretrained``, such as ``attn_implementation`` or ``device_map``.
         chat_template: a Jinja template in place of the tokenizer's own.
@@ -97,6 +98,7 @@ class TransformersLLM(Engine):
         tokenizer: str | Path | None = None,
         gguf_file: str | None = None,
         device: str | None = None,
+        n_threads: int | None = None,
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
         model_kwargs: dict[str, Any] | None = None,
         chat_template: str | None = None,
@@ -130,12 +132,15 @@ class TransformersLLM(Engine):
         }
         self._seed = seed
         self._concurrency = concurrency or (_CONTINUOUS_ROWS if batching == "continuous" else 1)
-        check_positive({"cache_tokens": cache_tokens, "concurrency": concurrency}, ("cache_tokens", "concurrency"))
+        numbers = {"cache_tokens": cache_tokens, "concurrency": concurrency, "n_threads": n_threads}
+        check_positive(numbers, numbers)
         # Before anything is loaded, which takes a while.
         _check_settings(self._settings)
         if batching == "continuous":
             _check_continuous({"seed": seed, "repetition_penalty": repetition_penalty})
         source = _source(model, gguf_file)
+        if n_threads is not None:
+            torch.set_num_threads(n_threads)
         self._model_name = source.name
         with _no_progress_bars():
             self._tokenizer = _load_tokenizer(source, tokenizer, chat_template)

@@ -24,3 +24,12 @@ def real_url(smollm2_path: Path) -> Iterator[str]:
 def scripted() -> Iterator[Scripted]:
     with scripted_server() as script:
         yield script
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of random weights, for tests that have torch."""
+    # Only those tests can import it.
+    from tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

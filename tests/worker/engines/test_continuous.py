@@ -31,11 +31,6 @@ LONG = {"max_new_tokens": CONTEXT}
 PATIENCE_S = 30
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
 def load(model: Path, **settings: Any) -> TransformersLLM:
     usual: dict[str, Any] = {
         "task": TextGenerationTask(system_prompt="be brief"),
@@ -50,8 +45,8 @@ def load_continuous(model: Path, **settings: Any) -> TransformersLLM:
 
 
 @pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[TransformersLLM]:
-    llm = load_continuous(folder)
+def llm(tiny_model: Path) -> Iterator[TransformersLLM]:
+    llm = load_continuous(tiny_model)
     yield llm
     llm.close()
 
@@ -70,9 +65,9 @@ def wait_until_it_runs(llm: TransformersLLM) -> None:
     until(lambda: runner._manager.batch_processor.scheduler.active_requests, "the start of a row")
 
 
-def test_it_makes_the_same_greedy_outputs_as_a_static_batch(llm: TransformersLLM, folder: Path) -> None:
+def test_it_makes_the_same_greedy_outputs_as_a_static_batch(llm: TransformersLLM, tiny_model: Path) -> None:
     calls = [row(text, n=2, options={**GREEDY, "max_new_tokens": 30}) for text in TEXTS]
-    assert llm.generate_batch(calls) == load(folder).generate_batch(calls)
+    assert llm.generate_batch(calls) == load(tiny_model).generate_batch(calls)
 
 
 def test_rows_of_many_calls_run_beside_each_other_each_with_its_own_options(llm: TransformersLLM) -> None:
@@ -88,10 +83,10 @@ def test_rows_of_many_calls_run_beside_each_other_each_with_its_own_options(llm:
         assert len(set(texts(answer))) == (2 if k % 3 == 1 else 1)
 
 
-def test_a_stop_text_ends_a_completion(llm: TransformersLLM, folder: Path) -> None:
+def test_a_stop_text_ends_a_completion(llm: TransformersLLM, tiny_model: Path) -> None:
     call = row("a", options={**GREEDY, "max_new_tokens": 30, "stop": [" assistant"]})
     (answer,) = llm.generate_batch([call])
-    assert [answer] == load(folder).generate_batch([call])
+    assert [answer] == load(tiny_model).generate_batch([call])
     assert isinstance(answer, list)
     assert answer[0].get("finish_reason") == "stop"
 
@@ -135,16 +130,16 @@ def test_what_is_too_long_for_the_context_or_the_cache_fails_alone(tmp_path: Pat
     assert sum(full[0].get("usage", {}).values()) == 256
 
 
-def test_more_rows_than_the_cache_holds_take_turns(folder: Path) -> None:
-    narrow = load_continuous(folder, cache_tokens=512)
+def test_more_rows_than_the_cache_holds_take_turns(tiny_model: Path) -> None:
+    narrow = load_continuous(tiny_model, cache_tokens=512)
     answers = narrow.generate_batch([row(n=3, options=LONG) for _ in range(3)])
     narrow.close()
     assert [len(texts(answer)) for answer in answers] == [3] * 3
 
 
-def test_close_ends_what_runs(folder: Path) -> None:
+def test_close_ends_what_runs(tiny_model: Path) -> None:
     before = threading.enumerate()
-    closing = load_continuous(folder)
+    closing = load_continuous(tiny_model)
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(closing.generate_batch, [row(n=20, options=LONG)])
         wait_until_it_runs(closing)
@@ -157,9 +152,9 @@ def test_close_ends_what_runs(folder: Path) -> None:
 
 
 def test_an_error_in_a_step_is_the_engines_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = load_continuous(folder)
+    broken = load_continuous(tiny_model)
     runner: Any = broken._runner
 
     def fail(*_: Any, **__: Any) -> None:
@@ -174,30 +169,28 @@ def test_an_error_in_a_step_is_the_engines_end(
 
 
 def test_what_it_does_not_heed_is_refused_or_told(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in (("seed", 1), ("repetition_penalty", 1.1)):
         with pytest.raises(ConfigurationError, match=f"continuous batching heeds no {name}: leave it out"):
-            load_continuous(folder, **{name: value})
+            load_continuous(tiny_model, **{name: value})
     own = load_continuous(save_tiny_model(tmp_path, repetition_penalty=1.1))
     own.close()
     assert "the model's own 1.1 is left out" in caplog.text
     assert "repetition_penalty" not in own.option_names
-    assert "repetition_penalty" in load(folder).option_names
+    assert "repetition_penalty" in load(tiny_model).option_names
 
 
 def test_an_error_of_one_request_is_its_rows(llm: TransformersLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     runner: Any = llm._runner
-    manager = runner._manager
-    get_result = manager.get_result
+    take = runner._take
 
-    def failing(timeout: float) -> Any:
-        output = get_result(timeout=timeout)
-        if output is not None and len(output.generated_tokens) == 3:
+    def failing(output: Any) -> None:
+        if len(output.generated_tokens) == 3:
             output.error = "odd"
-        return output
+        take(output)
 
-    monkeypatch.setattr(manager, "get_result", failing)
+    monkeypatch.setattr(runner, "_take", failing)
     with pytest.raises(RuntimeError, match="odd"):
         llm.generate_batch([row(options={**GREEDY, "max_new_tokens": 3})])
     assert len(texts(llm.generate_batch([row(options=GREEDY)])[0])) == 1

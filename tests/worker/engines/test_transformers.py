@@ -1,6 +1,8 @@
 # ruff: noqa: E402 - without torch, what follows cannot be imported
 from __future__ import annotations
 
+import functools
+import importlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -25,11 +27,8 @@ from genpool.worker.loader import load_engine
 # Of different lengths, so that a batch of them is padded.
 TEXTS = ["a", "name a town", "red blue green " * 4]
 GREEDY = {"temperature": 0}
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+# One thread: torch's threads wait for each other by spinning, which is slow beside other work on the same cores.
+ON_CPU: dict[str, Any] = {"device": "cpu", "n_threads": 1}
 
 
 def load(model: Path, **settings: Any) -> TransformersLLM:
@@ -42,8 +41,8 @@ def load(model: Path, **settings: Any) -> TransformersLLM:
 
 
 @pytest.fixture(scope="module")
-def llm(folder: Path) -> TransformersLLM:
-    return load(folder)
+def llm(tiny_model: Path) -> TransformersLLM:
+    return load(tiny_model)
 
 
 def row(text: str = "a", n: int = 1, **more: Any) -> RowCall:
@@ -125,10 +124,10 @@ def test_a_seed_repeats_texts_alone_and_beside_others(llm: TransformersLLM) -> N
     assert texts(beside[2]) == texts(alone)[1:], "the k-th generation samples with the seed + k"
 
 
-def test_the_engines_seed_is_for_rows_that_bring_none(folder: Path) -> None:
-    seeded = load(folder, seed=5)
+def test_the_engines_seed_is_for_rows_that_bring_none(tiny_model: Path) -> None:
+    seeded = load(tiny_model, seed=5)
     by_engine, by_row = seeded.generate_batch([row("a", n=2), row("a", n=2, seed=9)])
-    assert texts(by_engine) == texts(load(folder).generate_batch([row("a", n=2, seed=5)])[0])
+    assert texts(by_engine) == texts(load(tiny_model).generate_batch([row("a", n=2, seed=5)])[0])
     assert texts(by_engine) != texts(by_row)
 
 
@@ -160,8 +159,8 @@ def test_special_tokens_are_no_text(llm: TransformersLLM) -> None:
     assert not any(special in text for text in texts(answers[0]) for special in ("<s>", "</s>", "<pad>"))
 
 
-def test_a_calls_options_go_before_the_engines(folder: Path) -> None:
-    llm = load(folder, temperature=0, max_new_tokens=5)
+def test_a_calls_options_go_before_the_engines(tiny_model: Path) -> None:
+    llm = load(tiny_model, temperature=0, max_new_tokens=5)
     assert only(llm, row(options={"max_new_tokens": 3}))["usage"]["completion_tokens"] == 3
     assert only(llm, row(options={"max_new_tokens": None}))["usage"]["completion_tokens"] == 5
     (answer,) = llm.generate_batch([row(n=3, options={"temperature": 1.5, "max_new_tokens": 12})])
@@ -186,13 +185,13 @@ def test_a_rendered_prompt_comes_back_unparsed(llm: TransformersLLM) -> None:
         assert output["parsed_output"] == output["raw_output"]
 
 
-def test_text_goes_in_as_it_is_where_a_format_or_a_function_makes_it(folder: Path) -> None:
-    assert only(load(folder, prompt_format="chatml"), row())["prompt_used"].startswith("<|im_start|>system\n")
+def test_text_goes_in_as_it_is_where_a_format_or_a_function_makes_it(tiny_model: Path) -> None:
+    assert only(load(tiny_model, prompt_format="chatml"), row())["prompt_used"].startswith("<|im_start|>system\n")
     written = "<system> be brief\n<user> a\n<assistant> "
-    by_hand = load(folder, prompt_formatting_fn=lambda prompt: written)
+    by_hand = load(tiny_model, prompt_formatting_fn=lambda prompt: written)
     output = only(by_hand, row(options=GREEDY))
     assert output["prompt_used"] == written
-    assert output["raw_output"] == only(load(folder), row(options=GREEDY))["raw_output"]
+    assert output["raw_output"] == only(load(tiny_model), row(options=GREEDY))["raw_output"]
 
 
 def test_a_model_without_a_chat_template_gets_plain_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,11 +200,11 @@ def test_a_model_without_a_chat_template_gets_plain_text(tmp_path: Path, caplog:
     assert only(base, row("name a town"))["prompt_used"] == "be brief\nname a town"
 
 
-def test_a_chat_template_can_be_given(folder: Path) -> None:
-    llm = load(folder, chat_template="{% for message in messages %}{{ message.content }}!{% endfor %}")
+def test_a_chat_template_can_be_given(tiny_model: Path) -> None:
+    llm = load(tiny_model, chat_template="{% for message in messages %}{{ message.content }}!{% endfor %}")
     assert only(llm, rendered("a"))["usage"]["prompt_tokens"] == 2
     with pytest.raises(ConfigurationError, match="chat_template cannot be used"):
-        load(folder, chat_template="{% if")
+        load(tiny_model, chat_template="{% if")
 
 
 def test_a_template_that_refuses_a_system_prompt_gets_it_in_the_users_turn(tmp_path: Path) -> None:
@@ -281,8 +280,8 @@ def test_rows_cancelled_early_never_start(llm: TransformersLLM, monkeypatch: pyt
     assert isinstance(answer, CancelledError)
 
 
-def test_close_stops_what_runs(folder: Path) -> None:
-    closing = load(folder)
+def test_close_stops_what_runs(tiny_model: Path) -> None:
+    closing = load(tiny_model)
     flag = Watched(lambda look: closing.close() if look == 3 else None)
     (answer,) = closing.generate_batch([row(cancelled=flag, options={"max_new_tokens": 90})])
     assert isinstance(answer, CancelledError)
@@ -331,12 +330,12 @@ def test_an_error_of_the_device_is_told(
 # Loading.
 
 
-def test_it_is_quiet(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load(folder).generate_batch([row(), row("red " * CONTEXT)])
+def test_it_is_quiet(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(tiny_model).generate_batch([row(), row("red " * CONTEXT)])
     assert capfd.readouterr() == ("", "")
 
 
-def test_settings_come_as_text(folder: Path) -> None:
+def test_settings_come_as_text(tiny_model: Path) -> None:
     pairs = [
         "device=cpu",
         "dtype=bfloat16",
@@ -344,7 +343,7 @@ def test_settings_come_as_text(folder: Path) -> None:
         "stop=a,b",
         'model_kwargs={"attn_implementation": "eager"}',
     ]
-    llm = load_engine("transformers", str(folder), pairs, None)
+    llm = load_engine("transformers", str(tiny_model), pairs, None)
     assert isinstance(llm, TransformersLLM)
     runner: Any = llm._runner
     assert runner._model.dtype == torch.bfloat16
@@ -352,13 +351,13 @@ def test_settings_come_as_text(folder: Path) -> None:
     assert (llm._settings["temperature"], llm._settings["stop"]) == (0, ["a", "b"])
 
 
-def test_the_tokenizer_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_may_lie_elsewhere(tiny_model: Path, tmp_path: Path) -> None:
     alone = save_tiny_model(tmp_path / "alone")
     for file in alone.glob("token*"):
         file.unlink()
     with pytest.raises(ConfigurationError, match="cannot load the tokenizer of"):
         load(alone)
-    assert load(alone, tokenizer=folder).model_name == "alone"
+    assert load(alone, tokenizer=tiny_model).model_name == "alone"
 
 
 @pytest.mark.parametrize("name", ["/absent", "./absent", "a/b/c"])
@@ -367,11 +366,27 @@ def test_a_missing_folder_is_named(name: str) -> None:
         TransformersLLM(name)
 
 
-def test_a_missing_gguf_file_is_named(folder: Path) -> None:
+def test_a_missing_gguf_file_is_named(tiny_model: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no model file at .*absent\.gguf"):
-        TransformersLLM(folder / "absent.gguf")
+        TransformersLLM(tiny_model / "absent.gguf")
     with pytest.raises(ConfigurationError, match=r"no model file at .*absent\.gguf"):
-        TransformersLLM(folder, gguf_file="absent.gguf")
+        TransformersLLM(tiny_model, gguf_file="absent.gguf")
+
+
+@pytest.mark.timeout(180)
+def test_a_gguf_file_is_unpacked(
+    smollm2_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("gguf")
+    gguf: Any = importlib.import_module("gguf")
+    # transformers reads the file's head three times, which takes most of the time.
+    monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+    llm = TransformersLLM(smollm2_path.parent, gguf_file=smollm2_path.name, **ON_CPU)
+    assert llm.model_name == "SmolLM2-135M-Instruct.Q4_1"
+    output = only(llm, rendered("What is the capital of France?"))
+    assert "Paris" in output["raw_output"]
+    assert output["finish_reason"] == "stop"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
@@ -391,10 +406,11 @@ def test_a_broken_model_file_is_named(tmp_path: Path) -> None:
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
         ({"top_p": 2.0}, "top_p must be a number above 0 and up to 1"),
+        ({"n_threads": 0}, "n_threads must be above 0"),
         ({"device": "cuda:77"}, "transformers cannot load the model"),
         ({"device": "gpu"}, "transformers cannot load the model"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_named(folder: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_a_setting_that_cannot_be_used_is_named(tiny_model: Path, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
-        load(folder, **settings)
+        load(tiny_model, **settings)
