@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from ...protocol.errors import ConfigurationError
 from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, translated
-from .memory import is_dataset as is_dataset
 from .target import cannot_write, sync_folder
 
 

@@ -83,4 +83,6 @@ def test_the_same_rows_make_the_same_bytes_and_any_gzip_reads_them(tmp_path: Pat
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         export_gzip(working, tmp_path / name)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    # Where gzip has the time.
+    assert (tmp_path / "a.jsonl.gz").read_bytes()[4:8] == bytes(4)
     assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()) == working.read_bytes()

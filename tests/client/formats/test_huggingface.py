@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ require("datasets")
 import datasets  # noqa: E402  after the look whether it is there
 
 from genpool.client.formats.format import format_of, open_source  # noqa: E402
-from genpool.client.formats.huggingface import as_dataset  # noqa: E402
+from genpool.client.formats.huggingface import as_dataset, export_dataset  # noqa: E402
 from genpool.client.formats.memory import source_of  # noqa: E402
 from genpool.client.formats.target import check_target  # noqa: E402
-from genpool.protocol.errors import ConfigurationError  # noqa: E402
+from genpool.protocol.errors import ConfigurationError, GenpoolError  # noqa: E402
 
 LABELS = datasets.ClassLabel(names=["no", "yes"])
 
@@ -108,6 +110,23 @@ def test_what_is_written_loads_with_datasets(path: Path, tmp_path: Path) -> None
     datasets.enable_progress_bars()
     export(tmp_path / "working.jsonl", path)
     assert not datasets.are_progress_bars_disabled()
+
+
+def test_a_folder_that_cannot_be_replaced_is_there_as_before(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_dataset(write(tmp_path / "working.jsonl", [{"a": 1}]), path)
+    rename = Path.rename
+
+    def failing(one: Path, other: Path) -> Path:
+        if one.name == "dataset":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return rename(one, other)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(GenpoolError, match="there cannot be written: Operation not permitted"):
+        export_dataset(write(tmp_path / "working.jsonl", [{"a": 2}]), path)
+    assert datasets.Dataset.load_from_disk(str(path)).to_list() == [{"a": 1}]
 
 
 def test_a_folder_is_only_replaced_when_it_is_a_dataset(path: Path, dataset: datasets.Dataset) -> None:

@@ -42,6 +42,10 @@ def test_a_row_that_cannot_be_used_says_so_by_its_number() -> None:
     assert missing.problem == "the rows, row 2: the column 'input' is missing; there is 'prompt'"
 
 
+def test_names_of_columns_are_text_as_they_are_in_a_file() -> None:
+    assert next(source_of([{1: "one"}]).read()).row == {"1": "one"}
+
+
 def test_a_row_of_the_caller_is_not_changed_through_a_line() -> None:
     mine = {"input": 1}
     next(source_of([mine]).read()).row["input"] = 2

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from genpool.client.formats.base import Line  # noqa: E402
 from genpool.client.formats.format import open_source  # noqa: E402
+from genpool.client.formats.parquet import export_parquet  # noqa: E402
 from genpool.protocol.content import pack  # noqa: E402
 from genpool.protocol.errors import ConfigurationError  # noqa: E402
 
@@ -45,6 +46,15 @@ def test_rows_are_counted_from_1_over_all_row_groups(path: Path) -> None:
     assert lines == [Line(at + 1, {"input": f"row {at}"}) for at in range(1000)]
     with open_source(str(path)) as source:
         assert source.count() == 1000
+
+
+@pytest.mark.parametrize(("rows", "text", "groups"), [(25_000, "x", 3), (40, "x" * 500_000, 3), (3, "x", 1)])
+def test_row_groups_are_as_large_as_memory_may_grow(path: Path, rows: int, text: str, groups: int) -> None:
+    working = path.with_name("working.jsonl")
+    working.write_text(f'{{"input": "{text}"}}\n' * rows)
+    export_parquet(working, path)
+    metadata = pq.ParquetFile(path).metadata
+    assert (metadata.num_rows, metadata.num_row_groups) == (rows, groups)
 
 
 def test_values_are_such_as_a_task_and_json_can_have(path: Path) -> None:
