@@ -63,8 +63,11 @@ class Retry:
         self._at = start
 
     def has_failed(self) -> bool:
-        """Whether the next row is one that has failed."""
-        return next(self._reading).has_failed
+        """Whether the next row is one that has failed. Raises ConfigurationError when there is none."""
+        old = next(self._reading, None)
+        if old is None:
+            raise ConfigurationError("the output has fewer rows than its run has written: it was changed since")
+        return old.has_failed
 
     def copied(self, until: int | None) -> Iterator[tuple[bytes, int]]:
         """The rows before ``until``, or all that are left, in blocks: their lines, and how many rows there are then."""
@@ -82,5 +85,5 @@ class Retry:
 
     def skip(self) -> None:
         """The next row is written anew."""
-        next(self._writing)
+        next(self._writing, None)
         self._at += 1

@@ -128,9 +128,10 @@ class Runner:
     def _inputs(self) -> Iterator[Any]:
         number = self._output.standing.rows
         for line in self._lines:
+            known = digest(line, self._work.id_column)  # as it was read, for so it is read again
             line = needing(self._source, line, needed(self._columns, self._work.mapping))
             if self._retry is None or self._retry.has_failed():
-                self._begun.append(_Begun(line, number, digest(line, self._work.id_column)))
+                self._begun.append(_Begun(line, number, known))
                 yield self._item(line, number)
             number += 1
 

@@ -453,3 +453,22 @@ def test_through_a_link_it_goes_on_at_what_the_link_points_to(
     assert target.is_symlink()
     assert len(rows(elsewhere / "real.jsonl")) == 9
     assert sorted(path.name for path in elsewhere.iterdir()) == ["real.jsonl", "real.jsonl.report.json"]
+
+
+def test_rows_that_lack_columns_are_known_again(
+    generate: Run, target: Path, source: Path, stop_at: Callable[..., None]
+) -> None:
+    source.write_text('{}\n[]\n{oops\n{"id": 1}\n{"input": "last"}\n')
+    stop_at(4)
+    with pytest.raises(Stopped):
+        generate()
+    stop_at(None)
+    assert generate() == 1
+    assert ["error" in row for row in rows(target)] == [True] * 4 + [False]
+
+
+def test_only_failed_refuses_an_output_that_lost_rows(generate: Run, target: Path) -> None:
+    assert generate("one", "fail", "two") == 1
+    target.write_text("".join(target.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(ConfigurationError, match="the output has fewer rows than its run has written"):
+        generate(only_failed=True)
