@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """A tiny Llama with random weights and its tokenizer, in a folder, as transformers loads it."""
 
 from __future__ import annotations

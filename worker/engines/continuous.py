@@ -5,9 +5,9 @@ run, in many threads ── add_request ──▶ the manager's thread: one step
  └── a future for each ◀── the collector's thread ◀─┘  which also withdraws what nobody wants any more
 """
 
-# The package is in an extra, and has no complete types.
+# The package is in an extra, and has no complete types; without it, its name is that of the file beside this one.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ Each completion has a random generator of its own, so that its seed decides its 
 logits processor adds Gumbel noise, and the likeliest token is then a draw from the model's distribution.
 """
 
-# The package is in an extra, and has no complete types.
+# The package is in an extra, and has no complete types; without it, its name is that of the file beside this one.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUntypedBaseClass=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUntypedBaseClass=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

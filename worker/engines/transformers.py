@@ -4,9 +4,9 @@ generate_batch ── prompts ─▶ tokens ── Runner.run ─▶ completions
                     └── a row that is too long, or that its task cannot put into words, fails by itself
 """
 
-# The package is in an extra, and has no complete types.
+# The package is in an extra, and has no complete types; without it, its name is that of the file beside this one.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

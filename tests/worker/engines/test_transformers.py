@@ -1,4 +1,5 @@
 # ruff: noqa: E402 - without torch, what follows cannot be imported
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools
