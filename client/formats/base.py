@@ -111,7 +111,7 @@ class Format:
     """One form that rows have on disk.
 
     Attributes:
-        name: what ``--format`` calls it.
+        name: what ``--input-format`` and ``--output-format`` call it.
         suffixes: how file names in it end.
         open: reads it.
         export: writes the rows of a JSONL file to a path, whole or not at all; None where rows are written one by one.
