@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ _SHOWN_REASONS = 5
 
 
 def now_text() -> str:
-    """What time it is, as the lines of the log tell it. For people: nothing goes by it."""
-    record = logging.LogRecord("", 0, "", 0, "", None, None)
-    return logging.Formatter().formatTime(record, "%Y-%m-%d %H:%M:%S%z")
+    """What time it is. For people: nothing goes by it."""
+    return datetime.now(tz=UTC).astimezone().isoformat(timespec="seconds")
 
 
 def report_of(
