@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watched import Watched
 
 pytest.importorskip("xllamacpp")
 
@@ -35,20 +36,6 @@ def row(text: str = "Name a colour.", n: int = 1, **more: Any) -> RowCall:
 
 def texts(outputs: list[Any]) -> list[str]:
     return [output["raw_output"] for output in outputs]
-
-
-class Watched(threading.Event):
-    """A cancel flag that calls ``on_look(k)`` when it is looked at for the k-th time."""
-
-    def __init__(self, on_look: Callable[[int], object]) -> None:
-        super().__init__()
-        self.looks = 0
-        self._on_look = on_look
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        self._on_look(self.looks)
-        return super().is_set()
 
 
 def test_a_row_gets_whole_outputs(llm: LlamaCppLLM) -> None:

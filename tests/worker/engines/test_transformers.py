@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ require("transformers")
 import pytest
 import torch
 from tiny_model import CONTEXT, TEMPLATE, save_tiny_model
+from watched import Watched
 
 from genpool.protocol.errors import Closed, ConfigurationError, EngineDead, RowError
 from genpool.tasks.text_generation import TextGenerationTask
@@ -65,20 +65,6 @@ def only(llm: TransformersLLM, call: RowCall) -> Any:
     assert isinstance(answer, list), answer
     (output,) = answer
     return output
-
-
-class Watched(threading.Event):
-    """A cancel flag that calls ``on_look(k)`` when it is looked at for the k-th time."""
-
-    def __init__(self, on_look: Callable[[int], object] = lambda look: None) -> None:
-        super().__init__()
-        self.looks = 0
-        self._on_look = on_look
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        self._on_look(self.looks)
-        return super().is_set()
 
 
 # What is made.
@@ -245,13 +231,13 @@ def test_a_row_near_the_end_of_the_context_gets_what_is_left_and_takes_nothing_f
     llm: TransformersLLM,
 ) -> None:
     long = "red " * 50
-    options = {**GREEDY, "max_new_tokens": 60}
+    options = {**GREEDY, "max_new_tokens": 90}
     calls = [row("a", options=options), row(long, options=options), row("b", options=options)]
     short, cut, other = (answer[0] for answer in llm.generate_batch(calls) if isinstance(answer, list))
     usage = cut.get("usage", {})
     assert usage["prompt_tokens"] + usage["completion_tokens"] == CONTEXT
     assert cut.get("finish_reason") == "length"
-    assert [one.get("usage", {})["completion_tokens"] for one in (short, other)] == [60, 60]
+    assert [one.get("usage", {})["completion_tokens"] for one in (short, other)] == [90, 90]
     assert [one["prompt_used"][1]["content"] for one in (short, cut, other)] == ["a", long, "b"]
 
 
