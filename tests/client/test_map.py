@@ -1,5 +1,8 @@
 """A connected pool inside ``Dataset.map``, whose processes it has to reach as a pickle."""
 
+# pyright: reportMissingImports=false
+# datasets is an extra.
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,5 +1,8 @@
 """OpenAI's batch files: as their own types read them, and requests that cannot be answered."""
 
+# pyright: reportMissingImports=false
+# openai is an extra.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,8 @@
 """Datasets of Hugging Face, from the disk and from memory."""
 
+# pyright: reportMissingImports=false
+# datasets is an extra.
+
 from __future__ import annotations
 
 import errno

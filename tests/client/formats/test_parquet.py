@@ -1,5 +1,8 @@
 """Parquet files that others wrote, and some that are broken."""
 
+# pyright: reportMissingImports=false
+# pyarrow is an extra.
+
 from __future__ import annotations
 
 from collections.abc import Callable
