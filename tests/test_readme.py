@@ -1,4 +1,4 @@
-"""The README's examples: its Python compiles, its LLM works, and its commands are ones that exist."""
+"""The examples of the README and docs/: the Python compiles, the LLM works, and the commands are ones that exist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import pytest
 
 from genpool.cli import genpool
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = [(ROOT / "README.md").read_text(), *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)]
 
 
 def commands() -> list[str]:
     """Every ``genpool …`` in the shell examples, without what the shell puts around it."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", "").splitlines()]
     found = [
         re.search(r"(?:^|= )(genpool .*?)(?: &)?(?:\s+#.*)?$", re.sub(r"^[A-Z_]+=\S+ ", "", line)) for line in lines
     ]
@@ -54,6 +55,7 @@ def test_the_llm_of_ones_own_generates() -> None:
 
 def test_there_are_commands() -> None:
     assert {line.split()[1] for line in commands()} == {"broker", "worker", "generate", "status"}
+    assert len(commands()) > 25
 
 
 @pytest.mark.parametrize("line", commands())
