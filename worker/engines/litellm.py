@@ -63,8 +63,11 @@ _BEHIND = re.compile(r"\. Handle with `litellm\.\w+`\.$")
 # Errors of which litellm itself knows that they are the row's.
 _ROWS = (ContextWindowExceededError, ContentPolicyViolationError, UnsupportedParamsError)
 
-# What this engine says itself. A key among them would be on a command line.
-_OWN_OPTIONS = frozenset({"model", "messages", "n", "stream", "api_key", "timeout", "max_retries", "num_retries"})
+# What this engine says itself.
+_OWN_OPTIONS = frozenset({"model", "messages", "n", "stream", "timeout", "max_retries", "num_retries"})
+
+# What would be on a command line, for everybody on the host to read. litellm finds them in the environment, too.
+_SECRETS = frozenset({"api_key", "aws_secret_access_key", "aws_session_token", "azure_ad_token", "vertex_credentials"})
 
 # How long a request may take is decided around all of its tries. litellm takes no timeout for its own one.
 _TIMEOUT = openai.Timeout(86_400.0, connect=5.0)
@@ -272,7 +275,10 @@ async def _close_clients() -> None:
 def _check_extra(extra: Mapping[str, Any]) -> None:
     own = sorted(_OWN_OPTIONS & extra.keys())
     if own:
-        raise ConfigurationError(f"extra_options must leave {', '.join(own)} to the engine's own settings")
+        raise ConfigurationError(f"extra_options must leave {', '.join(own)} to the engine")
+    secrets = sorted(_SECRETS & extra.keys())
+    if secrets:
+        raise ConfigurationError(f"extra_options must not hold {', '.join(secrets)}: use the environment, or a file")
 
 
 def _provider_of(model: str, api_base: str | None) -> tuple[str, frozenset[str]]:
