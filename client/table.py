@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ def _generated(
         _, said = generate(settings, source, there.connected, Progress(settings), Interrupt())
     for line in said:
         log.info("%s", line)
-    return _as_dataset(target, rows) if is_dataset(rows) else list(rows_of(target))
+    return _as_dataset(target, rows, voices) if is_dataset(rows) else list(rows_of(target))
 
 
 def _stable_name(llm: ProcessLLM, at: int) -> str:
@@ -143,7 +143,15 @@ class _Given:
         yield Connected(self.llm, self.names, link, columns)
 
 
-def _as_dataset(target: Path, rows: Any) -> Any:
+def _as_dataset(target: Path, rows: Any, voices: Sequence[ProcessLLM]) -> Any:
     from .formats.huggingface import as_dataset
 
-    return as_dataset(target, rows, sorted(OF_EVERY_ROW))
+    return as_dataset(target, rows, sorted(OF_EVERY_ROW.union(*map(_made_by, voices))))
+
+
+def _made_by(llm: ProcessLLM) -> list[str]:
+    """The columns of what the LLM's task reads in its completions."""
+    task = llm.given_task
+    if task is not None:
+        return list(getattr(task, "output_args_names", []))
+    return list(llm.info.task.get("output_args_names", [])) if llm.info is not None else []

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from extras import require
 from fleet import Fleet
 
-from genpool import LLMPool, generate_dataset
+from genpool import LLMPool, TextGenerationTask, generate_dataset
 
 require("datasets")
 
@@ -34,3 +35,22 @@ def test_a_dataset_comes_back_as_one(pool: LLMPool, tmp_path: Path) -> None:
         assert made["error"][0] is None
         assert "this row is bad" in made["error"][1]
         assert made.features["number"] == given.features["number"]
+
+
+class Again(TextGenerationTask):
+    """Makes a column that its dataset has already."""
+
+    @property
+    def output_args_names(self) -> list[str]:
+        return ["number"]
+
+    def parse_output(self, output: str) -> dict[str, Any]:
+        return {"number": len(output)}
+
+
+def test_a_column_that_the_task_makes_anew_is_that_one(echo_fleet: Fleet) -> None:
+    given = datasets.Dataset.from_dict({"input": ["one", "three"], "number": [1, 2]})
+    with LLMPool.connect(["a", "b"], broker=echo_fleet.address, task=Again()) as pool:
+        made = generate_dataset(pool, given, 1)
+    assert list(made["number"]) == [[len(text)] for (text,) in made["raw_generation_responses"]]
+    assert list(made["input"]) == given["input"]
