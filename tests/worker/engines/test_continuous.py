@@ -83,12 +83,16 @@ def test_rows_of_many_calls_run_beside_each_other_each_with_its_own_options(llm:
         assert len(set(texts(answer))) == (2 if k % 3 == 1 else 1)
 
 
-def test_a_stop_text_ends_a_completion(llm: TransformersLLM, tiny_model: Path) -> None:
+def test_a_stop_text_ends_a_completion(llm: TransformersLLM, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    withdrawn: list[str] = []
+    runner: Any = llm._runner
+    monkeypatch.setattr(runner._manager, "cancel_request", withdrawn.append)
     call = row("a", options={**GREEDY, "max_new_tokens": 30, "stop": [" assistant"]})
     (answer,) = llm.generate_batch([call])
     assert [answer] == load(tiny_model).generate_batch([call])
     assert isinstance(answer, list)
     assert answer[0].get("finish_reason") == "stop"
+    assert len(withdrawn) == 1
 
 
 def test_the_models_end_tokens_end_a_completion(tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ def test_the_models_own_sampling_is_taken_where_the_user_says_nothing(tmp_path: 
     own = save_tiny_model(tmp_path, do_sample=True, top_k=1, temperature=0.7)
     assert len(set(texts(load(own).generate_batch([row(n=3)])[0]))) == 1
     assert len(set(texts(load(own, top_k=0).generate_batch([row(n=3)])[0]))) == 3
+    runner: Any = load(own)._runner
+    left = runner._model.generation_config
+    assert (left.do_sample, left.top_k, left.temperature) == (False, None, None), "generate would warn of them"
 
 
 # Prompts.
