@@ -11,6 +11,9 @@ from ..protocol.errors import ConfigurationError
 # A run is judged by its share of failures no sooner than this: the first rows may be odd ones.
 JUDGED_AFTER_ROWS = 200
 
+# Those of names such as UTF-8 stay.
+_NUMBER = re.compile(r"(?<![A-Z]-)\d+")
+
 _MOST_REASONS = 100
 _LONGEST = 160
 OTHER = "other reasons"
@@ -18,7 +21,7 @@ OTHER = "other reasons"
 
 def reason_of(failure: str) -> str:
     """What failures of one kind have in common: their text without its numbers, and not too long."""
-    text = re.sub(r"\d+", "#", " ".join(failure.split()))
+    text = _NUMBER.sub("#", " ".join(failure.split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -8,6 +8,7 @@ from genpool.protocol.errors import ConfigurationError
 
 def test_failures_that_differ_in_their_numbers_are_one_reason() -> None:
     assert reason_of("the row has 5000 tokens,\n  and 4096 fit") == reason_of("the row has 6001 tokens, and 4096 fit")
+    assert reason_of("line 3: this is no UTF-8") == "line #: this is no UTF-8"
     assert len(reason_of("x" * 1000)) < 200
 
 
