@@ -118,6 +118,13 @@ class ContinuousBatch:
             started.set_exception(error)
             return
         started.set_result(None)
+        try:
+            self._collect_until_closed()
+        except Exception as error:
+            # Whoever waits for a completion would wait for ever.
+            self._die(error)
+
+    def _collect_until_closed(self) -> None:
         next_look = time.monotonic()
         while not self._is_closed and self._fault is None:
             output = self._manager.get_result(timeout=_LOOK_S)
@@ -154,10 +161,13 @@ class ContinuousBatch:
                 self._settle(name, None)
         error = self._manager.background_thread_status.fatal_error
         if error is not None:
-            with self._lock:
-                self._fault = EngineDead(f"continuous batching has ended: {error}")
-            for name in list(self._pending):
-                self._settle(name, self._fault)
+            self._die(error)
+
+    def _die(self, error: object) -> None:
+        with self._lock:
+            self._fault = EngineDead(f"continuous batching has ended: {error}")
+        for name in list(self._pending):
+            self._settle(name, self._fault)
 
     def _settle(self, name: str, result: Completion | Exception | None) -> None:
         with self._lock:

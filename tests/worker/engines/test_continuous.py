@@ -172,6 +172,20 @@ def test_an_error_in_a_step_is_the_engines_end(
     broken.close()
 
 
+def test_a_defect_where_results_are_collected_leaves_nobody_waiting(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = load_continuous(tiny_model)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("a name that a later version has not")
+
+    monkeypatch.setattr(broken._runner, "_take", fail)
+    with pytest.raises(EngineDead, match="a name that a later version has not"):
+        broken.generate_batch([row()])
+    broken.close()
+
+
 def test_what_it_does_not_heed_is_refused_or_told(
     tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
