@@ -250,9 +250,14 @@ class TestLoadEngine:
         ):
             load_engine("magic", None, [], None)
 
-    @pytest.mark.parametrize(("name", "package"), [("llamacpp", "xllamacpp"), ("openai", "openai")])
+    @pytest.mark.parametrize(
+        ("name", "package"),
+        [("llamacpp", "xllamacpp"), ("openai", "openai"), ("litellm", "litellm"), ("transformers", "torch")],
+    )
     def test_a_missing_extra_is_named(self, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
-        monkeypatch.delitem(sys.modules, f"genpool.worker.engines.{name}", raising=False)
+        # Those that were imported before would be found without their package.
+        for module in [module for module in sys.modules if module.startswith("genpool.worker.engines.")]:
+            monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ConfigurationError, match=rf'needs the package {package}: pip install "genpool\[{name}\]"'):
             load_engine(name, "m", [], None)
