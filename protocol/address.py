@@ -34,7 +34,7 @@ def resolve(broker: str | None) -> str:
 
     ``broker`` is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file. None stands for
     ``$GENPOOL_BROKER``, and without that for the default port on this machine. A connection file may still be to come,
-    if its path has a separator in it.
+    if its path has a separator in it or ends in ``.json``: no host's name looks so.
 
     Raises:
         ConfigurationError: says what is wrong with it.
@@ -45,7 +45,8 @@ def resolve(broker: str | None) -> str:
     if _HOST_AND_PORT.fullmatch(given):
         return check(f"tcp://{given}")
     path = Path(given).absolute()
-    if os.sep not in given or _is_there(path):
+    is_path = os.sep in given or given.endswith(".json")
+    if not is_path or _is_there(path):
         read_connection_file(Path(given))
     return str(path)
 

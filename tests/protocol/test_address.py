@@ -73,6 +73,7 @@ def test_a_connection_file_may_be_to_come_and_may_change(tmp_path: Path, monkeyp
     path = tmp_path / "run" / "broker.json"
 
     assert resolve("run/broker.json") == str(path)
+    assert resolve("broker.json") == str(tmp_path / "broker.json")
     with pytest.raises(ConfigurationError, match="nor an existing connection file"):
         endpoint(str(path))
     path.parent.mkdir()
