@@ -53,9 +53,12 @@ def resolve(broker: str | None) -> str:
 
 def _is_there(path: Path) -> bool:
     try:
-        return path.exists()
-    except ValueError:
-        return True  # no path at all, as reading it will tell
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        pass  # no path at all, or one that is not for us: reading it will tell
+    return True
 
 
 def endpoint(address: str) -> str:
