@@ -87,17 +87,26 @@ class BarMeter(Meter):
 
     def __init__(self, progress: Progress, start: Standing, rows: int | None, num_generations: int) -> None:
         self._progress = progress
-        self._pace = _Pace(start, rows)
         done = start.rows * num_generations
         total = None if rows is None else rows * num_generations
-        self._bar = progress.add_task("generations", total=total, completed=done, quiet_since=time.monotonic())
-        self.wrote(start)
+        self._bar = progress.add_task("", total=total, completed=done, standing=start, quiet_since=time.monotonic())
 
     def advance(self, advance: int) -> None:
         self._progress.update(self._bar, advance=advance, quiet_since=time.monotonic())
 
     def wrote(self, standing: Standing) -> None:
-        self._progress.update(self._bar, description=f"generations ({self._pace.text(standing)})")
+        self._progress.update(self._bar, standing=standing)
+
+
+class _Written(TextColumn):
+    """What is written, and how fast: the pace falls while nothing comes."""
+
+    def __init__(self, pace: _Pace) -> None:
+        super().__init__("")
+        self._pace = pace
+
+    def render(self, task: Task) -> Text:
+        return Text(f"generations ({self._pace.text(task.fields['standing'])})")
 
 
 class _Waits(TextColumn):
@@ -133,7 +142,8 @@ def bar(start: Standing, rows: int | None, num_generations: int, waits: Callable
         num_generations: for each row.
         waits: says what is waited for.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Waits(waits))
+    written = _Written(_Pace(start, rows))
+    columns = (written, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Waits(waits))
     terminal = sys.stderr
     with Progress(*columns, console=Console(stderr=True)) as progress:
         # `Progress` has put itself in the place of sys.stderr; the log's handlers still hold the terminal.

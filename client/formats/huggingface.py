@@ -137,13 +137,13 @@ def _no_bar() -> Generator[None]:
             datasets.enable_progress_bars()
 
 
-def as_dataset(working: Path, given: datasets.Dataset | None = None, made: Sequence[str] = ()) -> datasets.Dataset:
-    """The rows of a run as a dataset in memory.
+def as_dataset(working: Path, given: Any | None = None, made: Sequence[str] = ()) -> Any:
+    """The rows of a run as a ``datasets.Dataset`` in memory.
 
     Args:
         working: the rows, as JSONL.
-        given: the dataset that the rows were read from, all of them and in its order: its columns keep their types, and
-            what is stored in them.
+        given: the ``Dataset`` that the rows were read from, all of them and in its order: its columns keep their types,
+            and what is stored in them.
         made: columns that are taken from ``working`` although ``given`` has them too.
 
     Raises:

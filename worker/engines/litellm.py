@@ -3,9 +3,9 @@
 engine threads ── generate_row ──▶ LoopThread ── litellm, at most ``concurrency`` requests ──▶ provider
 """
 
-# litellm is no dependency of the core, and only partly typed.
+# litellm is no dependency of the core, and only partly typed; without it, its name is that of this file.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
