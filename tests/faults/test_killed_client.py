@@ -99,6 +99,8 @@ def test_one_that_says_goodbye_is_forgotten_at_once(tmp_path: Path, ending: str)
         start_fleet(fleet, tmp_path, grace_s=3600.0)
         with client(fleet, ending) as program:
             fleet.wait_for(lambda report: work(report) == (QUEUED, CONCURRENCY))
+            # What is handed out may not have begun yet.
+            until(lambda: began(tmp_path).total() == CONCURRENCY, "the start of rows")
             (tmp_path / "end").touch()
             fleet.wait_for(lambda report: work(report) == (0, 0))
             assert away_s(fleet.report(), program.process.pid) == []
