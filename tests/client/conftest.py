@@ -1,10 +1,11 @@
-"""A fleet of two scripted LLMs for the commands, the commands themselves, and local LLMs."""
+"""A fleet of two scripted LLMs for the commands, the commands themselves and their files, and local LLMs."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +89,13 @@ def local() -> Iterator[Local]:
     yield make
     for llm in made:
         llm.teardown()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "in.jsonl"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"

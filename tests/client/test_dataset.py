@@ -22,16 +22,6 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
 def generate(echo_fleet: Fleet, source: Path, target: Path) -> Run:
     """Runs the lines given, and returns the exit code."""
 

@@ -16,16 +16,6 @@ from echo import Gate, Genpool, Start, command
 from fleet import PATIENCE_S, Fleet, until
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
 def write(path: Path, *texts: str) -> None:
     path.write_text("".join(json.dumps({"input": text}) + "\n" for text in texts))
 

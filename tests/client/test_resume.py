@@ -27,16 +27,6 @@ class Stopped(GenpoolError):
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
 def generate(echo_fleet: Fleet, source: Path, target: Path) -> Run:
     """Runs the texts given with ids of their own, and returns the exit code."""
 
