@@ -161,8 +161,9 @@ def generate(
     of the generations alone and adds `labelling_model`, `labelling_prompt` and `raw_labelling_response`. A row that
     has failed keeps its place, has None for what is missing, and says why in `error`.
 
-    Ctrl-C and SIGTERM leave whole rows and tell how to go on. Exit codes: 0 done, 1 some rows failed, 2 usage (or an
-    LLM that nobody serves), 3 no broker, 4 refused by the broker, 128 + the signal when stopped by one.
+    Ctrl-C and SIGTERM leave whole rows and tell how to go on. Exit codes: 0 done, 1 some rows failed (or so many that
+    it stopped), 2 usage (or an LLM that nobody serves), 3 no broker, 4 refused by the broker, 128 + the signal when
+    stopped by one.
     """
     if only_failed and overwrite:
         raise click.UsageError("--only-failed keeps what --overwrite would throw away: give one of them")
