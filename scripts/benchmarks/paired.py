@@ -1,0 +1,39 @@
+"""Measuring on a machine that others use too: each figure between two of a baseline, as a ratio to them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.progress import track
+
+from .report import err
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Measurements in turn: a baseline, what is measured, the baseline again, and so on."""
+
+    baseline: list[float]
+    measured: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Each measurement over the mean of the baselines before and after it."""
+        means = [(before + after) / 2 for before, after in zip(self.baseline, self.baseline[1:], strict=False)]
+        return [value / mean for value, mean in zip(self.measured, means, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median ratio."""
+        return statistics.median(self.ratios)
+
+
+def paired(what: str, baseline: Callable[[], float], measured: Callable[[], float], repeat: int) -> Paired:
+    """Measure ``repeat`` times, with the baseline before and after each. Shows a bar that says ``what``."""
+    result = Paired([baseline()], [])
+    for _ in track(range(repeat), f"Measuring {what}", console=err, transient=True):
+        result.measured.append(measured())
+        result.baseline.append(baseline())
+    return result
