@@ -10,6 +10,7 @@ import click
 _BENCHMARKS = {
     "throughput": "Rows a second, against libzmq's proxy without policy.",
     "latency": "One row at a time, against an echo through the proxy.",
+    "workers": "Rows a second with 10, 100 and 1000 workers connected.",
     "engines": "SmolLM2 through the pool, against the engine called directly.",
     "recovery": "The time until rows flow again after a worker or the broker has gone.",
 }

@@ -121,3 +121,14 @@ def test_the_pool_is_measured_against_each_engine(tmp_path: Path) -> None:
         ratios = [pool / direct for direct, pool in zip(*measured["each"].values(), strict=True)]
         assert sum(ratios) / 2 == pytest.approx(measured["ratio"], abs=1e-3)
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
+def test_rates_are_measured_with_few_and_many_workers(tmp_path: Path) -> None:
+    short = ("--size", "2", "--size", "20", "--rows", "300", "--repeat", "1")
+    figures = figures_of("bench", "workers", *short, folder=tmp_path)
+    few, many = figures["figures"]["workers"].values()
+    assert (len(few["rows_per_s"]), len(many["rows_per_s"])) == (2, 1), "the fewest before and after"
+    assert many["ratios"][0] == pytest.approx(2 * many["rows_per_s"][0] / sum(few["rows_per_s"]))
+    assert set(figures["goals"]) == {"20 workers / 2 workers"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
