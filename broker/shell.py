@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ..protocol.address import Connection, is_loopback, read_connection_file, write_connection_file
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
+from ..protocol.monitor import next_event
 from .connections import Connections
 from .machine import Broker
 from .outgoing import Effect, Log, Send
@@ -202,7 +202,7 @@ class _Loop:
                 if self._router in ready:
                     self._receive()
                 if monitor in ready:
-                    recv_monitor_message(monitor)
+                    next_event(monitor)
                     self._machine.connection_broke(self._now())
             self._perform(self._machine.stop("it was stopped"))
         finally:

@@ -17,11 +17,9 @@ from .dataset import GenerateSettings, run
 from .fleet import Choice
 from .formats.base import STANDARD_STREAM
 from .formats.format import NAMES
+from .parameter import SECONDS
 from .reason import MaxFailures
 from .task import client_task
-
-# The longest that a timer of the operating system surely takes.
-SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
 
 
 @click.command()

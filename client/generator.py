@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import operator
 import threading
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from .option import packed_options
 from .record import Record, Share
 from .row import Ending
 from .share import check_weights
-from .stream import AsyncRows, Rows, astream, stream
+from .stream import AsyncRows, Rows, stream
 
 Outputs = list[list[LLMOutput]]
 Progress = Callable[..., Any]
@@ -104,6 +103,8 @@ class Generator(ABC):
         **options: Unpack[CallOptions],
     ) -> Outputs:
         """``submit`` for asyncio. Cancelling the task cancels the call."""
+        import asyncio  # who has not imported it yet does without: see astream.py
+
         return await asyncio.wrap_future(self.submit(inputs, num_generations, progress_callback_func, **options))
 
     def stream(
@@ -147,6 +148,8 @@ class Generator(ABC):
         **options: Unpack[CallOptions],
     ) -> AsyncRows:
         """``stream`` for asyncio; ``inputs`` may be an async iterable."""
+        from .astream import astream
+
         make_call = self._call_maker(num_generations, progress_callback_func, options)
         given = inputs if isinstance(inputs, AsyncIterable) else _as_iterable(inputs)
         return astream(make_call, given, self._window, ordered=ordered)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -88,7 +87,7 @@ class LocalWorker:
     """The worker process of one local ``ProcessLLM``, from its first start to ``stop``."""
 
     def __init__(self, task: Any, load_llm_fn: Callable[[Any], Any]) -> None:
-        self.name = f"local-{secrets.token_hex(4)}"
+        self.name = f"local-{os.urandom(4).hex()}"
         self._task, self._load = task, load_llm_fn
         self._stopped = False
         self.forget()

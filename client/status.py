@@ -20,8 +20,8 @@ from rich.text import Text
 
 from ..protocol.address import resolve
 from ..protocol.errors import NoBroker
-from .generate import SECONDS
 from .link import Link, leave, link_to
+from .parameter import SECONDS
 
 _REDRAW_S = 1.0
 # Wide enough for whoever reads a table from a file; without a terminal rich would take 80 columns.

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from .address import endpoint, host_of, is_literal
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
 from .limits import Limits
 from .messages import Message
+from .monitor import next_event
 from .session import Close, Log, Open, Send
 
 # How many messages are read before effects are performed: larger batches more, smaller answers sooner.
@@ -183,7 +183,7 @@ class Dealer:
     def _observe(self) -> None:
         if self._monitor is None:
             return
-        event: int = recv_monitor_message(self._monitor)["event"]
+        event = next_event(self._monitor)
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._shook_hands = True
             return

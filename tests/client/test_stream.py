@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 from fleet import until
 
+from genpool.client.astream import astream
 from genpool.client.call import Call
 from genpool.client.record import Record, Share
-from genpool.client.stream import AsyncRows, Row, Rows, astream, stream
+from genpool.client.stream import AsyncRows, Row, Rows, stream
 from genpool.protocol.errors import RemoteError
 from genpool.tasks.output import LLMOutput
 

@@ -1,0 +1,88 @@
+"""Rows as they finish, for asyncio: see stream.py.
+
+Imported when it is used: asyncio would take a quarter of the time that ``from genpool import LLMPool`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any
+
+from .call import Call
+from .record import Record
+from .stream import AsyncRows, Order
+
+
+class _Pump:
+    """Reads the inputs of ``astream`` in a task of its own, and begins them, no further ahead than the window."""
+
+    def __init__(self, call: Call, inputs: Iterable[Any] | AsyncIterable[Any], window: Callable[[], int]) -> None:
+        self._call = call
+        self._source = inputs if isinstance(inputs, AsyncIterable) else _as_async(inputs)
+        self._window = window
+        self._room = asyncio.Event()
+        self.begun = self.yielded = 0
+
+    async def run(self) -> None:
+        async for given in self._source:
+            self._call.begin([(self.begun, given)])
+            self.begun += 1
+            # What has finished gets its turn: a plain iterable never waits, and each of its items may take long.
+            await asyncio.sleep(0)
+            while self.begun - self.yielded >= self._window():
+                self._room.clear()
+                await self._room.wait()
+
+    def note_yield(self) -> None:
+        self.yielded += 1
+        self._room.set()
+
+
+async def astream(
+    make_call: Callable[[Callable[[Record], None]], Call],
+    inputs: Iterable[Any] | AsyncIterable[Any],
+    window: Callable[[], int],
+    *,
+    ordered: bool,
+) -> AsyncRows:
+    """``stream`` for asyncio: inputs may be an async iterable, and are read in the event loop's thread.
+
+    What the source raises is raised here after the rows that were begun, as there.
+    """
+    loop = asyncio.get_running_loop()
+    # Records, and at the end of the inputs None or what reading them raised.
+    arrived: asyncio.Queue[Record | BaseException | None] = asyncio.Queue()
+
+    def hand_over(record: Record) -> None:
+        try:
+            loop.call_soon_threadsafe(arrived.put_nowait, record)
+        except RuntimeError:
+            pass  # the loop has ended, and nobody waits for the row
+
+    call = make_call(hand_over)
+    order = Order(ordered=ordered)
+    pump = _Pump(call, inputs, window)
+    reading = asyncio.ensure_future(pump.run())
+    reading.add_done_callback(lambda task: arrived.put_nowait(None if task.cancelled() else task.exception()))
+    exhausted = False
+    error: BaseException | None = None
+    try:
+        while not exhausted or pump.yielded < pump.begun:
+            one = await arrived.get()
+            if not isinstance(one, Record):
+                exhausted, error = True, one
+                continue
+            for row in order.arrived(one):
+                pump.note_yield()
+                yield row
+        if error is not None:
+            raise error
+    finally:
+        reading.cancel()
+        call.cancel()
+
+
+async def _as_async(inputs: Iterable[Any]) -> AsyncIterator[Any]:
+    for one in inputs:
+        yield one

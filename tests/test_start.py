@@ -1,0 +1,26 @@
+"""What is not needed is not imported: it is most of the time that a start takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import genpool", ["click", "logging", "msgpack", "rich", "zmq", "genpool.client"]),
+        ("from genpool import LLMPool", ["asyncio", "click", "rich", "ssl"]),
+        ("import genpool.cli", ["asyncio", "msgpack", "rich", "zmq"]),
+        ("import genpool.broker.command", ["asyncio", "rich", "ssl", "genpool.client", "genpool.tasks"]),
+        ("import genpool.worker.command", ["asyncio", "rich", "ssl", "genpool.client"]),
+        ("import genpool.client.status", ["asyncio", "ssl", "genpool.client.dataset"]),
+    ],
+)
+def test_an_import_brings_no_more_than_it_needs(code: str, absent: list[str]) -> None:
+    command = [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert code.split()[1] in imported
+    assert [name for name in absent if name in imported] == []
