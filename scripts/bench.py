@@ -11,6 +11,9 @@ _BENCHMARKS = {
     "throughput": "Rows a second, against libzmq's proxy without policy.",
     "latency": "One row at a time, against an echo through the proxy.",
     "workers": "Rows a second with 10, 100 and 1000 workers connected.",
+    "backlog": "Rows a second and the broker's memory with up to a million rows waiting.",
+    "start": "Imports and commands, against importing zmq and msgpack.",
+    "payload": "Megabytes a second, against libzmq's proxy that moves the same bytes.",
     "engines": "SmolLM2 through the pool, against the engine called directly.",
     "recovery": "The time until rows flow again after a worker or the broker has gone.",
 }
