@@ -132,3 +132,12 @@ def test_rates_are_measured_with_few_and_many_workers(tmp_path: Path) -> None:
     assert many["ratios"][0] == pytest.approx(2 * many["rows_per_s"][0] / sum(few["rows_per_s"]))
     assert set(figures["goals"]) == {"20 workers / 2 workers"}
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_starts_are_measured(tmp_path: Path) -> None:
+    figures = figures_of("bench", "start", "--repeat", "2", folder=tmp_path)
+    empty, imported = figures["figures"]["an empty program"], figures["figures"]["import genpool"]
+    assert len(empty["times_s"]) == len(imported["times_s"]) == 2
+    assert min(empty["times_s"]) > 0
+    assert set(figures["goals"]) == {"import genpool", "genpool --help"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
