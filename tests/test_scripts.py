@@ -141,3 +141,14 @@ def test_starts_are_measured(tmp_path: Path) -> None:
     assert min(empty["times_s"]) > 0
     assert set(figures["goals"]) == {"import genpool", "genpool --help"}
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
+def test_a_backlog_is_measured(tmp_path: Path) -> None:
+    short = ("--size", "100", "--size", "50000", "--rows", "1000", "--repeat", "1")
+    figures = figures_of("bench", "backlog", *short, folder=tmp_path)
+    small, large = figures["figures"]["backlogs"].values()
+    assert (len(small["rows_per_s"]), len(large["rows_per_s"])) == (2, 1), "the smallest before and after"
+    assert small["broker_bytes_beyond_payload"] is None, "too few to weigh"
+    assert large["broker_bytes_beyond_payload"][0] > large["deque_bytes_beyond_payload"] > 33, "of a bytes object"
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]

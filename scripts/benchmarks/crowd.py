@@ -30,7 +30,7 @@ from genpool.tasks.base import describe
 from genpool.worker.machine import RowResult, StartCall, StopRow, Worker
 
 from . import noop
-from .loop import HEARTBEAT_TIMEOUT_S, Loop, Peer
+from .loop import HEARTBEAT_TIMEOUT_S, Loop, Peer, unknown_effect
 
 # How long a row takes: ``seconds(worker_number, payload)``. It goes to another process: a function of a module, or a
 # functools.partial of one.
@@ -166,7 +166,7 @@ class _Engines:
                 if call is not None:
                     self._end(engine, call, effect.execution, Outcome.RETURNED, now - call.began, now)
             case _:
-                raise AssertionError(f"an effect that a crowd does not know: {effect}")
+                unknown_effect(peer, effect, now)
 
     def _start(self, engine: _Engine, peer: Peer, call: StartCall, now: float) -> None:
         engine.work.begun += len(call.executions)

@@ -34,12 +34,17 @@ _CONNECTIONS_PER_S = 2000
 _log = logging.getLogger("genpool.bench")
 
 
+def unknown_effect(_: Peer, effect: Any, __: float) -> None:
+    """For effects that nobody performs here."""
+    raise AssertionError(f"an effect that nobody performs: {effect}")
+
+
 @dataclass(eq=False)
 class Peer:
     """A machine, its socket, and who performs its other effects: ``perform(peer, effect, now)``."""
 
     machine: Session
-    perform: Callable[[Peer, Any, float], None]
+    perform: Callable[[Peer, Any, float], None] = unknown_effect
     sock: zmq.Socket[bytes] | None = None
 
 
