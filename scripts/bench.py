@@ -14,6 +14,7 @@ _BENCHMARKS = {
     "backlog": "Rows a second and the broker's memory with up to a million rows waiting.",
     "start": "Imports and commands, against importing zmq and msgpack.",
     "payload": "Megabytes a second, against libzmq's proxy that moves the same bytes.",
+    "fairness": "A few rows beside clients with very many, against an idle fleet.",
     "engines": "SmolLM2 through the pool, against the engine called directly.",
     "recovery": "The time until rows flow again after a worker or the broker has gone.",
 }
