@@ -152,3 +152,42 @@ def test_a_backlog_is_measured(tmp_path: Path) -> None:
     assert small["broker_bytes_beyond_payload"] is None, "too few to weigh"
     assert large["broker_bytes_beyond_payload"][0] > large["deque_bytes_beyond_payload"] > 33, "of a bytes object"
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
+def test_large_rows_are_measured_against_the_proxy(tmp_path: Path) -> None:
+    short = ("--bytes", "20000", "--bytes", "1000000", "--megabytes", "2", "--workers", "1", "--repeat", "1")
+    figures = figures_of("bench", "payload", *short, folder=tmp_path)
+    for measured in figures["figures"]["bytes"].values():
+        assert len(measured["pool_mb_per_s"]) == 1
+        assert len(measured["proxy_mb_per_s"]) == 2
+        ratio = 2 * measured["pool_mb_per_s"][0] / sum(measured["proxy_mb_per_s"])
+        assert measured["ratios"] == pytest.approx([ratio])
+    assert set(figures["goals"]) == {"pool/proxy, 1 MB"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
+def test_fairness_is_measured(tmp_path: Path) -> None:
+    short = ("--rows", "8", "--many", "500", "--workers", "2", "--milliseconds", "20", "--repeat", "1")
+    figures = figures_of("bench", "fairness", *short, folder=tmp_path)
+    assert set(figures["figures"]["clients"]) == {"2", "4"}
+    for measured in figures["figures"]["clients"].values():
+        assert (len(measured["idle_s"]), len(measured["busy_s"])) == (2, 1)
+        # Eight rows of 20 ms, two at a time.
+        assert min(*measured["idle_s"], *measured["busy_s"]) >= 0.08
+    assert set(figures["goals"]) == {"busy/idle, 2 active clients"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
+def test_utilisation_is_measured(tmp_path: Path) -> None:
+    short = ("--rows", "10", "--rows", "100", "--workers", "4", "--scale", "100", "--repeat", "1")
+    figures = figures_of("bench", "utilisation", *short, folder=tmp_path)
+    for measured in figures["figures"]["rows"].values():
+        assert 0 < measured["pool"][0] < 1
+        assert measured["pool"][0] + sum(measured["idle"][0].values()) == pytest.approx(1), "busy or idle for a reason"
+        assert 0 < measured["even_split"][0] < 1
+        assert 0 < measured["no_delay"][0] <= 1
+    assert set(figures["goals"]) == {"busy time, 100 rows"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]

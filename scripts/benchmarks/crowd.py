@@ -65,13 +65,15 @@ class Work:
 
     ``busy_s`` is how long its rows took in all, and no more: the time until this process noticed that one had ended
     (a millisecond, or what a busy machine takes) is not in it. ``last_at`` is when the last one ended, by
-    time.monotonic, which is the same in all processes.
+    time.monotonic, which is the same in all processes. ``spans`` has, for each row that takes time, when it began, how
+    long it took, and when it was noticed that it had ended.
     """
 
     begun: int = 0
     ended: int = 0
     busy_s: float = 0.0
     last_at: float | None = None
+    spans: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
 
 
 class Crowd:
@@ -206,6 +208,7 @@ class _Engines:
         engine.work.ended += 1
         engine.work.busy_s += took_s
         engine.work.last_at = now
+        engine.work.spans.append((call.began, took_s, now))
         engine.machine.row_ended(RowResult(execution, outcome, output), now)
         if not call.left:
             engine.machine.call_ended(call.number, now)

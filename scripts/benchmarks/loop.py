@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 import resource
+import select
 import selectors
 import time
 from collections import deque
@@ -78,7 +79,7 @@ class Loop:
     def run(self, is_over: Callable[[], bool]) -> None:
         """Loop until ``is_over()``; it may be run again."""
         while not is_over():
-            for key, _ in self._selector.select(self._wait_s()):
+            for key, _ in self._selector.select(self._wait()):
                 if isinstance(key.data, Peer):
                     self.turn(key.data)
                 else:
@@ -102,6 +103,14 @@ class Loop:
         """Hang up."""
         self._context.destroy(linger=0)
         self._selector.close()
+
+    def _wait(self) -> float:
+        """Wait for what comes next, or return how long the selector shall."""
+        if not self._timers:
+            return self._wait_s()
+        # A selector counts in milliseconds and rounds up; this does not, and a row's end would be noticed late.
+        select.select([self._selector], [], [], self._wait_s())
+        return 0.0
 
     def _wait_s(self) -> float:
         moments = [queue[0][0] for queue in (self._timers, self._ticks) if queue]

@@ -71,7 +71,10 @@ def _draw(figure: Any, by_size: dict[int, Paired]) -> None:
         speeds.fill_between(
             sizes, [min(one) for one in rounds], [max(one) for one in rounds], color=line.get_color(), alpha=0.2
         )
-    speeds.set(xscale="log", xlabel="bytes of a row and of its output", ylabel="MB/s, in and out", ylim=(0, None))
+    speeds.set_xscale("log")
+    speeds.set_xticks(sizes, [_said(size) for size in sizes])
+    speeds.minorticks_off()
+    speeds.set(xlabel="a row and its output, each", ylabel="MB/s, in and out", ylim=(0, None))
     speeds.legend()
     shares.boxplot([one.ratios for one in by_size.values()], tick_labels=[_said(size) for size in sizes])
     shares.axhline(1.0, color="grey", linestyle=":")
