@@ -55,6 +55,9 @@ class _Many:
         self._pipe.send(True)
         self._answer("the end of a client's rows")
 
+    def close(self) -> None:
+        self._pipe.close()
+
     def _answer(self, what: str) -> None:
         if not self._pipe.poll(START_LIMIT_S):
             raise ScriptError(f"{what} did not come within {START_LIMIT_S:g} s")
@@ -82,6 +85,8 @@ def _running_many(count: int, address: str, rows: int) -> Generator[list[_Many]]
             process.kill()
         for process in processes:
             process.join()
+        for client in clients:
+            client.close()
 
 
 def _serve_many(parent: Connection, address: str, rows: int) -> None:
