@@ -260,17 +260,8 @@ def backlog(sizes: tuple[int, ...], rows: int, repeat: int) -> Report:
         measured[size].append(_measure(size, rows, payload))
     found = [_find(size, first, measured, payload) for size in sizes]
     return Report(
-        title="Rows a second, and bytes of the broker's memory a row, with more and more rows waiting",
-        headings=(
-            "rows that wait",
-            "rows/s",
-            f"/ {first:,}",
-            "min",
-            "max",
-            "broker, µs/row",
-            "bytes a row",
-            "in a deque",
-        ),
+        title="Rows a second, and the broker's memory a row, with more and more rows waiting",
+        headings=("waiting", "rows/s", f"/ {first:,}", "min", "max", "µs/row", "bytes/row", "in a deque"),
         lines=[_line(one) for one in found],
         figures={
             "rows": rows,
@@ -278,8 +269,8 @@ def backlog(sizes: tuple[int, ...], rows: int, repeat: int) -> Report:
             "backlogs": {one.backlog: _figures(one) for one in found},
         },
         goals=_goals(found),
-        caption=f"medians of {repeat} fleets of each size; bytes beyond the payload's"
-        f"\n{_CLIENTS} simulated clients, {_WORKERS} simulated workers"
+        caption=f"medians of {repeat} fleets of each size; the broker's µs, its bytes beyond the payload's\n"
+        f"{_CLIENTS} simulated clients, {_WORKERS} simulated workers"
         f" with {_BATCH_SIZE} rows a call, {len(payload)} bytes in, {noop.OUTPUT_BYTES} bytes out, loopback TCP",
         draw=lambda figure: _draw(figure, found, len(payload)),
     )

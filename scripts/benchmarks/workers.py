@@ -105,15 +105,7 @@ def workers(sizes: tuple[int, ...], in_all: int | None, rows: int, repeat: int) 
     takes = "one row each" if in_all is None else f"{in_all:,} rows in all"
     return Report(
         title=f"Rows a second through 1 client and more and more workers, which take {takes}",
-        headings=(
-            "workers",
-            "rows/s",
-            f"/ {first:,} workers",
-            "min",
-            "max",
-            "broker, µs/row",
-            "idle broker, of a core",
-        ),
+        headings=("workers", "rows/s", f"/ {first:,} workers", "min", "max", "µs/row", "idle"),
         lines=[_line(size, measured, ratios.get(size)) for size, measured in found.items()],
         figures={
             "rows": rows,
@@ -129,7 +121,8 @@ def workers(sizes: tuple[int, ...], in_all: int | None, rows: int, repeat: int) 
             },
         },
         goals=[Goal(f"{size:,} workers / {first:,} workers", one.ratio, 0.8, 0.95) for size, one in ratios.items()],
-        caption=f"medians of {repeat} fleets of each size, {rows:,} rows, {noop.INPUT_CHARACTERS} characters in,"
+        caption=f"medians of {repeat} fleets of each size; the broker's µs a row, and its share of a core when idle\n"
+        f"{rows:,} rows, {noop.INPUT_CHARACTERS} characters in,"
         f" {noop.OUTPUT_BYTES} bytes out, loopback TCP; simulated workers in one process",
         draw=lambda figure: _draw(figure, found),
     )
