@@ -14,6 +14,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from ..protocol.content import Failure, pack_row, unpack, unpack_failure, unpack_outputs
@@ -42,6 +44,10 @@ log = logging.getLogger("genpool.client")
 
 # More sets of options than this, one for each row, say, are not worth remembering.
 _MOST_SPECS = 1024
+
+# So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
+# long list, a small one sends small messages.
+_BEGIN_AT_ONCE = 256
 
 # How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
 # again and loads a large model, and no longer than a person would watch a call stand still.
@@ -108,18 +114,32 @@ class Call:
         self._shared = shared
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
-        self._source = random.Random(settings.seed)
         self._drawn: list[int] | None = None
-        # Another source, so that the draw can be repeated whatever is lost meanwhile; for use under the lock.
-        self._redraw_source = random.Random(None if settings.seed is None else f"{settings.seed}/redraw")
         # The LLMs that are lost by now, by their positions, until they are served again.
         self._lost: dict[int, LLMLost] = {}
         self._over = False
         # Rows of the same spec share one object, by which the client's machine groups them.
         self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
 
+    # Made when they are needed: to seed one takes longer than to send a row.
+
+    @cached_property
+    def _source(self) -> random.Random:
+        return random.Random(self._settings.seed)
+
+    @cached_property
+    def _redraw_source(self) -> random.Random:
+        """Another source, so that the draw can be repeated whatever is lost meanwhile; for use under the lock."""
+        seed = self._settings.seed
+        return random.Random(None if seed is None else f"{seed}/redraw")
+
     def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
         """Send the rows of these inputs, each with its index. An input may be an Item."""
+        inputs = iter(inputs)
+        while not self._over and (part := list(islice(inputs, _BEGIN_AT_ONCE))):
+            self._begin(part)
+
+    def _begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
         outgoing: dict[int, list[Row]] = defaultdict(list)
         done: list[Record] = []
         for index, given in inputs:
@@ -149,14 +169,17 @@ class Call:
             self._voices[at].withdraw_rows(own)
 
     def _record(self, index: int, given: Any) -> Record:
-        item = given if isinstance(given, Item) else Item(given, index)
-        planned = planned_shares(item.plan)
-        drawn = [] if planned else self._draw(item.number)
+        item = given if isinstance(given, Item) else None
+        planned = planned_shares(item.plan) if item is not None else []
+        drawn = [] if planned else self._draw(index if item is None else item.number)
         with self._lock:
             self._note_returns()
             shares = planned or shares_of(self._move(drawn) if self._is_redrawn else drawn)
-            draws = max(share.draw for share in shares)
-            record = Record(index, item.input, shares, len(shares), item.number, item.options, item.seed, draws)
+            if item is None:
+                record = Record(index, given, shares, len(shares), index)
+            else:
+                draws = max(share.draw for share in shares)
+                record = Record(index, item.input, shares, len(shares), item.number, item.options, item.seed, draws)
             if not self._over:
                 self._records[index] = record
         return record
@@ -235,7 +258,8 @@ class Call:
             RowError: when the input cannot be carried, or the task cannot make a prompt of it.
         """
         given, arguments = cast(Mapping[str, Any], record.input), voice.arguments
-        if not isinstance(record.input, Mapping):
+        # A dict is told apart at once, and what else is a mapping only by asking.
+        if not isinstance(record.input, (dict, Mapping)):
             kind = type(record.input).__name__
             raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
         missing = missing_arguments(arguments, given) if arguments is not None else []
@@ -407,8 +431,9 @@ class Call:
 
     def _note_returns(self) -> None:
         """Forget the loss of LLMs that are served again. Under the lock."""
-        for at in [at for at in self._lost if _is_served(self._voices[at])]:
-            del self._lost[at]
+        if self._lost:
+            for at in [at for at in self._lost if _is_served(self._voices[at])]:
+                del self._lost[at]
 
     def _local_error(self, voice: Voice, error: GenpoolError) -> RemoteError:
         """A failure in this process, in the same form as those from elsewhere."""

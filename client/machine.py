@@ -188,14 +188,13 @@ class Client(Session):
     # What comes out.
 
     def flush(self, now: float) -> list[object]:
+        self._tell_endings()  # before all that is sent: somebody may wait for them
         if self.state is SessionState.OPEN:
             self._flush_releases()
             for line in self.lines.values():
                 if line.waiting and self.fleet is not None and line.llm in self.fleet:
                     self._fill_window(line, self.fleet[line.llm], now)
-        if self._ended:
-            ended, self._ended = self._ended, []
-            self._effect(Ended(ended))
+            self._tell_endings()  # of rows that cannot be sent
         return super().flush(now)
 
     def tick(self, now: float) -> list[object]:
@@ -213,6 +212,11 @@ class Client(Session):
         return super().tick(now)
 
     # Within.
+
+    def _tell_endings(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._effect(Ended(ended))
 
     def _watch(self, line: Line, now: float) -> None:
         """End what was waited for long enough, and say what a quiet line waits for."""

@@ -27,7 +27,7 @@ class RowSpec:
     required: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ending:
     """How a row ended at the broker or worker: ``payload`` holds its outputs or a Failure, by ``outcome``."""
 

@@ -42,6 +42,8 @@ def move_shares(
 
 def _draw(count: int, chances: list[float], source: random.Random) -> list[int]:
     """``count`` positions, each with exactly its chance: systematic sampling in a random order (Madow 1949)."""
+    if not count:
+        return []
     order = [at for at, chance in enumerate(chances) if chance > 1e-9]
     source.shuffle(order)
     reached = source.random()

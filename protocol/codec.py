@@ -140,6 +140,28 @@ def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
     return checked
 
 
+def _column_of(check: Check, accepts: Callable[[list[Any]], bool]) -> Check:
+    """A list with an entry for each row: looked at as a whole, and entry by entry only where that finds a fault."""
+
+    def checked(value: Any) -> list[Any]:
+        if isinstance(value, list) and len(cast(list[Any], value)) <= MAX_ROWS_PER_MESSAGE:
+            items = cast(list[Any], value)
+            if not items or accepts(items):
+                return items
+        return each(value)
+
+    each = _list_of(check)
+    return checked
+
+
+def _are_counts(items: list[Any]) -> bool:
+    return set(map(type, items)) == {int} and min(items) >= 0 and max(items) <= _MAX_INT
+
+
+def _are_outcomes(items: list[Any]) -> bool:
+    return set(map(type, items)) == {int} and _OUTCOMES.issuperset(items)
+
+
 def _one_of(names: type[Enum]) -> Check:
     known: dict[str | int, None] = {member.value: None for member in names}
 
@@ -165,7 +187,9 @@ def _record(kind: type[Any]) -> Check:
     return checked
 
 
-_counts = _list_of(_count)
+_OUTCOMES = frozenset(outcome.value for outcome in Outcome)
+_counts = _column_of(_count, _are_counts)
+_outcomes = _column_of(_one_of(Outcome), _are_outcomes)
 
 # What each field must be. A field that a peer leaves out takes the dataclass's default or is an error; a field that
 # is not named here is passed over, so that a later release of the same version may say more.
@@ -211,7 +235,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},
     Missing: {"ids": _ids},
-    Answer: {"ids": _ids, "outcomes": _list_of(_one_of(Outcome)), "attempts": _counts},
+    Answer: {"ids": _ids, "outcomes": _outcomes, "attempts": _counts},
     LLMInfo: {
         "name": _text,
         "model_names": _list_of(_text),
@@ -238,7 +262,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
-    Result: {"executions": _counts, "outcomes": _list_of(_one_of(Outcome)), "tokens": _count, "credit": _count},
+    Result: {"executions": _counts, "outcomes": _outcomes, "tokens": _count, "credit": _count},
     Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _text},
     Hold: {"executions": _counts, "ids": _ids, "finished": _list_of(_flag), "more": _flag},
 }

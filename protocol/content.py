@@ -38,18 +38,19 @@ class Failure:
     host: str = ""
 
 
-def pack(value: Any) -> bytes:
+def pack(value: Any, part: Any = None) -> bytes:
     """``value`` as msgpack.
 
     Raises:
-        RowError: names the type that cannot be carried, and where in ``value`` it stands.
+        RowError: names the type that cannot be carried, and where in ``value`` it stands, or in that ``part`` of it
+            which the user gave.
     """
     try:
         packed = msgpack.packb(value, default=_number, unicode_errors="surrogatepass")
         # What packs need not open again: a tuple comes back as a list, and a list is no key.
         msgpack.unpackb(packed, strict_map_key=False, unicode_errors="surrogatepass")
     except (TypeError, ValueError, OverflowError, BufferError) as error:
-        raise RowError(_complaint(value, error)) from None
+        raise RowError(_complaint(value if part is None else part, error)) from None
     return packed
 
 
@@ -67,8 +68,7 @@ def unpack(payload: bytes) -> Any:
 
 def pack_row(content: Any, seed: int | None) -> bytes:
     """A row's payload. Raises RowError as ``pack`` does."""
-    # A list of two, put together by hand so that an error's place is one inside of ``content``.
-    return b"\x92" + pack(content) + pack(seed)
+    return pack([content, seed], content)
 
 
 def unpack_row(payload: bytes) -> tuple[Any, int | None]:
@@ -99,7 +99,7 @@ def unpack_failure(payload: bytes) -> Failure:
 def unpack_outputs(payload: bytes) -> list[dict[str, Any]]:
     """The outputs of one row. Raises DecodeError."""
     outputs = unpack(payload)
-    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in cast(list[Any], outputs)):
+    if not isinstance(outputs, list) or [one for one in cast(list[Any], outputs) if not isinstance(one, dict)]:
         raise DecodeError("an answer that is no list of outputs")
     return cast(list[dict[str, Any]], outputs)
 

@@ -98,7 +98,10 @@ def require_task(task: object) -> None:
 def missing_arguments(task: TaskLike | Sequence[str], input: object) -> list[str]:
     """The argument names of ``task`` (a task, or just the names) that ``input`` lacks, in the task's order."""
     names = task if isinstance(task, Sequence) else task.input_args_names
-    return [name for name in names if not isinstance(input, Mapping) or name not in input]
+    # A dict is told apart at once, and what else is a mapping only by asking.
+    if not isinstance(input, (dict, Mapping)):
+        return list(names)
+    return [name for name in names if name not in input]
 
 
 def same_task(tasks: Sequence[object]) -> bool:

@@ -43,7 +43,7 @@ _DETERMINISTIC = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One row of a call, opened. ``cancelled`` is set when nobody wants it any more."""
 
@@ -127,7 +127,8 @@ class Caller:
         if call.kind == RowKind.PROMPT:
             llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
         else:
-            llm, inputs = self._llm, [self._arguments(row.content) for row in rows]
+            names = self._llm.task.input_args_names
+            llm, inputs = self._llm, [_arguments(row.content, names) for row in rows]
         result: Any = llm.generate(inputs, call.num_generations)
         return _checked(result.result() if isinstance(result, Future) else result, len(rows), call.num_generations)
 
@@ -148,13 +149,6 @@ class Caller:
             [empty_output(self._llm.model_name) for _ in range(call.num_generations)] if lacks else next(answers)
             for lacks in lacking
         ]
-
-    def _arguments(self, content: Any) -> Any:
-        """What the task asks for: a client that does not know the task sends all that its input holds."""
-        if not isinstance(content, dict):
-            return content
-        given = cast(dict[str, Any], content)
-        return {name: given[name] for name in self._llm.task.input_args_names if name in given}
 
     def _settled(self, execution: int, answer: Answer) -> RowResult:
         if isinstance(answer, CancelledError):
@@ -203,6 +197,14 @@ def message_of(error: BaseException) -> str:
         return ""
 
 
+def _arguments(content: Any, names: Sequence[str]) -> Any:
+    """What the task asks for: a client that does not know the task sends all that its input holds."""
+    if not isinstance(content, dict):
+        return content
+    given = cast(dict[str, Any], content)
+    return {name: given[name] for name in names if name in given}
+
+
 def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
     """The call's options by name.
 
@@ -225,7 +227,9 @@ def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
 def _tokens(output: LLMOutput) -> int:
     """How many tokens were generated, if the output says so; a user's engine may say anything."""
     usage = cast(Any, output.get("usage"))
-    count: Any = cast(dict[str, Any], usage).get("completion_tokens") if isinstance(usage, dict) else None
+    if not isinstance(usage, dict):
+        return 0
+    count: Any = cast(dict[str, Any], usage).get("completion_tokens")
     return count if type(count) is int and count >= 0 else 0
 
 
@@ -237,7 +241,7 @@ def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
     for outputs in cast(list[Any], answers):
         if isinstance(outputs, Exception):
             continue
-        if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in cast(list[Any], outputs)):
+        if not isinstance(outputs, list) or [one for one in cast(list[Any], outputs) if not isinstance(one, dict)]:
             raise RowError("the LLM returned something else than a list of outputs (dicts) for a row")
         if len(cast(list[Any], outputs)) != num_generations:
             count = len(cast(list[Any], outputs))

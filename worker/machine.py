@@ -96,7 +96,7 @@ class Exit:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RowResult:
     """How the engine's work on one execution ended."""
 

@@ -122,6 +122,8 @@ class _Shell:
         self._caller: Caller | None = None
         self._calls: queue.SimpleQueue[tuple[StartCall, list[threading.Event]]] = queue.SimpleQueue()
         self._cancelled: dict[int, threading.Event] = {}
+        # To make an event takes longer than all else that a row costs here. Engines look at none after its call.
+        self._spare_flags: list[threading.Event] = []
         self._exit: int | None = None
         self._load_error: BaseException | None = None
         self._signalled = False
@@ -254,7 +256,7 @@ class _Shell:
                 raise AssertionError(f"an effect that the worker does not know: {effect}")
 
     def _start(self, call: StartCall) -> None:
-        flags = [threading.Event() for _ in call.executions]
+        flags = [self._spare_flags.pop() if self._spare_flags else threading.Event() for _ in call.executions]
         self._cancelled.update(zip(call.executions, flags, strict=True))
         self._calls.put((call, flags))
 
@@ -290,7 +292,9 @@ class _Shell:
 
     def _call_ended(self, call: StartCall, now: float) -> None:
         for execution in call.executions:
-            self._cancelled.pop(execution, None)
+            flag = self._cancelled.pop(execution)
+            if not flag.is_set():
+                self._spare_flags.append(flag)
         self._machine.call_ended(call.call, now)
 
     def _on_unwell(self, reason: str) -> None:
