@@ -49,6 +49,7 @@ from .messages import (
     WorkerState,
 )
 
+Frame = bytes | memoryview
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
@@ -304,7 +305,7 @@ _CARRIERS = tuple(kind for kind in _COLUMNS if kind is not Hold)
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
 
 
-def encode(message: Message, max_frame_bytes: int) -> list[bytes]:
+def encode(message: Message, max_frame_bytes: int) -> list[Frame]:
     """The frames of ``message``: its head, then body frames of at most ``max_frame_bytes``."""
     payloads: list[bytes] = []
     head = _BYTES[type(message)] + msgpack.packb(_plain(message, payloads), unicode_errors="surrogatepass")
@@ -313,7 +314,8 @@ def encode(message: Message, max_frame_bytes: int) -> list[bytes]:
     body = payloads[0] if len(payloads) == 1 else b"".join(payloads)
     if len(body) <= max_frame_bytes:
         return [head, body]
-    return [head, *(body[at : at + max_frame_bytes] for at in range(0, len(body), max_frame_bytes))]
+    view = memoryview(body)
+    return [head, *(view[at : at + max_frame_bytes] for at in range(0, len(view), max_frame_bytes))]
 
 
 def _plain(value: Any, payloads: list[bytes]) -> dict[str, Any]:
@@ -334,7 +336,7 @@ def _plain(value: Any, payloads: list[bytes]) -> dict[str, Any]:
     return plain
 
 
-def decode(frames: Sequence[bytes]) -> Message:
+def decode(frames: Sequence[Frame]) -> Message:
     """The message that ``frames`` hold.
 
     A hello or refusal of another version comes back with its version and, for a hello, nothing more.
@@ -344,7 +346,7 @@ def decode(frames: Sequence[bytes]) -> Message:
     """
     if not frames or not frames[0]:
         raise DecodeError("an empty message")
-    head = frames[0]
+    head = bytes(frames[0])
     kind = _KINDS.get(head[:1])
     if kind is None:
         raise DecodeError(f"a message of the unknown kind {head[:1]!r}")
@@ -403,7 +405,7 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
         raise DecodeError(f"lacks some of {', '.join(absent)}") from None
 
 
-def _fill(message: Any, plain: dict[str, Any], body: Sequence[bytes]) -> None:
+def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
     records = list(_carriers(message, plain))
     if not records:
@@ -411,7 +413,7 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[bytes]) -> None:
         if body:
             raise DecodeError("has a body and no rows")
         return
-    rows = body[0] if len(body) == 1 else b"".join(body)
+    rows = bytes(body[0]) if len(body) == 1 else b"".join(body)
     at = 0
     for record, part in records:
         ends = list(accumulate(_field("sizes", _counts, part), initial=at))
