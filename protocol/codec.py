@@ -7,7 +7,7 @@ payloads' sizes; payloads stay bytes until the worker or the client that they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from itertools import accumulate, pairwise
@@ -141,13 +141,17 @@ def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
     return checked
 
 
+# A list of so few entries is sooner looked at one by one.
+_SHORT_COLUMN = 8
+
+
 def _column_of(check: Check, accepts: Callable[[list[Any]], bool]) -> Check:
-    """A list with an entry for each row: looked at as a whole, and entry by entry only where that finds a fault."""
+    """A list with an entry for each row: looked at as a whole where it is long, and entry by entry to tell a fault."""
 
     def checked(value: Any) -> list[Any]:
-        if isinstance(value, list) and len(cast(list[Any], value)) <= MAX_ROWS_PER_MESSAGE:
+        if isinstance(value, list):
             items = cast(list[Any], value)
-            if not items or accepts(items):
+            if _SHORT_COLUMN < len(items) <= MAX_ROWS_PER_MESSAGE and accepts(items):
                 return items
         return each(value)
 
@@ -183,7 +187,10 @@ def _ids(value: Any) -> list[bytes]:
 
 def _record(kind: type[Any]) -> Check:
     def checked(value: Any) -> Any:
-        return _typed(kind, _mapping(value))
+        # Of its keys, those are looked up that are known.
+        if not isinstance(value, dict):
+            raise DecodeError("is no map of names")
+        return _typed(kind, cast(dict[str, Any], value))
 
     return checked
 
@@ -407,31 +414,30 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
 
 def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
-    records = list(_carriers(message, plain))
+    kind = cast(type[Any], type(message))
+    if kind in (Submit, Assign):
+        records, parts = cast(list[Any], message.runs), cast(list[dict[str, Any]], plain["runs"])
+    elif kind in _CARRIERS:
+        records, parts = [message], [plain]
+    else:
+        records, parts = [], []
+        _check_columns(message, kind)
     if not records:
-        _check_columns(message)
         if body:
             raise DecodeError("has a body and no rows")
         return
     rows = bytes(body[0]) if len(body) == 1 else b"".join(body)
     at = 0
-    for record, part in records:
+    for record, part in zip(records, parts, strict=True):
         ends = list(accumulate(_field("sizes", _counts, part), initial=at))
         record.payloads = [rows[start:end] for start, end in pairwise(ends)]
         at = ends[-1]
-        _check_columns(record)
+        _check_columns(record, type(record))
     if at != len(rows):
         raise DecodeError(f"its rows have {at} bytes and its body {len(rows)}")
 
 
-def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if type(message) in (Submit, Assign):
-        yield from zip(message.runs, plain["runs"], strict=True)
-    elif type(message) in _CARRIERS:
-        yield message, plain
-
-
-def _check_columns(record: Any) -> None:
-    names = _COLUMNS.get(cast(type[Any], type(record)), ())
-    if len({len(getattr(record, name)) for name in names}) > 1:
+def _check_columns(record: Any, kind: type[Any]) -> None:
+    names = _COLUMNS.get(kind)
+    if names is not None and len({len(getattr(record, name)) for name in names}) > 1:
         raise DecodeError(f"{', '.join(names)} differ in length")
