@@ -432,7 +432,7 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
         ends = list(accumulate(_field("sizes", _counts, part), initial=at))
         record.payloads = [rows[start:end] for start, end in pairwise(ends)]
         at = ends[-1]
-        _check_columns(record, type(record))
+        _check_columns(record, cast(type[Any], type(record)))
     if at != len(rows):
         raise DecodeError(f"its rows have {at} bytes and its body {len(rows)}")
 
