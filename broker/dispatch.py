@@ -30,7 +30,9 @@ class Dispatcher:
             self._dispatch_suspects(llm, now)
         elif llm.quarantine is not None and not llm.quarantine.running:
             llm.quarantine = None
-        open_workers = [worker for worker in llm.free if worker is not llm.quarantine]
+        # No more workers than rows, for a thousand may be free.
+        others = (worker for worker in llm.free if worker is not llm.quarantine)
+        open_workers = list(islice(others, len(llm.queue)))
         for at, worker in enumerate(open_workers):
             if not len(llm.queue):
                 break
@@ -144,6 +146,8 @@ class Dispatcher:
         )
 
     def _fail_expired(self, llm: LLM) -> None:
+        if not llm.queue.expired:
+            return
         expired, llm.queue.expired = llm.queue.expired, []
         failure = Failure("Expired", "its deadline passed while it waited for a worker", "TimeoutError")
         for row in expired:
