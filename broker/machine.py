@@ -46,6 +46,9 @@ from .settings import BrokerSettings
 # More lost workers than this are not reported: a fleet that loses so many has other troubles.
 _MOST_LOST = 1000
 
+# How often the log says that peers are turned away.
+_FULL_EVERY_S = 60.0
+
 
 @dataclass(slots=True)
 class _Departure:
@@ -75,6 +78,7 @@ class Broker:
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
         self._next_ping = now
         self._stood_still_at = float("-inf")
+        self._said_full_at = float("-inf")
         self._fleet_changed = False
         self._handlers: dict[type[Peer], dict[type[Any], Callable[[Any, Any], None]]] = {
             Client: {
@@ -197,12 +201,32 @@ class Broker:
             self._update_worker(peer, hello)
         elif peer is not None:
             self._welcome(peer)
+        elif not self._has_room(hello):
+            self._turn_away(peer_id, hello)
         elif hello.role == Role.CLIENT:
             self._welcome_client(peer_id, hello)
         elif hello.llm:
             self._welcome_worker(peer_id, hello)
         else:
             self.malformed(peer_id, "a worker's hello that names no LLM")
+
+    def _has_room(self, hello: Hello) -> bool:
+        """Whether whoever says this may come in. A process that was here has its place until its grace is over."""
+        workers = sum(len(llm.workers) for llm in self.llms.values())
+        if len(self.clients) + workers + len(self._departures) < self.settings.max_peers:
+            return True
+        here = {peer.hello.instance for peer in self.peers.values()}
+        return hello.instance in here or hello.instance in self.clients or hello.instance in self._departures
+
+    def _turn_away(self, peer_id: bytes, hello: Hello) -> None:
+        reason = (
+            f"this broker has room for {self.settings.max_peers} clients and workers, and all places are taken: raise "
+            "the limit on open files that it is started with (ulimit -n, or LimitNOFILE= in a systemd unit)"
+        )
+        self._out.send_past(peer_id, Refuse(reason))
+        if self._now >= self._said_full_at + _FULL_EVERY_S:
+            self._said_full_at = self._now
+            self._out.log("warning", f"{hello.role} {hello.host}:{hello.pid} was turned away: {reason}")
 
     def _welcome(self, peer: Peer) -> None:
         self.peers[peer.id] = peer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from ..protocol.limits import Limits
@@ -22,6 +23,7 @@ class BrokerSettings:
         max_attempts: how often a row may be charged before it fails.
         max_unread_bytes: a client that has been sent so many bytes of answers and has not said that it has them gets
             no more, and its rows are not handed out, until it reads on. The answers wait at their workers.
+        max_peers: how many clients and workers are taken in, those among them that are away and may come back.
         llm_memory_s: how long the name of an LLM that nobody serves and nobody waits for is remembered.
     """
 
@@ -32,5 +34,6 @@ class BrokerSettings:
     ping_interval_s: float = 0.5
     max_attempts: int = 3
     max_unread_bytes: int = 64 * 1024 * 1024
+    max_peers: int = sys.maxsize
     llm_memory_s: float = 3600.0
     limits: Limits = Limits()

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zmq
@@ -22,6 +22,7 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
+from ..protocol.memory import keep_freed_blocks
 from ..protocol.monitor import next_event
 from .connections import Connections
 from .machine import Broker
@@ -35,6 +36,18 @@ _BURST = 512
 
 # Messages (not bytes) that ZeroMQ keeps for one peer; what is over waits in the peer's outbox in the machine.
 _SEND_MARK = 64
+
+# Each peer takes two descriptors: libzmq's, and the one in connections.py. At the limit libzmq would neither accept a
+# connection nor turn it away, and try again and again at full load.
+_DESCRIPTORS_PER_PEER = 2
+
+# Of the limit, at least so many and such a share are no peer's: the broker's own (about 15), and those of connections
+# that come and go, to who is turned away or in the place of one that was not seen to break. More would waste places.
+_LEAST_RESERVE = 64
+_RESERVED_SHARE = 1 / 16
+
+# Where the system sets no limit, or more: what Linux gives a process at most.
+_MOST_DESCRIPTORS = 1 << 20
 
 # The loop turns many times a second: when it has not for so long, the process was stopped, or its host was.
 _STOOD_STILL_S = 1.0
@@ -57,9 +70,10 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     """Serve until a signal says stop. Returns the exit code.
 
     Raises:
-        ConfigurationError: when the address cannot be bound.
+        ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
-    _allow_many_connections()
+    settings = replace(settings, max_peers=_room())
+    keep_freed_blocks()
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
@@ -69,7 +83,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
             with _own_socket(shell), _connection_file(shell.connection_file, address):
-                log.info("listening on %s", address)
+                log.info("listening on %s, room for %d clients and workers", address, settings.max_peers)
                 loop.run()
         if loop.is_orphaned:
             # Nobody is left to say goodbye to, and nothing may keep this process: not even libzmq's own farewell.
@@ -80,12 +94,21 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     return 0
 
 
-def _allow_many_connections() -> None:
-    """Each peer takes two descriptors here, and the limit that a shell sets is often 1024."""
+def _room() -> int:
+    """For how many peers the limit on open files is enough, raised as far as it goes: a shell often sets 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # some systems tell a limit that they do not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)
+    room = (limit - max(_LEAST_RESERVE, int(limit * _RESERVED_SHARE))) // _DESCRIPTORS_PER_PEER
+    if room < 1:
+        raise ConfigurationError(
+            f"the limit on open files is {limit}, which leaves no room for clients and workers: raise it (ulimit -n, "
+            "or LimitNOFILE= in a systemd unit)"
+        )
+    return room
 
 
 def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> str:
@@ -254,7 +277,7 @@ class _Loop:
     def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
         frames = encode(effect.message, self._frame_bytes)
         try:
-            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK)
+            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise

@@ -440,6 +440,75 @@ def test_a_new_connection_takes_the_place_of_one_that_was_not_seen_to_break() ->
     assert bench.tell("worker", result(0, credit=2)) == [("worker", Reset("say hello first"))]
 
 
+# A broker that is full.
+
+
+def reasons(sent: list[Sent]) -> list[str]:
+    """Why peers are turned away."""
+    return [message.reason for _, message in sent if isinstance(message, Refuse)]
+
+
+def welcomed(sent: list[Sent]) -> bool:
+    assert bool(reasons(sent)) is not any(isinstance(message, Welcome) for _, message in sent)
+    return not reasons(sent)
+
+
+def test_who_comes_to_a_full_broker_is_told_what_to_do_and_leaves_nothing_behind() -> None:
+    bench = Bench(replace(SETTINGS, max_peers=2))
+    bench.client()
+    bench.worker()
+    before = bench.picture()
+    for hello in (client_hello("late"), worker_hello("late"), worker_hello("late", llm="another")):
+        (reason,) = reasons(bench.tell("late", hello))
+        assert reason == (
+            "this broker has room for 2 clients and workers, and all places are taken: raise the limit on open files "
+            "that it is started with (ulimit -n, or LimitNOFILE= in a systemd unit)"
+        )
+    assert bench.picture() == before
+    assert assigned(bench.tell("client", submit("a"))) == {"worker": ["a"]}, "those inside go on"
+
+
+def test_a_place_is_free_when_a_peer_has_left_or_its_grace_is_over() -> None:
+    bench = Bench(replace(SETTINGS, max_peers=2))
+    bench.client("leaves")
+    bench.worker("dies")
+    bench.tell("leaves", Goodbye("done"))
+    assert welcomed(bench.tell("second", client_hello("second")))
+    bench.lose("dies", "second")
+    assert not welcomed(bench.tell("third", worker_hello("third")))
+    bench.tick(SETTINGS.worker_grace_s)
+    assert welcomed(bench.tell("third", worker_hello("third")))
+    assert not welcomed(bench.tell("fourth", client_hello("fourth")))
+    bench.tick(SETTINGS.client_grace_s)
+    assert welcomed(bench.tell("fourth", client_hello("fourth")))
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_who_comes_back_to_a_full_broker_has_its_place_still(seen: bool) -> None:
+    bench = Bench(replace(SETTINGS, max_peers=2))
+    bench.client("client")
+    bench.worker("worker")
+    if seen:
+        bench.lose("client", "worker")
+    assert welcomed(bench.tell("client/2", client_hello("client")))
+    assert welcomed(bench.tell("worker/2", worker_hello("worker")))
+    assert not welcomed(bench.tell("another", client_hello("another")))
+    assert sorted(bench.broker.peers) == [b"client/2", b"worker/2"]
+
+
+def test_the_log_says_only_now_and_then_that_peers_are_turned_away() -> None:
+    bench = Bench(replace(SETTINGS, max_peers=1))
+    bench.client()
+    for number in range(100):
+        bench.tell(f"late{number}", client_hello(f"late{number}"))
+    (line,) = bench.logs
+    assert line.startswith("client late0:7 was turned away: ")
+    bench.tick(60)
+    bench.tell("later", worker_hello("later"))
+    assert len(bench.logs) == 2
+    assert bench.logs[1].startswith("worker later:8 was turned away: ")
+
+
 # Rows, from one end to the other.
 
 

@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,7 @@ from genpool.protocol.messages import (
     Message,
     Outcome,
     Ping,
+    Refuse,
     Release,
     Reset,
     Result,
@@ -84,7 +87,7 @@ class FakeRouter:
         self.full: set[bytes] = set()
         self.gone: set[bytes] = set()
 
-    def send_multipart(self, frames: list[bytes], flags: int) -> None:
+    def send_multipart(self, frames: list[bytes], flags: int, *, copy: bool) -> None:
         assert flags == zmq.NOBLOCK
         peer, *rest = frames
         self.tried.append(peer)
@@ -147,7 +150,7 @@ def test_a_peer_that_is_gone_is_lost_at_the_first_message(loop: _Loop, router: F
 def test_any_other_fault_of_the_socket_is_raised(
     loop: _Loop, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(frames: list[bytes], flags: int) -> None:
+    def broken(frames: list[bytes], flags: int, *, copy: bool) -> None:
         raise zmq.ZMQError(errno.ENOTSOCK)
 
     monkeypatch.setattr(router, "send_multipart", broken)
@@ -280,6 +283,69 @@ def test_a_tcp_port_in_use_is_refused_in_a_sentence(fleet: Fleet) -> None:
     assert said(fleet) == (
         f"genpool: the broker cannot listen on {address}: another process listens there; "
         "choose another port with --bind, or stop that process\n"
+    )
+
+
+def start_limited(fleet: Fleet, descriptors: int) -> subprocess.Popen[bytes]:
+    """A broker that may have so many files open."""
+    host = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
+    command = ["broker", "--bind", "tcp://127.0.0.1:*", "--connection-file", str(fleet.connection_file)]
+    process = fleet.start(*command, host=host)
+    until(lambda: fleet.connection_file.exists() or process.poll() is not None, "the broker's start")
+    return process
+
+
+def descriptors(process: subprocess.Popen[bytes]) -> int:
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+def test_a_broker_near_its_limit_on_open_files_turns_peers_away_and_serves_those_that_it_has(fleet: Fleet) -> None:
+    broker = start_limited(fleet, 70)  # room for three
+    fleet.address = read_connection_file(fleet.connection_file).address
+    assert "room for 3 clients and workers" in said(fleet)
+    sentence = (
+        "this broker has room for 3 clients and workers, and all places are taken: raise the limit on open files that "
+        "it is started with (ulimit -n, or LimitNOFILE= in a systemd unit)"
+    )
+    with Peer(fleet.address, worker_hello(credit=1)) as worker, Peer(fleet.address, client_hello()) as client:
+        worker.send(Hold([], [], [], False))
+        with Peer(fleet.address, client_hello("leaves")) as leaves:
+            full = descriptors(broker)
+            tests = {"PYTHONPATH": str(Path(__file__).parents[1])}
+            late = fleet.start_worker("late", "--load", "canned:load", environment=tests)
+            asks = fleet.start("status", "--broker", fleet.address)
+            assert (late.wait(PATIENCE_S), asks.wait(PATIENCE_S)) == (4, 4)
+            assert f"refused this worker: {sentence}" in (fleet.folder / "1-worker.log").read_text()
+            assert f"refused this client: {sentence}" in (fleet.folder / "2-status.log").read_text()
+            until(lambda: descriptors(broker) == full, "the end of the connections of those turned away")
+            client.send(submit())
+            (run,) = worker.wait_for(Assign).runs
+            worker.send(Result([run.first_execution], [Outcome.DONE], 0, 1, [b"answer"]))
+            assert client.wait_for(Answer).payloads == [b"answer"]
+            leaves.send(Goodbye("done"))
+            leaves.send(Ask())
+            assert leaves.wait_for(Reset).reason == "say hello first"
+        with Peer(fleet.address, client_hello("next")) as another:
+            another.send(Ask())
+            assert len(another.wait_for(Status).report["clients"]) == 2
+
+
+def test_a_crowd_many_times_too_large_is_turned_away_to_the_last(fleet: Fleet) -> None:
+    start_limited(fleet, 90)
+    address = read_connection_file(fleet.connection_file).address
+    with ExitStack() as crowd:
+        peers = [crowd.enter_context(Peer(address)) for _ in range(60)]
+        for number, peer in enumerate(peers):
+            peer.send(client_hello(f"client {number}"))
+        kinds = Counter(type(peer.receive()) for peer in peers)
+    assert kinds == {Welcome: 13, Refuse: 47}
+
+
+def test_a_limit_on_open_files_that_leaves_no_room_is_told_at_the_start(fleet: Fleet) -> None:
+    assert start_limited(fleet, 65).wait(PATIENCE_S) == 2
+    assert said(fleet) == (
+        "genpool: the limit on open files is 65, which leaves no room for clients and workers: raise it (ulimit -n, "
+        "or LimitNOFILE= in a systemd unit)\n"
     )
 
 
