@@ -40,6 +40,24 @@ class Dispatcher:
             self._hand_out(llm, worker, share, now)
         self._fail_expired(llm)
 
+    def hedge(self, llm: LLM, now: float) -> None:
+        """Give rows that straggle to a second worker each, while no other row waits for one.
+
+        Idle workers come first, and among them those that have not been slow themselves.
+        """
+        rows = [] if len(llm.queue) or llm.suspects else llm.stragglers.due(now)
+        if not rows:
+            return
+        workers = [worker for worker in llm.free if worker is not llm.quarantine or not worker.running]
+        workers.sort(key=lambda worker: (worker.load, worker.outrun))
+        for row in rows:
+            (first,) = row.executions
+            worker = next((worker for worker in workers if worker is not first.worker), None)
+            if worker is not None:
+                workers.remove(worker)
+                self._assign(llm, worker, [row], now)
+                llm.stragglers.hedge(row.executions[-1])
+
     def _dispatch_suspects(self, llm: LLM, now: float) -> None:
         """Suspects run in small groups, on one worker that runs nothing else meanwhile."""
         judges = self._judges(llm)
@@ -140,7 +158,7 @@ class Dispatcher:
             options=spec.options,
             seconds_left=None if None in deadlines else max(one for one in deadlines if one is not None) - now,
             charged=max(row.charged for row in rows),
-            first_execution=self._ledger.execute(worker, rows),
+            first_execution=self._ledger.execute(worker, rows, now),
             ids=[row.id for row in rows],
             payloads=[row.payload or b"" for row in rows],
         )

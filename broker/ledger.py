@@ -75,7 +75,7 @@ class Ledger:
     def submit(self, client: Client, run: SubmitRun, now: float) -> None:
         """Enter rows, new or sent again."""
         deadline = None if run.seconds_left is None else now + run.seconds_left
-        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline)
+        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
@@ -244,32 +244,44 @@ class Ledger:
 
     # Executions.
 
-    def execute(self, worker: Worker, rows: list[Row]) -> int:
+    def execute(self, worker: Worker, rows: list[Row], now: float) -> int:
         """Enter one hand-out of ``rows`` to ``worker``, as one run. Returns the id of the first execution."""
         first = self._next_execution
         self._next_execution += len(rows)
         for number, row in enumerate(rows, first):
-            execution = Execution(number, row, worker)
+            execution = Execution(number, row, worker, now)
             self.executions[number] = worker.executions[number] = execution
             row.executions.append(execution)
+            if row.spec.hedge:
+                self._llm_of(row.spec.llm).stragglers.begin(execution)
         worker.running += len(rows)
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first
 
-    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: bytes) -> None:
+    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: bytes, now: float) -> None:
         """A worker says how an execution ended."""
         execution = worker.executions.get(execution_id)
         if execution is None:
             return  # settled while its answer was on the way
         if not execution.finished:
-            execution.finished = True
-            worker.running -= 1
+            if outcome == Outcome.DONE and execution.row.spec.hedge:
+                # Before it is forgotten.
+                self._llm_of(execution.row.spec.llm).stragglers.done(execution, now)
+            self._finish(execution)
             worker.done += outcome == Outcome.DONE
             worker.failed += outcome in (Outcome.FAILED, Outcome.RAISED)
-        if outcome in (Outcome.DONE, Outcome.FAILED):
+        is_last = len(execution.row.executions) == 1
+        if outcome == Outcome.DONE or (outcome == Outcome.FAILED and is_last):
             self._succeeded(execution, outcome, payload)
         else:
             self._came_to_nothing(execution, outcome, payload)
+
+    def _finish(self, execution: Execution) -> None:
+        """It runs no more, however it has ended."""
+        execution.finished = True
+        execution.worker.running -= 1
+        if execution.row.spec.hedge:
+            self._llm_of(execution.row.spec.llm).stragglers.forget(execution)
 
     def _succeeded(self, execution: Execution, outcome: int, payload: bytes) -> None:
         row = execution.row
@@ -300,8 +312,9 @@ class Ledger:
         if execution in execution.row.executions:
             execution.row.executions.remove(execution)
         if worker.executions.pop(execution.id, None) is not None:
-            worker.running -= not execution.finished
-            worker.stopped += not execution.finished
+            if not execution.finished:
+                self._finish(execution)
+                worker.stopped += 1
             self._outgoing.settle(worker, execution.id)
 
     def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
@@ -312,7 +325,7 @@ class Ledger:
         if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
             if row is not None and not _has_answer(row) and execution_id not in row.raised:
-                execution = self.executions[execution_id] = Execution(execution_id, row, worker)
+                execution = self.executions[execution_id] = Execution(execution_id, row, worker, now)
                 worker.executions[execution_id] = execution
                 row.executions.append(execution)
                 worker.running += 1
@@ -320,8 +333,7 @@ class Ledger:
             self._outgoing.send(worker, Settle([execution_id]))
             return
         if finished and not execution.finished:
-            worker.running -= 1
-        execution.finished = finished or execution.finished
+            self._finish(execution)
         self._claimed(execution, finished)
 
     def _claimed(self, execution: Execution, finished: bool) -> None:
@@ -356,18 +368,19 @@ class Ledger:
     def lost(self, worker: Worker, *, is_blameless: bool, now: float) -> None:
         """A worker will not come back. If its process has ended, who was running in it is suspected.
 
-        After a silence (a cut network, a frozen host), or when it had been told to stop, nobody is.
+        After a silence (a cut network, a frozen host), or when it had been told to stop, nobody is. A row that runs
+        elsewhere too is charged and goes on there.
         """
         running = [execution for execution in worker.executions.values() if not execution.finished]
         rows = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
-        rows = [row for row in rows if len(row.executions) == 1]
         attempts = self._settings.max_attempts
         suspects = [] if is_blameless else rows
         lost_with = len(running) + worker.unwanted
         for row in suspects:
             row.charged += 1
             row.suspect_group = suspect_group_size(lost_with, row.charged, attempts)
-        guilty = [row for row in suspects if is_guilty(lost_with, row.charged, attempts)]
+        last = [row for row in suspects if len(row.executions) == 1]
+        guilty = [row for row in last if is_guilty(lost_with, row.charged, attempts)]
         for row in guilty:
             self.decide(row, Outcome.FAILED, pack_failure(_lost_failure(worker, row)))
         self.requeue(worker.executions.values())

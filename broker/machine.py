@@ -167,6 +167,10 @@ class Broker:
                 self._out.send_past(peer.id, message)
         self._end_graces()
         self.ledger.tick(now)
+        if now >= max(self.started, self._stood_still_at) + self.settings.settle_s:
+            # Before, what seems to straggle may only be unheard yet.
+            for llm in self.llms.values():
+                self._dispatcher.hedge(llm, now)
         if now >= self._next_ping:
             self._next_ping = now + self.settings.ping_interval_s
             self._ping()
@@ -384,7 +388,7 @@ class Broker:
         worker.hello.credit = message.credit
         worker.tokens += message.tokens
         for execution_id, outcome, payload in zip(message.executions, message.outcomes, message.payloads, strict=True):
-            self.ledger.ended(worker, execution_id, outcome, payload)
+            self.ledger.ended(worker, execution_id, outcome, payload, self._now)
         self._llm(worker.hello.llm).note_credit(worker)
 
     def _on_hold(self, worker: Worker, message: Hold) -> None:

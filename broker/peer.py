@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..protocol.messages import Fleet, Hello, LLMInfo, Message, WorkerState
 from .queue import FairQueue
 from .row import Execution, Row
+from .straggler import Stragglers
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +78,8 @@ class Worker(Peer):
     ``executions`` is the ledger that the worker mirrors; ``running`` counts those that are not finished. ``used`` and
     ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds.
     ``stopped`` counts the rows that were settled while they ran, until its credit shows that its engine runs none of
-    them. ``since`` is when its process came, ``gone`` when its connection ended.
+    them. ``since`` is when its process came, ``gone`` when its connection ended. ``outrun`` counts the rows
+    that a hedge answered in its place: many are the mark of a slow worker.
     """
 
     since: float = 0.0
@@ -90,13 +92,14 @@ class Worker(Peer):
     claimed: set[int] = field(default_factory=set[int])
     done: int = 0
     failed: int = 0
+    outrun: int = 0
     tokens: int = 0
 
     def inherit(self, former: Worker) -> None:
         """Take over the ledger of this process's last connection, until it has said what it holds."""
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
-        self.since, self.stopped = former.since, former.stopped
+        self.since, self.stopped, self.outrun = former.since, former.stopped, former.outrun
         for execution in self.executions.values():
             execution.worker = self
 
@@ -131,6 +134,7 @@ class LLM:
 
     ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
     tries the suspects, if there are any. ``last_death`` is when a worker last ended with rows that were charged for it.
+    ``stragglers`` knows how long the rows take whose calls want them hedged.
     """
 
     name: str
@@ -138,6 +142,7 @@ class LLM:
     queue: FairQueue = field(default_factory=FairQueue)
     suspects: deque[Row] = field(default_factory=deque[Row])
     quarantine: Worker | None = None
+    stragglers: Stragglers = field(default_factory=Stragglers)
     workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
     free: dict[Worker, None] = field(default_factory=dict[Worker, None])
     unserved_since: float = 0.0

@@ -31,6 +31,9 @@ def report(
 ) -> dict[str, Any]:
     """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected.
 
+    ``hedged`` counts the rows that were given to a second worker, ``hedges_won`` those that it has answered, and
+    ``outrun`` those of a worker that another one has answered so.
+
     ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds.
     """
     return {
@@ -52,6 +55,8 @@ def _llm(llm: LLM) -> dict[str, Any]:
         "queued": len(llm.queue) + len(llm.suspects),
         "running": sum(worker.running for worker in llm.workers),
         "capacity": info.capacity,
+        "hedged": llm.stragglers.hedged,
+        "hedges_won": llm.stragglers.hedges_won,
         "workers": [_worker(worker) for worker in llm.workers],
     }
 
@@ -72,6 +77,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "unsettled": len(worker.executions) - worker.running,
         "done": worker.done,
         "failed": worker.failed,
+        "outrun": worker.outrun,
         "tokens": worker.tokens,
     }
 

@@ -24,13 +24,14 @@ class RowState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RowSpec:
-    """What the rows of one submitted run share. ``deadline`` is on the broker's clock."""
+    """What the rows of one submitted run share. ``deadline`` is on the broker's clock; ``hedge`` as in SubmitRun."""
 
     llm: str
     kind: str
     num_generations: int
     options: bytes
     deadline: float | None
+    hedge: float = 0.0
 
     def fits_with(self, other: RowSpec) -> bool:
         """Whether rows of both may share an engine call."""
@@ -75,9 +76,10 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """One hand-out of a row to a worker, from Assign until Settle."""
+    """One hand-out of a row to a worker, from Assign until Settle. ``since`` is when it was handed out, or claimed."""
 
     id: int
     row: Row
     worker: Worker
+    since: float
     finished: bool = False

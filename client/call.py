@@ -53,6 +53,10 @@ _BEGIN_AT_ONCE = 256
 # again and loads a large model, and no longer than a person would watch a call stand still.
 LOST_AFTER_S = 600.0
 
+# How many times its LLM's usual time a row must have run before it is hedged. Rows of unlike lengths often take twice
+# as long as usual by themselves, where a hedge is in vain; a higher factor leaves more of the wait for a slow worker.
+HEDGE_FACTOR = 3.0
+
 
 class Voice(Protocol):
     """One LLM as a call needs it."""
@@ -77,7 +81,7 @@ class Voice(Protocol):
 class CallSettings:
     """What a call asks for: see CallOptions.
 
-    ``options`` are packed generation options; ``deadline`` is on the monotonic clock.
+    ``options`` are packed generation options; ``deadline`` is on the monotonic clock; ``hedge`` is as in SubmitRun.
     """
 
     num_generations: int
@@ -89,6 +93,7 @@ class CallSettings:
     fill_errors: bool
     if_lost: str = "wait"
     lost_after_s: float = LOST_AFTER_S
+    hedge: float = 0.0
 
 
 class Call:
@@ -247,6 +252,7 @@ class Call:
                 voice.wait_s,
                 lost_after_s,
                 frozenset(unpack(options)) if options else frozenset(),
+                settings.hedge,
             )
             self._specs[share.at, share.count, options] = spec
         return spec

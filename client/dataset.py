@@ -63,7 +63,7 @@ class GenerateSettings:
         source_format, target_format: in place of those that the paths tell.
         seed, draw, weights, generation_kwargs: as in CallOptions.
         timeout_s: what is not answered so long after the start has failed.
-        if_lost, lost_after_s: as in CallOptions.
+        if_lost, lost_after_s, hedge: as in CallOptions.
         mapping: the task's argument -> the column that it is read from.
         id_column: the column that rows are known by when a run goes on; None has all their contents count.
         errors: the path where rows that have failed go too.
@@ -88,6 +88,7 @@ class GenerateSettings:
     timeout_s: float | None = None
     if_lost: Literal["wait", "redraw", "fill"] = "wait"
     lost_after_s: float = LOST_AFTER_S
+    hedge: bool | float | None = None
     mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     id_column: str | None = None
     errors: str | None = None
@@ -109,6 +110,7 @@ class GenerateSettings:
             timeout=self.timeout_s,
             if_lost=self.if_lost,
             lost_after_s=self.lost_after_s,
+            hedge=self.hedge,
             generation_kwargs=self.generation_kwargs,
         )
 

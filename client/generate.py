@@ -12,7 +12,7 @@ import click
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..tasks.named import TASKS
-from .call import LOST_AFTER_S
+from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
 from .fleet import Choice
 from .formats.base import STANDARD_STREAM
@@ -103,6 +103,15 @@ from .task import client_task
     metavar="SECONDS",
     help="An LLM is lost when no worker has taken its rows for so long.",
 )
+@click.option(
+    "--hedge",
+    is_flag=False,
+    flag_value=HEDGE_FACTOR,
+    type=click.FloatRange(min=1),
+    metavar="[TIMES]",
+    help="Give a row that has run so many times as long as its LLM's rows usually do to an idle worker too; the first "
+    f"answer counts. Alone it is {HEDGE_FACTOR:g} times.  [default: never]",
+)
 @click.option("--id-column", metavar="COLUMN", help="Know rows by this column when a run goes on.  [default: by all]")
 @click.option("--overwrite", is_flag=True, help="Begin afresh, whatever the output holds.")
 @click.option("--errors", metavar="FILE", help="Rows that have failed go there too, with the reason in `error`; JSONL.")
@@ -133,6 +142,7 @@ def generate(
     wait: float,
     if_lost: Literal["wait", "redraw", "fill"],
     lost_after: float,
+    hedge: float | None,
     id_column: str | None,
     overwrite: bool,
     errors: str | None,
@@ -186,6 +196,7 @@ def generate(
             timeout_s=timeout,
             if_lost=if_lost,
             lost_after_s=lost_after,
+            hedge=hedge,
             strict=strict,
             quiet=quiet,
             draws_bar=sys.stderr.isatty() and not quiet and not (target == STANDARD_STREAM and sys.stdout.isatty()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError, generation_error
 from ..tasks.output import LLMOutput
-from .call import LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
+from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
 from .future import CallFuture
 from .option import packed_options
 from .record import Record, Share
@@ -43,6 +44,9 @@ class CallOptions(TypedDict, total=False):
         lost_after_s: an LLM is lost when for so many seconds, with rows of this call waiting, the broker has said
             that no worker takes its rows: none is there, or all load, drain or are unwell. Time without a broker
             does not count. 600 by default; a worker should be able to start again and load within it.
+        hedge: a row that has run so many times as long as its LLM's rows usually do, while another worker of the LLM
+            could take more, is given to that one too; the first answer counts, and the other run is ended. True is
+            3 times. A row that has failed or ended a worker is never hedged, nor are more than one in 20.
         generation_kwargs: sampling options for this call, by the names that the engines know.
     """
 
@@ -53,6 +57,7 @@ class CallOptions(TypedDict, total=False):
     timeout: float | None
     if_lost: Literal["wait", "redraw", "fill"]
     lost_after_s: float | None
+    hedge: bool | float | None
     generation_kwargs: Mapping[str, Any] | None
 
 
@@ -230,6 +235,7 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         fill_errors=_choice("on_error", options.get("on_error"), "raise", "fill") == "fill",
         if_lost=_if_lost(voices, options.get("if_lost")),
         lost_after_s=_seconds("lost_after_s", options.get("lost_after_s")) or LOST_AFTER_S,
+        hedge=_hedge(options.get("hedge")),
     )
 
 
@@ -250,6 +256,14 @@ def _if_lost(voices: Sequence[Voice], value: Any) -> str:
             "its shares: use 'wait' or 'fill', or a pool"
         )
     return chosen
+
+
+def _hedge(value: Any) -> float:
+    if value is None or isinstance(value, bool):
+        return HEDGE_FACTOR if value else 0.0
+    if not isinstance(value, Real) or not 1 <= float(value) < math.inf:
+        raise ConfigurationError(f"`hedge` must be True, False or a number of at least 1, and is {value!r}")
+    return float(value)
 
 
 def _seed(seed: Any) -> int | None:

@@ -341,7 +341,8 @@ class Client(Session):
             if row.spec is not spec:
                 spec = row.spec
                 left = None if spec.deadline is None else max(0.0, spec.deadline - now)
-                runs.append(SubmitRun(spec.llm, spec.kind, spec.num_generations, spec.options, left, again, [], []))
+                what = (spec.llm, spec.kind, spec.num_generations, spec.options)
+                runs.append(SubmitRun(*what, left, again, [], [], spec.hedge))
             runs[-1].ids.append(row.id)
             runs[-1].payloads.append(row.payload)
             size += len(row.payload)

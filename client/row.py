@@ -14,7 +14,7 @@ class RowSpec:
 
     ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
     nobody has announced, are waited for. ``lost_after_s`` is how long an LLM that nobody serves is waited for, None
-    for as long as it takes. ``required`` are the names of options that the LLM must know.
+    for as long as it takes. ``required`` are the names of options that the LLM must know. ``hedge`` is as in SubmitRun.
     """
 
     llm: str
@@ -25,6 +25,7 @@ class RowSpec:
     wait_s: float
     lost_after_s: float | None = None
     required: frozenset[str] = frozenset()
+    hedge: float = 0.0
 
 
 @dataclass(slots=True)

@@ -61,7 +61,9 @@ def status(broker: str | None, as_json: bool, watch: bool, timeout: float) -> in
     """Show the fleet: its LLMs, their workers, what waits, and who is connected.
 
     An LLM's rows are queued at the broker or running in a worker; `at once` is how many rows its ready workers run
-    together. Exit codes: 0 done, 2 usage, 3 no broker within the time given, 4 refused by the broker.
+    together. Where calls hedge, `outrun` counts a worker's rows that another one has answered before it.
+
+    Exit codes: 0 done, 2 usage, 3 no broker within the time given, 4 refused by the broker.
     """
     return run(StatusSettings(resolve(broker), as_json, watch, timeout))
 
@@ -141,11 +143,13 @@ def tables(report: Report) -> RenderableType:
     uptime = _duration(report.get("uptime_s"))
     parts: list[RenderableType] = [Text(f"broker up for {uptime}, {report.get('rows', '?')} rows there")]
     if llms:
-        parts.append(_table("LLMs", _LLM_COLUMNS, [_llm(llm) for llm in llms]))
+        hedges = {"hedges": "hedges"} if any(llm.get("hedged") for llm in llms) else {}
+        parts.append(_table("LLMs", _LLM_COLUMNS | hedges, [_llm(llm) for llm in llms]))
     else:
         parts.append(Text("no LLMs: no worker has connected"))
     if workers:
-        parts.append(_table("Workers", _WORKER_COLUMNS, workers))
+        outrun = {"outrun": "outrun"} if any(worker.get("outrun") for worker in workers) else {}
+        parts.append(_table("Workers", _WORKER_COLUMNS | outrun, workers))
     if clients:
         parts.append(_table("Clients", _CLIENT_COLUMNS, clients))
     return Group(*parts)
@@ -184,6 +188,7 @@ def _llm(llm: Report) -> dict[str, Any]:
         "model": ", ".join(map(str, llm.get("model_names") or ())),
         "task": task.get("name"),
         "workers": ", ".join(counts) or "none" + ("" if llm.get("announced", True) else ", ever"),
+        "hedges": f"{llm.get('hedges_won')} of {llm['hedged']} won" if llm.get("hedged") else None,
     }
 
 

@@ -38,7 +38,7 @@ class DatasetOptions(TypedDict, total=False):
         only_failed: do the rows again that have failed in the finished ``output``.
         overwrite: begin afresh, whatever ``output`` holds.
         max_failures: stop when more rows have failed than so many, as ``20`` or ``"5%"``.
-        seed, draw, weights, timeout, if_lost, lost_after_s, generation_kwargs: as in CallOptions.
+        seed, draw, weights, timeout, if_lost, lost_after_s, hedge, generation_kwargs: as in CallOptions.
     """
 
     output: str | Path | None
@@ -54,6 +54,7 @@ class DatasetOptions(TypedDict, total=False):
     timeout: float | None
     if_lost: Literal["wait", "redraw", "fill"]
     lost_after_s: float
+    hedge: bool | float | None
     generation_kwargs: Mapping[str, Any] | None
 
 

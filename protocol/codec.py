@@ -90,6 +90,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _hedge(value: Any) -> float:
+    if type(value) not in (int, float) or not (value == 0 or 1 <= value < inf):
+        raise DecodeError("is neither 0 nor a number from 1")
+    return float(value)
+
+
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise DecodeError("is no byte string")
@@ -239,6 +245,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "seconds_left": _optional(_seconds),
         "again": _flag,
         "ids": _ids,
+        "hedge": _hedge,
     },
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},

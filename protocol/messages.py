@@ -132,6 +132,7 @@ class SubmitRun:
 
     ``options`` are the call's generation options as packed bytes: the broker compares them and never reads them.
     ``seconds_left`` is what remains until the caller's deadline. ``again`` marks rows that were submitted before.
+    ``hedge`` is how many times its usual time a row must have run before an idle worker is given it too, 0 for never.
     """
 
     llm: str
@@ -142,6 +143,7 @@ class SubmitRun:
     again: bool
     ids: list[bytes]
     payloads: list[bytes]
+    hedge: float = 0.0
 
 
 @dataclass(slots=True)

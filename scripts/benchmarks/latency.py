@@ -12,13 +12,9 @@ from . import noop
 from .fleet import running_fleet
 from .paired import Paired, paired
 from .proxy import running_proxy
-from .report import Goal, Report, reporting
+from .report import Goal, Report, percentile, reporting
 
 _PERCENTILES = (50, 99)
-
-
-def _percentile(times: list[float], percent: int) -> float:
-    return statistics.quantiles(times, n=100, method="inclusive")[percent - 1]
 
 
 @click.command()
@@ -39,18 +35,18 @@ def latency(rows: int, repeat: int) -> Report:
 
             def pool() -> float:
                 pool_s.append(_latencies(llm, row, rows))
-                return _percentile(pool_s[-1], 50)
+                return percentile(pool_s[-1], 50)
 
             def echo() -> float:
                 proxy_s.append(proxy.latencies_s(rows))
-                return _percentile(proxy_s[-1], 50)
+                return percentile(proxy_s[-1], 50)
 
             llm.generate(row).result()
             medians = paired("one row at a time", echo, pool, repeat)
         finally:
             llm.teardown()
     by_percent = {
-        percent: Paired([_percentile(one, percent) for one in proxy_s], [_percentile(one, percent) for one in pool_s])
+        percent: Paired([percentile(one, percent) for one in proxy_s], [percentile(one, percent) for one in pool_s])
         for percent in _PERCENTILES
     }
     return Report(

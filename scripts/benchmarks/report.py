@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -150,3 +151,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def rate(number: float) -> str:
     """A number a second, for a table."""
     return f"{number:,.0f}"
+
+
+def percentile(times: Sequence[float], percent: int) -> float:
+    """What so many in a hundred of ``times`` are not above."""
+    return statistics.quantiles(times, n=100, method="inclusive")[percent - 1]

@@ -68,6 +68,8 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                 "queued": 2,
                 "running": 2,
                 "capacity": 2,
+                "hedged": 0,
+                "hedges_won": 0,
                 "workers": [
                     {
                         "host": "gpu1",
@@ -83,6 +85,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                         "unsettled": 1,
                         "done": 1,
                         "failed": 0,
+                        "outrun": 0,
                         "tokens": 7,
                     }
                 ],

@@ -288,10 +288,14 @@ def test_inputs_that_are_no_list_of_dicts(pool: LLMPool, given: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("temperature", 0.5, r"no such option: temperature; there are draw, generation_kwargs, if_lost"),
+        ("temperature", 0.5, r"no such option: temperature; there are draw, generation_kwargs, hedge, if_lost"),
         ("on_error", "ignore", "`on_error` must be 'raise' or 'fill', and is 'ignore'"),
         ("if_lost", "panic", "`if_lost` must be 'wait' or 'redraw' or 'fill', and is 'panic'"),
         ("lost_after_s", 0, "`lost_after_s` must be a positive number of seconds, and is 0"),
+        ("hedge", 0.5, "`hedge` must be True, False or a number of at least 1, and is 0.5"),
+        ("hedge", float("inf"), "`hedge` must be .* and is inf"),
+        ("hedge", float("nan"), "`hedge` must be .* and is nan"),
+        ("hedge", "yes", "`hedge` must be .* and is 'yes'"),
         ("draw", "never", "`draw` must be 'call' or 'row', and is 'never'"),
         ("weights", [1], "`weights` must be 2 numbers"),
         ("timeout", 0, "`timeout` must be a positive number of seconds, and is 0"),
@@ -311,6 +315,14 @@ def test_options_that_cannot_be_used(pool: LLMPool, link: FakeLink, option: str,
         with pytest.raises(ConfigurationError, match=told):
             call(inputs("x"), 1, **{option: value})
     assert link.rows == []
+
+
+@pytest.mark.parametrize(("hedge", "factor"), [(None, 0.0), (False, 0.0), (True, 3.0), (2, 2.0), (1.5, 1.5)])
+def test_hedge_goes_with_every_row(pool: LLMPool, link: FakeLink, hedge: Any, factor: float) -> None:
+    for call in (pool.generate, pool.submit, pool.llms[0].generate):
+        call(inputs("x"), 2, hedge=hedge)
+    list(pool.stream(inputs("x"), 2, hedge=hedge))
+    assert [asked.row.spec.hedge for asked in link.rows] == [factor] * 7
 
 
 def test_generation_options_go_to_every_llm(link: FakeLink) -> None:

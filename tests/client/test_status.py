@@ -66,6 +66,18 @@ def test_the_tables_tell_of_llms_workers_and_clients() -> None:
     assert "desk 21 12 78 1.5" in lines
 
 
+def test_hedges_are_told_of_where_there_were_some() -> None:
+    assert not any("hedges" in line or "outrun" in line for line in shown(REPORT))
+    one, other = REPORT["llms"]
+    workers = [one["workers"][0] | {"outrun": 9}, one["workers"][1] | {"outrun": 0}]
+    llms = [one | {"hedged": 12, "hedges_won": 9, "workers": workers}, other | {"hedged": 0, "hedges_won": 0}]
+    lines = shown(REPORT | {"llms": llms})
+    assert "LLM model task workers queued running at once hedges" in lines
+    assert "qwen Qwen [7B] TextGenerationTask 1 ready, 1 unwell 8 4 64 9 of 12 won" in lines
+    assert "typo   none, ever 1 0 0" in lines
+    assert "qwen gpu1 11 ready 4 90 2  9" in lines
+
+
 def test_the_client_that_asks_is_not_among_the_clients() -> None:
     asking = {"host": socket.gethostname(), "pid": os.getpid(), "rows": 0, "answered": 0, "away_s": None}
     assert "Clients" not in shown(REPORT | {"clients": [asking]})

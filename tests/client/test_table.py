@@ -93,6 +93,12 @@ def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) ->
         generate_dataset(pool, [], output=tmp_path / "out.parquet")
 
 
+def test_hedge_is_an_option_of_the_rows(pool: LLMPool) -> None:
+    assert len(generate_dataset(pool, rows("one", "two"), hedge=True)) == 2
+    with pytest.raises(ConfigurationError, match="`hedge` must be True, False or a number of at least 1"):
+        generate_dataset(pool, rows("one"), hedge=0.5)
+
+
 def test_an_option_that_there_is_not_is_refused(pool: LLMPool) -> None:
     options: Any = {"temperature": 1}
     with pytest.raises(ConfigurationError, match="no such option: temperature; there are columns, draw"):

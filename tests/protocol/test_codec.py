@@ -76,7 +76,8 @@ run_fields: dict[str, SearchStrategy[Any]] = {
     "options": payloads,
     "seconds_left": st.none() | seconds,
 }
-submit_runs = rows_of(SubmitRun, {"llm": texts, "again": st.booleans(), **run_fields}, ids=row_ids, payloads=payloads)
+submit_fields = {"llm": texts, "again": st.booleans(), "hedge": st.just(0.0) | st.floats(1, 1e9), **run_fields}
+submit_runs = rows_of(SubmitRun, submit_fields, ids=row_ids, payloads=payloads)
 assign_runs = rows_of(
     AssignRun, {"charged": counts, "first_execution": counts, **run_fields}, ids=row_ids, payloads=payloads
 )
@@ -137,7 +138,7 @@ MESSAGES: dict[type[Any], SearchStrategy[Any]] = {
 messages = st.one_of(*MESSAGES.values())
 
 ROW_ID = bytes(range(ROW_ID_BYTES))
-SUBMIT_RUN = SubmitRun("llm", RowKind.INPUT, 2, b"", None, False, [ROW_ID], [b"row"])
+SUBMIT_RUN = SubmitRun("llm", RowKind.INPUT, 2, b"", None, False, [ROW_ID], [b"row"], hedge=3.0)
 ASSIGN_RUN = AssignRun(RowKind.PROMPT, 1, b"", 3.5, 0, 7, [ROW_ID], [b"row"])
 INFO = LLMInfo("llm", ["model"], {"name": "Task"}, ["seed"], 1, 0, 0, 4)
 EXAMPLES: dict[str, Message] = {
@@ -323,6 +324,12 @@ def test_fields_that_are_not_known_are_passed_over_and_absent_ones_take_their_de
     assert decode([b"H" + msgpack.packb({"version": 1, "role": "client"})]) == Hello(role="client")
 
 
+def test_the_rows_of_a_client_that_knows_of_no_hedging_are_not_hedged() -> None:
+    (run,) = head_of(Submit([SUBMIT_RUN]))["runs"]
+    del run["hedge"]
+    assert decode(spoiled("Submit", runs=[run])) == Submit([replace(SUBMIT_RUN, hedge=0.0)])
+
+
 def test_the_hello_of_a_client_names_no_llm() -> None:
     hello = Hello(role=Role.CLIENT, instance=b"i")
 
@@ -388,6 +395,9 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a run that is a number": (spoiled("Submit", runs=[1]), "Submit: runs is no map of names"),
     "an unknown row kind": (spoiled_run("Submit", kind="file"), "Submit: runs kind is none of input, prompt"),
     "no generations": (spoiled_run("Assign", num_generations=0), "Assign: runs num_generations is below 1"),
+    "a hedge below 1": (spoiled_run("Submit", hedge=0.5), "Submit: runs hedge is neither 0 nor a number from 1"),
+    "an endless hedge": (spoiled_run("Submit", hedge=float("inf")), "Submit: runs hedge is neither 0 nor a number"),
+    "a flag for a hedge": (spoiled_run("Submit", hedge=True), "Submit: runs hedge is neither 0 nor a number from 1"),
     "options that are a map": (spoiled_run("Assign", options={}), "Assign: runs options is no byte string"),
     "a deadline before now": (spoiled_run("Submit", seconds_left=-1), "Submit: runs seconds_left is no number"),
     "half an id": (spoiled("Release", ids=ROW_ID[:7]), "Release: ids is no string of at most"),
