@@ -571,7 +571,7 @@ class Network:
     def _deliver(self, wire: Wire, mail: Mail, message: Message, arrive: Callable[[], None]) -> None:
         if wire.is_broken:
             return
-        frames = encode(message, FRAME_BYTES)
+        frames = [bytes(frame) for frame in encode(message, FRAME_BYTES)]
         for _ in range(2 if self.random.random() < self.weather.twice else 1):
             delay_s = self.delay_s if wire.end.delay_s is None else wire.end.delay_s
             at = mail.put(self.now + delay_s * self.random.uniform(0.5, 1.5), frames)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
@@ -40,7 +40,7 @@ class Proxy:
                 sent += 1
             self._sock.recv(copy=False)
             received += 1
-            while self._sock.getsockopt(zmq.EVENTS) & zmq.POLLIN and received < sent:
+            while cast(int, self._sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN and received < sent:
                 self._sock.recv(copy=False)
                 received += 1
         return count / (time.perf_counter() - begun_at)
@@ -64,7 +64,8 @@ def running_proxy(workers: int, request_bytes: int, reply_bytes: int) -> Generat
     pipes: list[Connection] = []
 
     def start(function: Any, *arguments: Any) -> Connection:
-        ours, theirs = spawn.Pipe()
+        ends: Any = spawn.Pipe()
+        ours, theirs = ends
         process = spawn.Process(target=function, args=(theirs, *arguments), daemon=True)
         process.start()
         theirs.close()

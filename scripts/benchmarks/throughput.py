@@ -57,9 +57,7 @@ def _draw(ways: dict[str, Paired]) -> Any:
 @reporting
 def throughput(rows: int, workers: int, repeat: int) -> Report:
     """Measure rows a second with an LLM that does nothing, against libzmq's proxy without policy."""
-    ways = {
-        f"{batch} a call, {calls} at once": _measure(batch, calls, workers, rows, repeat) for batch, calls in _WAYS
-    }
+    ways = {f"{batch} a call, {calls} at once": _measure(batch, calls, workers, rows, repeat) for batch, calls in _WAYS}
     lines = [
         (
             name,

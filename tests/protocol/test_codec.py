@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from genpool.protocol.codec import MAX_HEAD_BYTES, decode, encode
+from genpool.protocol import codec
+from genpool.protocol.codec import MAX_HEAD_BYTES, decode
 from genpool.protocol.errors import DecodeError
 from genpool.protocol.limits import MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
@@ -58,6 +59,11 @@ plain_data = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
 )
 plain_maps = st.dictionaries(texts, plain_data, max_size=3)
+
+
+def encode(message: Message, max_frame_bytes: int) -> list[bytes]:
+    """Its frames as they arrive."""
+    return [bytes(frame) for frame in codec.encode(message, max_frame_bytes)]
 
 
 def rows_of(make: Callable[..., Any], shared: dict[str, Any], **columns: SearchStrategy[Any]) -> SearchStrategy[Any]:
