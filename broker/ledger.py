@@ -146,7 +146,7 @@ class Ledger:
         self._withdraw(row, RowState.GONE)
         row.state = RowState.GONE
         row.payload = None
-        for execution in list(row.executions):
+        for execution in row.executions:
             self._settle(execution)
 
     def decide(self, row: Row, outcome: Outcome, payload: bytes) -> None:
@@ -251,7 +251,7 @@ class Ledger:
         for number, row in enumerate(rows, first):
             execution = Execution(number, row, worker, now)
             self.executions[number] = worker.executions[number] = execution
-            row.executions.append(execution)
+            row.executions += (execution,)
             if row.spec.hedge:
                 self._llm_of(row.spec.llm).stragglers.begin(execution)
         worker.running += len(rows)
@@ -309,8 +309,7 @@ class Ledger:
         """Take an execution out of the ledger, and have its worker do so."""
         worker = execution.worker
         self.executions.pop(execution.id, None)
-        if execution in execution.row.executions:
-            execution.row.executions.remove(execution)
+        execution.row.executions = tuple(one for one in execution.row.executions if one is not execution)
         if worker.executions.pop(execution.id, None) is not None:
             if not execution.finished:
                 self._finish(execution)
@@ -327,7 +326,7 @@ class Ledger:
             if row is not None and not _has_answer(row) and execution_id not in row.raised:
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker, now)
                 worker.executions[execution_id] = execution
-                row.executions.append(execution)
+                row.executions += (execution,)
                 worker.running += 1
         if execution is None or execution.row.id != row_id or execution.worker is not worker:
             self._outgoing.send(worker, Settle([execution_id]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,8 @@ class Row:
     raised. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
     ``resumed`` when it was submitted again to a broker that had just started.
     ``unread_bytes`` is the size of its answer while its client has been sent it and has not released it.
+
+    A million may wait, so it is kept small: ``executions`` is a tuple, for the empty one takes no memory.
     """
 
     id: bytes
@@ -63,7 +65,7 @@ class Row:
     charged: int = 0
     raised: tuple[int, ...] = ()
     suspect_group: int = 0
-    executions: list[Execution] = field(default_factory=list["Execution"])
+    executions: tuple[Execution, ...] = ()
     verdict: tuple[int, bytes] | None = None
     resumed: bool = False
     unread_bytes: int = 0

@@ -18,7 +18,7 @@ def begun(stragglers: Stragglers, since: float, *, options: bytes = b"", hedge: 
     spec = RowSpec("llm", "input", 1, options, None, hedge)
     row = Row(b"%d" % next(numbers), spec, CLIENT, b"row", RowState.RUNNING)
     execution = Execution(next(numbers), row, WORKER, since)
-    row.executions.append(execution)
+    row.executions += (execution,)
     stragglers.begin(execution)
     return execution
 
