@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import resource
@@ -49,6 +50,10 @@ _RESERVED_SHARE = 1 / 16
 # Where the system sets no limit, or more: what Linux gives a process at most.
 _MOST_DESCRIPTORS = 1 << 20
 
+# Rows are in no cycle when they have gone, so there is little to find; and a pass over a million of them would stop the
+# broker for half a second. Smaller numbers look more often.
+_GC_THRESHOLDS = (10_000, 10, 1_000)
+
 # The loop turns many times a second: when it has not for so long, the process was stopped, or its host was.
 _STOOD_STILL_S = 1.0
 
@@ -74,6 +79,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     """
     settings = replace(settings, max_peers=_room())
     keep_freed_blocks()
+    gc.set_threshold(*_GC_THRESHOLDS)
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
