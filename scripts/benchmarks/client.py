@@ -1,7 +1,7 @@
 """What the client itself costs: processor time a row, and its memory over a stream of a million rows.
 
-The client is a process of its own, so that nothing else is counted. It generates from a list, which it must hold, and
-then streams from a generator, which it must not.
+The client is a process of its own, so that nothing else is counted. It streams from a generator, which it must not
+hold, and then generates from a list, which it must. In the other order what the list has left free would hide growth.
 """
 
 from __future__ import annotations
@@ -48,19 +48,18 @@ def _inputs(count: int) -> Iterator[dict[str, str]]:
 
 
 def _run(parent: Any, address: str, listed: int, streamed: int) -> None:
-    """The client's process: says a _Look for the list, and then one now and then over the stream."""
+    """The client's process: says a _Look now and then over the stream, and then one for the list."""
     llm = ProcessLLM.connect(NAME, broker=address)
     llm.generate(list(_inputs(1000))).result()
-    inputs = list(_inputs(listed))
-    looks = _Clock()
-    llm.generate(inputs).result()
-    parent.send(looks.look(listed))
-    del inputs
-    looks = _Clock()
-    every = max(1, streamed // _LOOKS)
+    clock = _Clock()
+    every = streamed // _LOOKS
     for number, _ in enumerate(llm.stream(_inputs(streamed)), 1):
         if number % every == 0:
-            parent.send(looks.look(number))
+            parent.send(clock.look(number))
+    inputs = list(_inputs(listed))
+    clock = _Clock()
+    llm.generate(inputs).result()
+    parent.send(clock.look(listed))
     llm.teardown()
 
 
@@ -84,11 +83,11 @@ def _measure(listed: int, streamed: int) -> tuple[_Look, list[_Look]]:
         looks: list[_Look] = []
         try:
             with Progress(console=err, transient=True) as bar:
-                task = bar.add_task("Generating and streaming", total=listed + streamed)
-                of_list = ours.recv()
-                while not looks or looks[-1].rows < streamed // _LOOKS * _LOOKS:
+                task = bar.add_task("Streaming and generating", total=streamed + listed)
+                for _ in range(streamed // (streamed // _LOOKS)):
                     looks.append(ours.recv())
-                    bar.update(task, completed=listed + looks[-1].rows)
+                    bar.update(task, completed=looks[-1].rows)
+                of_list = ours.recv()
             process.join()
         finally:
             process.kill()
@@ -98,8 +97,9 @@ def _measure(listed: int, streamed: int) -> tuple[_Look, list[_Look]]:
 
 def _draw(figure: Any, looks: list[_Look]) -> None:
     axes = figure.add_subplot()
-    axes.plot([look.rows for look in looks], [look.rss_bytes / _MIB for look in looks])
-    axes.set(xlabel="rows streamed", ylabel="the client's memory in MiB", ylim=(0, None))
+    axes.plot([look.rows / 1000 for look in looks], [look.rss_bytes / _MIB for look in looks])
+    highest = max(look.rss_bytes / _MIB for look in looks)
+    axes.set(xlabel="thousand rows streamed", ylabel="the client's memory in MiB", ylim=(0, 1.3 * highest))
 
 
 @click.command()
@@ -112,7 +112,7 @@ def client(listed: int, rows: int) -> Report:
     settled = looks[int(len(looks) * _SETTLED_AT)]
     last = looks[-1]
     growth = last.rss_bytes / settled.rss_bytes
-    ways = {f"generate a list of {listed:,}": of_list, f"stream {last.rows:,} from a generator": last}
+    ways = {f"stream {last.rows:,} from a generator": last, f"generate a list of {listed:,}": of_list}
     lines = [
         (
             name,
