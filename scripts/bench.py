@@ -10,6 +10,7 @@ import click
 _BENCHMARKS = {
     "throughput": "Rows a second, against libzmq's proxy without policy.",
     "latency": "One row at a time, against an echo through the proxy.",
+    "peers": "The same work through Ray, Celery, Dask, ipyparallel, RQ and distilabel 0.6.",
     "workers": "Rows a second with 10, 100 and 1000 workers connected.",
     "backlog": "Rows a second and the broker's memory with up to a million rows waiting.",
     "start": "Imports and commands, against importing zmq and msgpack.",

@@ -143,6 +143,16 @@ def test_one_row_at_a_time_is_measured_against_the_proxy(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(120)
+def test_peers_are_measured_between_two_of_ours(tmp_path: Path) -> None:
+    short = ("--seconds", "0.1", "--only", "a row a call")
+    figures = figures_of("bench", "peers", *short, folder=tmp_path)["figures"]
+    ours, theirs = figures["genpool, 64 rows a call"], figures["genpool, a row a call"]
+    (many,) = theirs["many_per_s"]
+    assert theirs["ratio"] == pytest.approx(sum(ours["many_per_s"]) / 2 / many)
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(120)
 def test_the_client_is_measured(tmp_path: Path) -> None:
     figures = figures_of("bench", "client", "--list", "200", "--rows", "1000", folder=tmp_path)
     looks = figures["figures"]["stream"]

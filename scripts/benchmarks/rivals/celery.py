@@ -1,0 +1,77 @@
+"""Celery with Redis as its broker and its result backend, a prefork worker, JSON.
+
+As Celery's guide to optimizing has it for many short tasks: a prefetch multiplier of 64, and no gossip, mingle, events
+or heartbeats between workers. All tasks are sent as one group, whose results are fetched together. Results are kept, as
+a caller wants them here.
+"""
+
+# Celery may not be installed.
+# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import celery
+from benchmarks.rivals.harness import PATIENCE_S, Order, Rival, Texts, serve
+from benchmarks.rivals.harness import answer as answer_texts
+from benchmarks.rivals.redis_server import running_redis
+
+# The worker imports this module, too, and finds the server in its environment.
+_REDIS = "RIVAL_REDIS"
+
+app: Any = celery.Celery("rival")
+app.conf.update(
+    broker_url=os.environ.get(_REDIS),
+    result_backend=os.environ.get(_REDIS),
+    broker_connection_retry_on_startup=True,
+    worker_prefetch_multiplier=64,
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=False,
+)
+
+
+@app.task(name="answer")
+def answer(texts: Texts) -> Texts:
+    return answer_texts(texts)
+
+
+@contextmanager
+def _running_worker(workers: int, redis: str) -> Generator[None]:
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
+    worker = ["worker", "--pool", "prefork", "--concurrency", str(workers), *quiet]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "benchmarks.rivals.celery", *worker],
+        env={**os.environ, _REDIS: redis},
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def running(order: Order) -> Generator[Rival]:
+    with running_redis() as redis, _running_worker(order.workers, redis):
+        app.conf.update(broker_url=redis, result_backend=redis)
+
+        def call(texts: Texts) -> Texts:
+            return answer.delay(texts).get(timeout=PATIENCE_S)
+
+        def call_all(calls: Sequence[Texts]) -> list[Texts]:
+            return celery.group(answer.s(texts) for texts in calls).apply_async().get(timeout=PATIENCE_S)
+
+        yield Rival(celery.__version__, f"{order.workers} prefork children", call, call_all)
+
+
+if __name__ == "__main__":
+    serve(running)
