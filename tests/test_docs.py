@@ -41,6 +41,17 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
         genpool.get_command(click.Context(genpool), name) for name in genpool.list_commands(click.Context(genpool))
     ]
     known = {opt for command in commands if command for param in command.params for opt in param.opts}
-    scripts = {"--help", "--minutes", "--seed", "--repeat", "--json", "--plot", "--bench", "--workers", "--all", "--judge"}
+    scripts = {
+        "--help",
+        "--minutes",
+        "--seed",
+        "--repeat",
+        "--json",
+        "--plot",
+        "--bench",
+        "--workers",
+        "--all",
+        "--judge",
+    }
     servers = {"--port", "--model-path"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())) <= known | scripts | servers
