@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from ..protocol.errors import Closed, ConfigurationError, GenpoolError, UnknownL
 from ..protocol.messages import LLMInfo
 from ..tasks.base import Task, require_task
 from .generator import CallOptions, Generator, Outputs, Progress
-from .link import Link, leave, link_to
+from .link import Link, leave, link_to, own_pid
 from .local import LocalWorker
 from .row import Row
 
@@ -114,6 +113,9 @@ class ProcessLLM(Generator):
         self._address = ""
         self._lock = threading.Lock()
         self._link_of: tuple[int, Link] | None = None
+        # The arguments' names, and what told of them: they are asked for with every row.
+        self._arguments: list[str] | None = None
+        self._told: LLMInfo | None = None
         self._closed = False
         self._model_name: str | None = None
 
@@ -238,8 +240,12 @@ class ProcessLLM(Generator):
         if self._given_task is not None:
             return list(self._given_task.input_args_names)
         info = self.info
-        names = info.task.get("input_args_names") if info else None
-        return None if names is None else [str(name) for name in names]
+        if info is not self._told:
+            names = info.task.get("input_args_names") if info else None
+            # In this order, for other threads ask, too.
+            self._arguments = None if names is None else [str(name) for name in names]
+            self._told = info
+        return self._arguments
 
     def link(self) -> Link:
         """The connection that it uses in this process."""
@@ -247,8 +253,8 @@ class ProcessLLM(Generator):
         if self._local is not None:
             return self._local.start()
         with self._lock:
-            if self._link_of is None or self._link_of[0] != os.getpid():
-                self._link_of = (os.getpid(), link_to(self._address))
+            if self._link_of is None or self._link_of[0] != own_pid():
+                self._link_of = (own_pid(), link_to(self._address))
             return self._link_of[1]
 
     def submit_rows(self, rows: list[Row]) -> None:
@@ -274,7 +280,7 @@ class ProcessLLM(Generator):
         if self._local is not None:
             return self._local.link
         pid, link = self._link_of or (0, None)
-        return link if pid == os.getpid() else None
+        return link if pid == own_pid() else None
 
     def _wait_for_info(self, question: Callable[[LLMInfo], LLMInfo | None]) -> LLMInfo:
         """Wait until the broker knows this LLM and ``question`` is answered."""

@@ -7,6 +7,7 @@ there: a row is answered at once, or after a time that the benchmark decides, wi
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import random
@@ -244,6 +245,8 @@ def _serve(parent: Connection, settings: CrowdSettings) -> None:
     """The process."""
     # Ctrl-C reaches the parent too, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A thousand that come at once wait for a second or two, and each would say so.
+    logging.getLogger("genpool").setLevel(logging.ERROR)
     loop = Loop(settings.address)
     engines = _Engines(settings, loop)
 

@@ -82,5 +82,5 @@ def _draw(figure: Any, pool_s: list[list[float]], proxy_s: list[list[float]]) ->
     for name, rounds in (("pool", pool_s), ("proxy", proxy_s)):
         times = sorted(1000 * time for one in rounds for time in one)
         axes.plot(times, [number / len(times) for number in range(len(times))], label=name)
-    axes.set(xlabel="milliseconds", ylabel="share of rows that are done", xlim=(0, None))
+    axes.set(xlabel="milliseconds", ylabel="share of rows that are done", xscale="log")
     axes.legend()

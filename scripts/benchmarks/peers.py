@@ -68,16 +68,16 @@ class _System:
         return f"{self.name}: {_REDIS}" if self.needs_redis and shutil.which("redis-server") is None else None
 
 
-_OURS = _System("genpool, 64 rows a call", "genpool", ("--batch-size", "64", "--concurrency", "2"))
+_OURS = _System("genpool, 64 rows a call", "own", ("--batch-size", "64", "--concurrency", "2"))
 _PEERS = (
-    _System("genpool, a row a call", "genpool", ("--batch-size", "1", "--concurrency", "1")),
-    _System("Ray actors", "ray", package="ray"),
-    _System("Celery + Redis", "celery", package="celery", needs_redis=True),
-    _System("Dask distributed", "dask", package="distributed"),
-    _System("ipyparallel", "ipyparallel", package="ipyparallel"),
-    _System("RQ + Redis", "rq", package="rq", needs_redis=True),
-    _System("distilabel 0.6 ProcessLLM", "distilabel", ("processes",), is_old=True),
-    _System("distilabel 0.6 LLMPool", "distilabel", ("pool",), is_old=True),
+    _System("genpool, a row a call", "own", ("--batch-size", "1", "--concurrency", "1")),
+    _System("Ray actors", "ray_actors", package="ray"),
+    _System("Celery + Redis", "celery_redis", package="celery", needs_redis=True),
+    _System("Dask distributed", "dask_cluster", package="distributed"),
+    _System("ipyparallel", "ipyparallel_view", package="ipyparallel"),
+    _System("RQ + Redis", "rq_redis", package="rq", needs_redis=True),
+    _System("distilabel 0.6 ProcessLLM", "distilabel_pool", ("processes",), is_old=True),
+    _System("distilabel 0.6 LLMPool", "distilabel_pool", ("pool",), is_old=True),
 )
 
 
@@ -216,7 +216,7 @@ def peers(seconds: float, only: Sequence[str], install: bool) -> Report:
         system: 1 / Paired(ours.many_per_s[at : at + 2], measured.many_per_s).ratio
         for at, (system, measured) in enumerate(found.items())
     }
-    others = [ratios[system] for system in found if system.module != "genpool"]
+    others = [ratios[system] for system in found if system.module != "own"]
     lines = [(_OURS.name, ours.version, *_figures(ours), "")]
     lines += [
         (one.name, measured.version, *_figures(measured), f"{ratios[one]:.1f}") for one, measured in found.items()
@@ -243,7 +243,7 @@ def _draw(figure: Any, measured: dict[_System, _Measured]) -> None:
     axes = figure.add_subplot()
     ordered = sorted(measured.items(), key=lambda item: statistics.median(item[1].many_per_s))
     rates = [statistics.median(one.many_per_s) for _, one in ordered]
-    colours = ["tab:orange" if one.module == "genpool" else "tab:blue" for one, _ in ordered]
+    colours = ["tab:orange" if one.module == "own" else "tab:blue" for one, _ in ordered]
     bars = axes.barh([one.name for one, _ in ordered], rates, color=colours)
     axes.bar_label(bars, [rate(one) for one in rates], padding=3)
     axes.set(xlabel="requests a second", xscale="log", xlim=(min(rates) / 2, max(rates) * 4))

@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,8 @@ class Report:
 
     def plot(self, file: Path) -> None:
         """Draw the picture, in the format that the file's name ends with."""
-        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-
-        figure: Any = Figure(figsize=(8, 4.5), layout="constrained")
+        # By its name, for it may not be installed.
+        figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 4.5), layout="constrained")
         assert self.draw is not None
         self.draw(figure)
         figure.suptitle(self.title)

@@ -49,7 +49,7 @@ def _running_worker(workers: int, redis: str) -> Generator[None]:
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
     worker = ["worker", "--pool", "prefork", "--concurrency", str(workers), *quiet]
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "benchmarks.rivals.celery", *worker],
+        [sys.executable, "-m", "celery", "-A", "benchmarks.rivals.celery_redis", *worker],
         env={**os.environ, _REDIS: redis},
     )
     try:
