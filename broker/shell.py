@@ -283,7 +283,7 @@ class _Loop:
     def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
         frames = encode(effect.message, self._frame_bytes)
         try:
-            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK, copy=False)
+            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise

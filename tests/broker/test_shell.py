@@ -87,7 +87,7 @@ class FakeRouter:
         self.full: set[bytes] = set()
         self.gone: set[bytes] = set()
 
-    def send_multipart(self, frames: list[bytes], flags: int, *, copy: bool) -> None:
+    def send_multipart(self, frames: list[bytes], flags: int) -> None:
         assert flags == zmq.NOBLOCK
         peer, *rest = frames
         self.tried.append(peer)
@@ -150,7 +150,7 @@ def test_a_peer_that_is_gone_is_lost_at_the_first_message(loop: _Loop, router: F
 def test_any_other_fault_of_the_socket_is_raised(
     loop: _Loop, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(frames: list[bytes], flags: int, *, copy: bool) -> None:
+    def broken(frames: list[bytes], flags: int) -> None:
         raise zmq.ZMQError(errno.ENOTSOCK)
 
     monkeypatch.setattr(router, "send_multipart", broken)
