@@ -144,12 +144,32 @@ def test_one_row_at_a_time_is_measured_against_the_proxy(tmp_path: Path) -> None
 
 @pytest.mark.timeout(120)
 def test_peers_are_measured_between_two_of_ours(tmp_path: Path) -> None:
-    short = ("--seconds", "0.1", "--only", "a row a call")
+    short = ("--seconds", "0.1", "--repeat", "1", "--only", "a row a call")
     figures = figures_of("bench", "peers", *short, folder=tmp_path)["figures"]
     ours, theirs = figures["genpool, 64 rows a call"], figures["genpool, a row a call"]
     (many,) = theirs["many_per_s"]
     assert theirs["ratio"] == pytest.approx(sum(ours["many_per_s"]) / 2 / many)
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(120)
+def test_peers_that_are_stopped_leave_no_process_behind(tmp_path: Path) -> None:
+    begun: list[int] = []
+    try:
+        with running("bench", "peers", "--only", "a row a call", folder=tmp_path) as process:
+            until(lambda: children(process.pid), "the start of a system")
+            (system,) = children(process.pid)
+            until(lambda: len(children(system)) == 5, "the start of a broker and four workers")
+            begun = [system, *children(system)]
+            for pid in begun:
+                os.kill(pid, signal.SIGSTOP)  # none ends by itself
+            process.terminate()
+            process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        until(lambda: not any(is_alive(pid) for pid in begun), "the end of all that it has started")
+    finally:
+        for pid in filter(is_alive, begun):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(120)

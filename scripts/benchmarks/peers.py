@@ -69,25 +69,31 @@ class _System:
 
 
 _OURS = _System("genpool, 64 rows a call", "own", ("--batch-size", "64", "--concurrency", "2"))
+_SINGLY = _System("genpool, a row a call", "own", ("--batch-size", "1", "--concurrency", "1"))
 _PEERS = (
-    _System("genpool, a row a call", "own", ("--batch-size", "1", "--concurrency", "1")),
+    _SINGLY,
     _System("Ray actors", "ray_actors", package="ray"),
     _System("Celery + Redis", "celery_redis", package="celery", needs_redis=True),
     _System("Dask distributed", "dask_cluster", package="distributed"),
     _System("ipyparallel", "ipyparallel_view", package="ipyparallel"),
     _System("RQ + Redis", "rq_redis", package="rq", needs_redis=True),
-    _System("distilabel 0.6 ProcessLLM", "distilabel_pool", ("processes",), is_old=True),
-    _System("distilabel 0.6 LLMPool", "distilabel_pool", ("pool",), is_old=True),
+    _System("distilabel ProcessLLM", "distilabel_pool", ("processes",), is_old=True),
+    _System("distilabel LLMPool", "distilabel_pool", ("pool",), is_old=True),
 )
 
 
 @dataclass
 class _Measured:
-    """Requests a second with many outstanding, and seconds of one at a time."""
+    """What was found: requests a second with many outstanding, and seconds of one at a time, of each round."""
 
     version: str
+    workers: str
     many_per_s: list[float]
     one_s: list[float]
+
+    @property
+    def median_per_s(self) -> float:
+        return statistics.median(self.many_per_s)
 
 
 class _Running:
@@ -98,7 +104,7 @@ class _Running:
         assert process.stdout is not None
         self._replies = selectors.DefaultSelector()
         self._replies.register(process.stdout, selectors.EVENT_READ)
-        self.version = str(self._reply()["version"])
+        self.about: dict[str, str] = self._reply()
 
     def ask(self, what: str, seconds: float) -> float:
         """Measure ``many`` or ``one`` for about so long."""
@@ -141,10 +147,10 @@ def _running(system: _System, folder: Path) -> Generator[_Running]:
     try:
         yield _Running(system, process)
     finally:
-        _end(process)
+        _end(process, folder)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Let it end by itself, and then kill whatever of it is left."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -160,30 +166,55 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pass
         process.wait()
         process.stdout.close()
+        for pid in _left(folder):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
-def _measure(system: _System, folder: Path, seconds: float) -> _Measured:
+def _left(folder: Path) -> list[int]:
+    """Processes whose TMPDIR is ``folder``: Ray and ipyparallel start some in groups of their own.
+
+    Linux tells. Elsewhere they are left to end by themselves.
+    """
+    mark = f"TMPDIR={folder}".encode()
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            continue
+        if mark in environment:
+            found.append(int(process.name))
+    return found
+
+
+def _measure(system: _System, folder: Path, seconds: float, repeat: int) -> _Measured:
     with _running(system, folder) as running:
-        return _Measured(running.version, [running.ask("many", seconds)], [running.ask("one", seconds / 2)])
+        measured = _Measured(running.about["version"], running.about["workers"], [], [])
+        for _ in range(repeat):
+            measured.many_per_s.append(running.ask("many", seconds))
+            measured.one_s.append(running.ask("one", seconds / 2))
+        return measured
 
 
-def _measure_all(systems: Sequence[_System], seconds: float) -> tuple[_Measured, dict[_System, _Measured]]:
-    """Our own figures, one more of each than others were measured, and theirs."""
+def _measure_all(
+    systems: Sequence[_System], seconds: float, repeat: int
+) -> tuple[list[_Measured], dict[_System, _Measured]]:
+    """Our own figures, before the first and after each of the others, and theirs."""
     found: dict[_System, _Measured] = {}
-    # A short path, for some put sockets there.
-    with tempfile.TemporaryDirectory(prefix="peers-") as name:
+    # Short, for Ray puts sockets there, whose paths must be; so it is not the user's TMPDIR.
+    with tempfile.TemporaryDirectory(prefix="peers-", dir="/tmp") as name:
         folder = Path(name)
-        ours = _measure(_OURS, folder, seconds)
+        ours = [_measure(_OURS, folder, seconds, repeat)]
         for system in track(systems, "Measuring", console=err, transient=True):
             try:
-                measured = _measure(system, folder, seconds)
+                found[system] = _measure(system, folder, seconds, repeat)
             except ScriptError as error:
                 err.print(f"{error}; the others go on")
                 continue
-            found[system] = measured
-            again = _measure(_OURS, folder, seconds)
-            ours.many_per_s += again.many_per_s
-            ours.one_s += again.one_s
+            ours.append(_measure(_OURS, folder, seconds, repeat))
     return ours, found
 
 
@@ -200,50 +231,68 @@ def _install() -> None:
 
 
 @click.command()
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1), help="Of each measurement.")
+@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1), help="Of each measurement.")
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Measurements of each.")
 @click.option("--only", multiple=True, help="Only systems whose names hold this; repeatable.")
 @click.option("--install", is_flag=True, help="First make the environment that distilabel 0.6 needs, in .peers/.")
 @reporting
-def peers(seconds: float, only: Sequence[str], install: bool) -> Report:
+def peers(seconds: float, repeat: int, only: Sequence[str], install: bool) -> Report:
     """Measure the same work through Ray, Celery, Dask, ipyparallel, RQ and distilabel 0.6, each if it is installed."""
+    # A signal unwinds the stack, so that nothing started here is left behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     if install:
         _install()
     chosen = [one for one in _PEERS if not only or any(part.lower() in one.name.lower() for part in only)]
     for lack in [one.lack for one in chosen if one.lack is not None]:
         err.print(lack)
-    ours, found = _measure_all([one for one in chosen if one.lack is None], seconds)
+    ours, found = _measure_all([one for one in chosen if one.lack is None], seconds, repeat)
+    own_per_s = [one.median_per_s for one in ours]
     ratios = {
-        system: 1 / Paired(ours.many_per_s[at : at + 2], measured.many_per_s).ratio
+        system: 1 / Paired(own_per_s[at : at + 2], [measured.median_per_s]).ratio
         for at, (system, measured) in enumerate(found.items())
     }
-    others = [ratios[system] for system in found if system.module != "own"]
-    lines = [(_OURS.name, ours.version, *_figures(ours), "")]
-    lines += [
-        (one.name, measured.version, *_figures(measured), f"{ratios[one]:.1f}") for one, measured in found.items()
-    ]
+    others = {system: ratio for system, ratio in ratios.items() if system.module != _OURS.module}
+    own = _joined(ours)
+    lines = [(_OURS.name, *_figures(own), "", "")]
+    for one, measured in found.items():
+        # By way of what was measured beside each of the two.
+        singly = f"{ratios[one] / ratios[_SINGLY]:.2f}" if _SINGLY in ratios and one in others else ""
+        lines.append((one.name, *_figures(measured), f"{ratios[one]:.1f}", singly))
     return Report(
-        title=f"Requests a second through {_WORKERS} workers that do nothing",
-        headings=("system", "version", "requests/s", "p50, ms", "genpool/it"),
+        title=f"Requests a second through {_WORKERS} workers that do nothing, medians of {repeat} rounds",
+        headings=("system", "requests/s", "range", "p50, ms", "genpool/it", "a row a call/it"),
         lines=lines,
         figures={
-            _OURS.name: ours.__dict__,
+            _OURS.name: own.__dict__,
             **{one.name: {**measured.__dict__, "ratio": ratios[one]} for one, measured in found.items()},
         },
-        goals=[Goal("genpool / the best of the others", min(others), 1.0, 5.0)] if others else [],
+        goals=[Goal("genpool / the best of the others", min(others.values()), 1.0, 5.0)] if others else [],
         caption=f"{noop.INPUT_CHARACTERS} characters in, {noop.OUTPUT_BYTES} bytes out, on one host",
-        draw=lambda figure: _draw(figure, {_OURS: ours, **found}),
+        draw=lambda figure: _draw(figure, {_OURS: own, **found}),
     )
 
 
-def _figures(measured: _Measured) -> tuple[str, str]:
-    return rate(statistics.median(measured.many_per_s)), f"{1000 * statistics.median(measured.one_s):.2f}"
+def _joined(several: Sequence[_Measured]) -> _Measured:
+    """One system's, measured several times."""
+    many = [value for one in several for value in one.many_per_s]
+    return _Measured(several[0].version, several[0].workers, many, [value for one in several for value in one.one_s])
+
+
+def _figures(measured: _Measured) -> tuple[str, ...]:
+    spread = f"{rate(min(measured.many_per_s))} to {rate(max(measured.many_per_s))}"
+    return rate(measured.median_per_s), spread, f"{1000 * statistics.median(measured.one_s):.2f}"
 
 
 def _draw(figure: Any, measured: dict[_System, _Measured]) -> None:
     axes = figure.add_subplot()
-    ordered = sorted(measured.items(), key=lambda item: statistics.median(item[1].many_per_s))
-    rates = [statistics.median(one.many_per_s) for _, one in ordered]
-    colours = ["tab:orange" if one.module == "own" else "tab:blue" for one, _ in ordered]
-    bars = axes.barh([one.name for one, _ in ordered], rates, color=colours)
-    axes.bar_label(bars, [rate(one) for one in rates], padding=3)
+    ordered = sorted(measured.items(), key=lambda item: item[1].median_per_s)
+    rates = [one.median_per_s for _, one in ordered]
+    lows = [one.median_per_s - min(one.many_per_s) for _, one in ordered]
+    highs = [max(one.many_per_s) - one.median_per_s for _, one in ordered]
+    colours = ["tab:orange" if one.module == _OURS.module else "tab:blue" for one, _ in ordered]
+    names = [one.name for one, _ in ordered]
+    axes.barh(names, rates, xerr=[lows, highs], color=colours, error_kw={"ecolor": "0.3", "capsize": 3})
+    for at, (value, high) in enumerate(zip(rates, highs, strict=True)):
+        axes.annotate(rate(value), (value + high, at), (6, 0), textcoords="offset points", va="center")
     axes.set(xlabel="requests a second", xscale="log", xlim=(min(rates) / 2, max(rates) * 4))

@@ -1,6 +1,6 @@
-"""ipyparallel: a controller and engines, called through a load-balanced view with the scheduler that it has by itself.
+"""ipyparallel: a controller and engines, called through a load-balanced view, a task for each call.
 
-The ``pure`` one, ZeroMQ's own queue in C, refuses task farming.
+The scheduler is ``pure``, ZeroMQ's own queue in C, which its documentation has for the highest throughput.
 """
 
 # ipyparallel may not be installed.
@@ -24,8 +24,11 @@ def running(order: Order) -> Generator[Rival]:
     os.environ["IPYTHONDIR"] = tempfile.gettempdir()
     import ipyparallel
 
-    cluster: Any = ipyparallel.Cluster(n=order.workers, log_level=logging.ERROR)
-    with cluster as client:
+    scheduler = "--TaskScheduler.scheme_name=pure"
+    cluster: Any = ipyparallel.Cluster(n=order.workers, controller_args=[scheduler], log_level=logging.ERROR)
+    # A client that sees engines come out of their order takes it for the loss of one, and gives up this scheduler. So
+    # the first client waits until all have come, and a second one calls them.
+    with cluster, cluster.connect_client_sync() as client:
         client.wait_for_engines(order.workers, timeout=PATIENCE_S, interactive=False)
         view = client.load_balanced_view()
 
