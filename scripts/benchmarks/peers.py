@@ -1,8 +1,13 @@
 """The same work through genpool and through others, each as its own documentation says is good for throughput.
 
-A text goes in, another comes back, and nothing is computed. Each system runs in processes of its own with four workers,
-and only while it is measured; genpool is measured before and after each. How each one is run stands in its module in
-``rivals/``. distilabel 0.6 needs old packages, and so an environment of its own (``--install``).
+A text goes in, another comes back, and nothing is computed. Each text is a request of its own, with its own answer.
+Each system runs in processes of its own with four workers, and only while it is measured; genpool is measured before
+and after each. How each one is run stands in its module in ``rivals/``. distilabel 0.6 needs old packages, and so an
+environment of its own (``--install``).
+
+genpool is measured in three ways, for its worker may give an engine 64 rows in a call, or one row in each of 64 calls
+at once, or one row after the other; in the last no row waits at a worker, while the others hand theirs out ahead. With
+``--pack`` the others get several texts in a call, as if a user had packed them by hand.
 """
 
 from __future__ import annotations
@@ -72,6 +77,7 @@ _OURS = _System("genpool, 64 rows a call", "own", ("--batch-size", "64", "--conc
 _SINGLY = _System("genpool, a row a call", "own", ("--batch-size", "1", "--concurrency", "1"))
 _PEERS = (
     _SINGLY,
+    _System("genpool, 64 calls of a row", "own", ("--batch-size", "1", "--concurrency", "64")),
     _System("Ray actors", "ray_actors", package="ray"),
     _System("Celery + Redis", "celery_redis", package="celery", needs_redis=True),
     _System("Dask distributed", "dask_cluster", package="distributed"),
@@ -80,6 +86,21 @@ _PEERS = (
     _System("distilabel ProcessLLM", "distilabel_pool", ("processes",), is_old=True),
     _System("distilabel LLMPool", "distilabel_pool", ("pool",), is_old=True),
 )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How each is measured. ``pack`` texts are a call of the others; ours takes rows, and packs them itself."""
+
+    seconds: float
+    repeat: int
+    pack: int
+
+    def order(self, system: _System) -> dict[str, Any]:
+        """What a system is started with: see rivals/harness.py."""
+        pack = 1 if system.module == _OURS.module else self.pack
+        characters = noop.INPUT_CHARACTERS
+        return {"workers": _WORKERS, "input_characters": characters, "pack": pack, "arguments": system.arguments}
 
 
 @dataclass
@@ -130,13 +151,12 @@ class _Running:
 
 
 @contextmanager
-def _running(system: _System, folder: Path) -> Generator[_Running]:
+def _running(system: _System, folder: Path, plan: _Plan) -> Generator[_Running]:
     """Start a system; all its processes end with the block."""
-    order = {"workers": _WORKERS, "input_characters": noop.INPUT_CHARACTERS, "pack": 1, "arguments": system.arguments}
     python = _OLD / "bin/python" if system.is_old else Path(sys.executable)
     with (folder / f"{system.module}.log").open("ab") as log:
         process = subprocess.Popen(
-            [python, "-m", f"benchmarks.rivals.{system.module}", json.dumps(order)],
+            [python, "-m", f"benchmarks.rivals.{system.module}", json.dumps(plan.order(system))],
             env={**os.environ, **noop.environment(), "TMPDIR": str(folder)},
             cwd=folder,
             stdin=subprocess.PIPE,
@@ -190,31 +210,29 @@ def _left(folder: Path) -> list[int]:
     return found
 
 
-def _measure(system: _System, folder: Path, seconds: float, repeat: int) -> _Measured:
-    with _running(system, folder) as running:
+def _measure(system: _System, folder: Path, plan: _Plan) -> _Measured:
+    with _running(system, folder, plan) as running:
         measured = _Measured(running.about["version"], running.about["workers"], [], [])
-        for _ in range(repeat):
-            measured.many_per_s.append(running.ask("many", seconds))
-            measured.one_s.append(running.ask("one", seconds / 2))
+        for _ in range(plan.repeat):
+            measured.many_per_s.append(running.ask("many", plan.seconds))
+            measured.one_s.append(running.ask("one", plan.seconds / 2))
         return measured
 
 
-def _measure_all(
-    systems: Sequence[_System], seconds: float, repeat: int
-) -> tuple[list[_Measured], dict[_System, _Measured]]:
+def _measure_all(systems: Sequence[_System], plan: _Plan) -> tuple[list[_Measured], dict[_System, _Measured]]:
     """Our own figures, before the first and after each of the others, and theirs."""
     found: dict[_System, _Measured] = {}
     # Short, for Ray puts sockets there, whose paths must be; so it is not the user's TMPDIR.
     with tempfile.TemporaryDirectory(prefix="peers-", dir="/tmp") as name:
         folder = Path(name)
-        ours = [_measure(_OURS, folder, seconds, repeat)]
+        ours = [_measure(_OURS, folder, plan)]
         for system in track(systems, "Measuring", console=err, transient=True):
             try:
-                found[system] = _measure(system, folder, seconds, repeat)
+                found[system] = _measure(system, folder, plan)
             except ScriptError as error:
                 err.print(f"{error}; the others go on")
                 continue
-            ours.append(_measure(_OURS, folder, seconds, repeat))
+            ours.append(_measure(_OURS, folder, plan))
     return ours, found
 
 
@@ -223,30 +241,37 @@ def _install() -> None:
     if (_OLD / "bin/python").exists():
         return
     err.print(f"Making {_OLD.name} with {', '.join(_OLD_PACKAGES)} (once, some minutes) …")
-    venv.create(_OLD, with_pip=True)
     pip = [_OLD / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_OLD_PACKAGES]
-    if subprocess.run(pip, check=False).returncode:
-        shutil.rmtree(_OLD)
-        sys.exit("scripts/bench peers: the packages could not be installed; pip has said why")
+    try:
+        venv.create(_OLD, with_pip=True)
+        subprocess.run(pip, check=True)
+    except BaseException as error:
+        # Half of it would be taken for the whole, be it by Ctrl-C that it ends.
+        shutil.rmtree(_OLD, ignore_errors=True)
+        if isinstance(error, subprocess.CalledProcessError):
+            sys.exit("scripts/bench peers: the packages could not be installed; pip has said why")
+        raise
 
 
 @click.command()
 @click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1), help="Of each measurement.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Measurements of each.")
+@click.option("--pack", default=1, show_default=True, type=click.IntRange(1), help="Texts in each call of the others.")
 @click.option("--only", multiple=True, help="Only systems whose names hold this; repeatable.")
 @click.option("--install", is_flag=True, help="First make the environment that distilabel 0.6 needs, in .peers/.")
 @reporting
-def peers(seconds: float, repeat: int, only: Sequence[str], install: bool) -> Report:
+def peers(only: Sequence[str], install: bool, **numbers: Any) -> Report:
     """Measure the same work through Ray, Celery, Dask, ipyparallel, RQ and distilabel 0.6, each if it is installed."""
     # A signal unwinds the stack, so that nothing started here is left behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    plan = _Plan(**numbers)
     if install:
         _install()
     chosen = [one for one in _PEERS if not only or any(part.lower() in one.name.lower() for part in only)]
     for lack in [one.lack for one in chosen if one.lack is not None]:
         err.print(lack)
-    ours, found = _measure_all([one for one in chosen if one.lack is None], seconds, repeat)
+    ours, found = _measure_all([one for one in chosen if one.lack is None], plan)
     own_per_s = [one.median_per_s for one in ours]
     ratios = {
         system: 1 / Paired(own_per_s[at : at + 2], [measured.median_per_s]).ratio
@@ -257,18 +282,23 @@ def peers(seconds: float, repeat: int, only: Sequence[str], install: bool) -> Re
     lines = [(_OURS.name, *_figures(own), "", "")]
     for one, measured in found.items():
         # By way of what was measured beside each of the two.
-        singly = f"{ratios[one] / ratios[_SINGLY]:.2f}" if _SINGLY in ratios and one in others else ""
-        lines.append((one.name, *_figures(measured), f"{ratios[one]:.1f}", singly))
+        singly = f"{ratios[one] / ratios[_SINGLY]:.3g}" if _SINGLY in ratios and one in others else ""
+        lines.append((one.name, *_figures(measured), f"{ratios[one]:.3g}", singly))
     return Report(
-        title=f"Requests a second through {_WORKERS} workers that do nothing, medians of {repeat} rounds",
+        title=f"Requests a second through {_WORKERS} workers that do nothing, medians of {plan.repeat} rounds",
         headings=("system", "requests/s", "range", "p50, ms", "genpool/it", "a row a call/it"),
         lines=lines,
         figures={
+            "pack": plan.pack,
             _OURS.name: own.__dict__,
             **{one.name: {**measured.__dict__, "ratio": ratios[one]} for one, measured in found.items()},
         },
-        goals=[Goal("genpool / the best of the others", min(others.values()), 1.0, 5.0)] if others else [],
-        caption=f"{noop.INPUT_CHARACTERS} characters in, {noop.OUTPUT_BYTES} bytes out, on one host",
+        # Packed by hand, the texts of a call are answered, lost and tried again together: that is other work.
+        goals=[Goal("genpool / the best of the others", min(others.values()), 1.0, 5.0)]
+        if others and plan.pack == 1
+        else [],
+        caption=f"{noop.INPUT_CHARACTERS} characters in, {noop.OUTPUT_BYTES} bytes out, on one host"
+        + (f"; the others get {plan.pack} texts in a call" if plan.pack > 1 else ""),
         draw=lambda figure: _draw(figure, {_OURS: own, **found}),
     )
 
