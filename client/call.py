@@ -437,9 +437,8 @@ class Call:
 
     def _note_returns(self) -> None:
         """Forget the loss of LLMs that are served again. Under the lock."""
-        if self._lost:
-            for at in [at for at in self._lost if _is_served(self._voices[at])]:
-                del self._lost[at]
+        for at in [at for at in self._lost if _is_served(self._voices[at])]:
+            del self._lost[at]
 
     def _local_error(self, voice: Voice, error: GenpoolError) -> RemoteError:
         """A failure in this process, in the same form as those from elsewhere."""

@@ -7,7 +7,7 @@ payloads' sizes; payloads stay bytes until the worker or the client that they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from enum import Enum
 from itertools import accumulate, pairwise
@@ -147,32 +147,6 @@ def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
     return checked
 
 
-# A list of so few entries is sooner looked at one by one.
-_SHORT_COLUMN = 8
-
-
-def _column_of(check: Check, accepts: Callable[[list[Any]], bool]) -> Check:
-    """A list with an entry for each row: looked at as a whole where it is long, and entry by entry to tell a fault."""
-
-    def checked(value: Any) -> list[Any]:
-        if isinstance(value, list):
-            items = cast(list[Any], value)
-            if _SHORT_COLUMN < len(items) <= MAX_ROWS_PER_MESSAGE and accepts(items):
-                return items
-        return each(value)
-
-    each = _list_of(check)
-    return checked
-
-
-def _are_counts(items: list[Any]) -> bool:
-    return set(map(type, items)) == {int} and min(items) >= 0 and max(items) <= _MAX_INT
-
-
-def _are_outcomes(items: list[Any]) -> bool:
-    return set(map(type, items)) == {int} and _OUTCOMES.issuperset(items)
-
-
 def _one_of(names: type[Enum]) -> Check:
     known: dict[str | int, None] = {member.value: None for member in names}
 
@@ -193,17 +167,12 @@ def _ids(value: Any) -> list[bytes]:
 
 def _record(kind: type[Any]) -> Check:
     def checked(value: Any) -> Any:
-        # Of its keys, those are looked up that are known.
-        if not isinstance(value, dict):
-            raise DecodeError("is no map of names")
-        return _typed(kind, cast(dict[str, Any], value))
+        return _typed(kind, _mapping(value))
 
     return checked
 
 
-_OUTCOMES = frozenset(outcome.value for outcome in Outcome)
-_counts = _column_of(_count, _are_counts)
-_outcomes = _column_of(_one_of(Outcome), _are_outcomes)
+_counts = _list_of(_count)
 
 # What each field must be. A field that a peer leaves out takes the dataclass's default or is an error; a field that
 # is not named here is passed over, so that a later release of the same version may say more.
@@ -250,7 +219,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},
     Missing: {"ids": _ids},
-    Answer: {"ids": _ids, "outcomes": _outcomes, "attempts": _counts},
+    Answer: {"ids": _ids, "outcomes": _list_of(_one_of(Outcome)), "attempts": _counts},
     LLMInfo: {
         "name": _text,
         "model_names": _list_of(_text),
@@ -277,7 +246,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
-    Result: {"executions": _counts, "outcomes": _outcomes, "tokens": _count, "credit": _count},
+    Result: {"executions": _counts, "outcomes": _list_of(_one_of(Outcome)), "tokens": _count, "credit": _count},
     Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _text},
     Hold: {"executions": _counts, "ids": _ids, "finished": _list_of(_flag), "more": _flag},
 }
@@ -421,30 +390,31 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
 
 def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
-    kind = cast(type[Any], type(message))
-    if kind in (Submit, Assign):
-        records, parts = cast(list[Any], message.runs), cast(list[dict[str, Any]], plain["runs"])
-    elif kind in _CARRIERS:
-        records, parts = [message], [plain]
-    else:
-        records, parts = [], []
-        _check_columns(message, kind)
+    records = list(_carriers(message, plain))
     if not records:
+        _check_columns(message)
         if body:
             raise DecodeError("has a body and no rows")
         return
     rows = bytes(body[0]) if len(body) == 1 else b"".join(body)
     at = 0
-    for record, part in zip(records, parts, strict=True):
+    for record, part in records:
         ends = list(accumulate(_field("sizes", _counts, part), initial=at))
         record.payloads = [rows[start:end] for start, end in pairwise(ends)]
         at = ends[-1]
-        _check_columns(record, cast(type[Any], type(record)))
+        _check_columns(record)
     if at != len(rows):
         raise DecodeError(f"its rows have {at} bytes and its body {len(rows)}")
 
 
-def _check_columns(record: Any, kind: type[Any]) -> None:
-    names = _COLUMNS.get(kind)
-    if names is not None and len({len(getattr(record, name)) for name in names}) > 1:
+def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if type(message) in (Submit, Assign):
+        yield from zip(message.runs, plain["runs"], strict=True)
+    elif type(message) in _CARRIERS:
+        yield message, plain
+
+
+def _check_columns(record: Any) -> None:
+    names = _COLUMNS.get(cast(type[Any], type(record)), ())
+    if len({len(getattr(record, name)) for name in names}) > 1:
         raise DecodeError(f"{', '.join(names)} differ in length")

@@ -41,7 +41,7 @@ class RowCall:
         num_generations: how many outputs are asked for.
         options: sampling options of this call by name, only such as the LLM's ``option_names`` lists.
         seed: seeds the sampling, where the engine can.
-        cancelled: set when nobody wants the row any more.
+        cancelled: set when nobody wants the row any more. When the call has returned it is another row's.
     """
 
     content: dict[str, Any] | str | list[dict[str, Any]]

@@ -290,13 +290,12 @@ class _Shell:
             )
             log.debug("where that was", exc_info=True)
             return machine.crash
-        return lambda now: self._call_ended(call, now)
+        return lambda now: self._call_ended(call, flags, now)
 
-    def _call_ended(self, call: StartCall, now: float) -> None:
+    def _call_ended(self, call: StartCall, flags: list[threading.Event], now: float) -> None:
         for execution in call.executions:
-            flag = self._cancelled.pop(execution)
-            if not flag.is_set():
-                self._spare_flags.append(flag)
+            self._cancelled.pop(execution, None)
+        self._spare_flags += [flag for flag in flags if not flag.is_set()]
         self._machine.call_ended(call.call, now)
 
     def _on_unwell(self, reason: str) -> None:
