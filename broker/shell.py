@@ -23,7 +23,6 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
-from ..protocol.memory import keep_freed_blocks
 from ..protocol.monitor import next_event
 from .connections import Connections
 from .machine import Broker
@@ -78,7 +77,6 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
     settings = replace(settings, max_peers=_room())
-    keep_freed_blocks()
     gc.set_threshold(*_GC_THRESHOLDS)
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))

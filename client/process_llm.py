@@ -113,9 +113,6 @@ class ProcessLLM(Generator):
         self._address = ""
         self._lock = threading.Lock()
         self._link_of: tuple[int, Link] | None = None
-        # The arguments' names, and what told of them: they are asked for with every row.
-        self._arguments: list[str] | None = None
-        self._told: LLMInfo | None = None
         self._closed = False
         self._model_name: str | None = None
 
@@ -240,12 +237,8 @@ class ProcessLLM(Generator):
         if self._given_task is not None:
             return list(self._given_task.input_args_names)
         info = self.info
-        if info is not self._told:
-            names = info.task.get("input_args_names") if info else None
-            # In this order, for other threads ask, too.
-            self._arguments = None if names is None else [str(name) for name in names]
-            self._told = info
-        return self._arguments
+        names = info.task.get("input_args_names") if info else None
+        return None if names is None else [str(name) for name in names]
 
     def link(self) -> Link:
         """The connection that it uses in this process."""

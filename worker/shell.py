@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
-from ..protocol.memory import keep_freed_blocks
 from ..protocol.messages import Hello
 from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
@@ -68,7 +67,6 @@ def run(
     Raises:
         ConfigurationError: from ``load``, when what the user gave cannot be used and there is no owner to tell.
     """
-    keep_freed_blocks()
     shell = _Shell(settings, load, tell_owner)
     if settings.lifeline is not None:
         threading.Thread(target=_end_with_owner, args=(settings.lifeline,), name="lifeline", daemon=True).start()
