@@ -6,7 +6,6 @@ hold, and then generates from a list, which it must. In the other order what the
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from rich.progress import Progress
 from genpool import ProcessLLM
 
 from . import noop
+from .child import running_child
 from .fleet import NAME, running_fleet
 from .report import Goal, Report, err, rate, reporting
 from .usage import rss_bytes
@@ -74,24 +74,16 @@ class _Clock:
 
 def _measure(listed: int, streamed: int) -> tuple[_Look, list[_Look]]:
     with running_fleet(4, "--batch-size", "64", "--concurrency", "2") as fleet:
-        spawn = multiprocessing.get_context("spawn")
-        ends: Any = spawn.Pipe(duplex=False)
-        ours, theirs = ends
-        process = spawn.Process(target=_run, args=(theirs, fleet.address, listed, streamed), daemon=True)
-        process.start()
-        theirs.close()
         looks: list[_Look] = []
-        try:
-            with Progress(console=err, transient=True) as bar:
-                task = bar.add_task("Streaming and generating", total=streamed + listed)
-                for _ in range(streamed // (streamed // _LOOKS)):
-                    looks.append(ours.recv())
-                    bar.update(task, completed=looks[-1].rows)
-                of_list = ours.recv()
-            process.join()
-        finally:
-            process.kill()
-            ours.close()
+        with (
+            running_child(_run, fleet.address, listed, streamed) as child,
+            Progress(console=err, transient=True) as bar,
+        ):
+            task = bar.add_task("Streaming and generating", total=streamed + listed)
+            for _ in range(streamed // (streamed // _LOOKS)):
+                looks.append(child.pipe.recv())
+                bar.update(task, completed=looks[-1].rows)
+            of_list = child.pipe.recv()
         return of_list, looks
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
 import os
 import random
 import signal
@@ -20,8 +19,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from commands import START_LIMIT_S, ScriptError
-
 from genpool import LLMOutput, TextGenerationTask
 from genpool.protocol.content import pack
 from genpool.protocol.dealer import SILENCE
@@ -31,6 +28,7 @@ from genpool.tasks.base import describe
 from genpool.worker.machine import RowResult, StartCall, StopRow, Worker
 
 from . import noop
+from .child import Child, running_child
 from .loop import HEARTBEAT_TIMEOUT_S, Loop, Peer, unknown_effect
 
 # How long a row takes: ``seconds(worker_number, payload)``. It goes to another process: a function of a module, or a
@@ -80,23 +78,18 @@ class Work:
 class Crowd:
     """A running crowd, seen from the benchmark."""
 
-    def __init__(self, pid: int, pipe: Connection) -> None:
-        self.pid = pid
-        self._pipe = pipe
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self.pid = child.pid
 
     def work(self) -> list[Work]:
         """What each worker has done since the last time that it was asked."""
-        self._pipe.send(None)
-        return self._answer("the crowd's answer")
+        self._child.pipe.send(None)
+        return self._child.answer("the crowd's answer")
 
     def wait_until_ready(self) -> None:
         """Wait until all workers are connected."""
-        self._answer("a connection of every worker of the crowd")
-
-    def _answer(self, what: str) -> Any:
-        if not self._pipe.poll(START_LIMIT_S):
-            raise ScriptError(f"{what} did not come within {START_LIMIT_S:g} s")
-        return self._pipe.recv()
+        self._child.answer("a connection of every worker of the crowd")
 
 
 @contextmanager
@@ -106,21 +99,10 @@ def running_crowd(settings: CrowdSettings) -> Generator[Crowd]:
     Raises:
         ScriptError: when they do not all get a connection.
     """
-    spawn = multiprocessing.get_context("spawn")
-    ends: Any = spawn.Pipe()
-    ours, theirs = ends
-    process = spawn.Process(target=_serve, args=(theirs, settings), daemon=True)
-    process.start()
-    theirs.close()
-    assert process.pid is not None
-    try:
-        crowd = Crowd(process.pid, ours)
+    with running_child(_serve, settings) as child:
+        crowd = Crowd(child)
         crowd.wait_until_ready()
         yield crowd
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
 
 
 @dataclass(eq=False)

@@ -8,20 +8,20 @@ evenly, one takes n times as long; on top come the rows that run when it begins,
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import click
-from commands import START_LIMIT_S, ScriptError, until
+from commands import START_LIMIT_S, until
 
 from genpool import ProcessLLM
 
 from . import noop
+from .child import Child, running_child
 from .crowd import CrowdSettings, running_crowd
 from .fleet import NAME, running_fleet
 from .paired import Paired, paired
@@ -40,53 +40,27 @@ Times = list[float]
 class _Many:
     """A client with many rows, in a process of its own."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
     def begin(self) -> None:
         """Submit the rows."""
-        self._pipe.send(True)
+        self._child.pipe.send(True)
 
     def wait_until_at_work(self) -> None:
-        self._answer("answers to a client with many rows")
+        self._child.answer("answers to a client with many rows")
 
     def stop(self) -> None:
         """Take back those that are left."""
-        self._pipe.send(True)
-        self._answer("the end of a client's rows")
-
-    def close(self) -> None:
-        self._pipe.close()
-
-    def _answer(self, what: str) -> None:
-        if not self._pipe.poll(START_LIMIT_S):
-            raise ScriptError(f"{what} did not come within {START_LIMIT_S:g} s")
-        self._pipe.recv()
+        self._child.pipe.send(True)
+        self._child.answer("the end of a client's rows")
 
 
 @contextmanager
 def _running_many(count: int, address: str, rows: int) -> Generator[list[_Many]]:
     """So many clients with so many rows each; they end with the block."""
-    spawn = multiprocessing.get_context("spawn")
-    processes: list[Any] = []
-    clients: list[_Many] = []
-    try:
-        for _ in range(count):
-            ends: Any = spawn.Pipe()
-            ours, theirs = ends
-            process = spawn.Process(target=_serve_many, args=(theirs, address, rows), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            clients.append(_Many(ours))
-        yield clients
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-        for client in clients:
-            client.close()
+    with ExitStack() as stack:
+        yield [_Many(stack.enter_context(running_child(_serve_many, address, rows))) for _ in range(count)]
 
 
 def _serve_many(parent: Connection, address: str, rows: int) -> None:

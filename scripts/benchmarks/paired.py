@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.progress import track
 
-from .report import err
+from .report import err, rate
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Paired:
     def ratio(self) -> float:
         """The median ratio."""
         return statistics.median(self.ratios)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For a table: both medians, the median ratio, the smallest and the largest."""
+        rates = (rate(statistics.median(one)) for one in (self.measured, self.baseline))
+        return (*rates, *(f"{one:.2f}" for one in (self.ratio, min(self.ratios), max(self.ratios))))
 
 
 def paired(what: str, baseline: Callable[[], float], measured: Callable[[], float], repeat: int) -> Paired:

@@ -12,7 +12,7 @@ from . import noop
 from .fleet import running_fleet
 from .paired import Paired, paired
 from .proxy import running_proxy
-from .report import Goal, Report, rate, reporting
+from .report import Goal, Report, reporting
 
 _MEGABYTE = 1_000_000
 # The goals are for this one.
@@ -98,17 +98,7 @@ def _draw(figure: Any, by_size: dict[int, Paired]) -> None:
 def payload(sizes: tuple[int, ...], megabytes: int, workers: int, repeat: int) -> Report:
     """Measure megabytes a second with large rows and outputs, against libzmq's proxy without policy."""
     by_size = {size: _measure(size, workers, megabytes, repeat) for size in sorted(sizes)}
-    lines = [
-        (
-            _said(size),
-            rate(statistics.median(one.measured)),
-            rate(statistics.median(one.baseline)),
-            f"{one.ratio:.2f}",
-            f"{min(one.ratios):.2f}",
-            f"{max(one.ratios):.2f}",
-        )
-        for size, one in by_size.items()
-    ]
+    lines = [(_said(size), *one.cells) for size, one in by_size.items()]
     return Report(
         title=f"MB/s, in and out, with 1 client and {workers} workers, medians of {repeat} rounds of {megabytes} MB",
         headings=("a row and its output, each", "pool", "proxy", "pool/proxy", "min", "max"),

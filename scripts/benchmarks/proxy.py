@@ -5,14 +5,15 @@ DEALER (client, here) → ROUTER ⇄ DEALER (``zmq.proxy``, a process) → DEALE
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import zmq
+
+from .child import running_child
 
 # Requests under way at once: enough that nobody waits.
 _WINDOW = 800
@@ -59,20 +60,6 @@ class Proxy:
 @contextmanager
 def running_proxy(workers: int, request_bytes: int, reply_bytes: int) -> Generator[Proxy]:
     """A proxy and its echo workers; they end with the block."""
-    spawn = multiprocessing.get_context("spawn")
-    processes: list[Any] = []
-    pipes: list[Connection] = []
-
-    def start(function: Any, *arguments: Any) -> Connection:
-        ends: Any = spawn.Pipe()
-        ours, theirs = ends
-        process = spawn.Process(target=function, args=(theirs, *arguments), daemon=True)
-        process.start()
-        theirs.close()
-        processes.append(process)
-        pipes.append(ours)
-        return ours
-
     context = zmq.Context[zmq.Socket[bytes]]()
     sock = context.socket(zmq.DEALER)
     sock.set_hwm(_NO_MARK)
@@ -80,22 +67,21 @@ def running_proxy(workers: int, request_bytes: int, reply_bytes: int) -> Generat
     # An error is better than a benchmark that hangs.
     sock.setsockopt(zmq.RCVTIMEO, _PATIENCE_MS)
     try:
-        front, back = start(_proxy).recv()
-        for _ in range(workers):
-            start(_echo, back, reply_bytes).recv()
-        sock.connect(front)
-        proxy = Proxy(sock, b"i" * request_bytes)
-        proxy.requests_per_s(10 * workers)  # every worker is connected by then
-        yield proxy
+        with ExitStack() as stack:
+
+            def start(function: Callable[..., None], *arguments: Any) -> Any:
+                return stack.enter_context(running_child(function, *arguments)).answer("a process of the proxy's")
+
+            front, back = start(_proxy)
+            for _ in range(workers):
+                start(_echo, back, reply_bytes)
+            sock.connect(front)
+            proxy = Proxy(sock, b"i" * request_bytes)
+            proxy.requests_per_s(10 * workers)  # every worker is connected by then
+            yield proxy
     finally:
         sock.close()
         context.term()
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-        for pipe in pipes:
-            pipe.close()
 
 
 def _proxy(parent: Connection) -> None:

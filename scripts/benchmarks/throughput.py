@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ from . import noop
 from .fleet import running_fleet
 from .paired import Paired, paired
 from .proxy import running_proxy
-from .report import Goal, Report, rate, reporting
+from .report import Goal, Report, reporting
 
 # How a worker takes its rows: (--batch-size, --concurrency). The first decides; the others show what batching gives.
 _WAYS = ((64, 2), (16, 2), (1, 64), (1, 1))
@@ -58,17 +57,7 @@ def _draw(ways: dict[str, Paired]) -> Any:
 def throughput(rows: int, workers: int, repeat: int) -> Report:
     """Measure rows a second with an LLM that does nothing, against libzmq's proxy without policy."""
     ways = {f"{batch} a call, {calls} at once": _measure(batch, calls, workers, rows, repeat) for batch, calls in _WAYS}
-    lines = [
-        (
-            name,
-            rate(statistics.median(way.measured)),
-            rate(statistics.median(way.baseline)),
-            f"{way.ratio:.2f}",
-            f"{min(way.ratios):.2f}",
-            f"{max(way.ratios):.2f}",
-        )
-        for name, way in ways.items()
-    ]
+    lines = [(name, *way.cells) for name, way in ways.items()]
     first = next(iter(ways))
     return Report(
         title=f"Rows a second through 1 client and {workers} workers, medians of {repeat} rounds of {rows:,} rows",

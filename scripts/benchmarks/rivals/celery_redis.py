@@ -12,8 +12,6 @@ or heartbeats between workers. All tasks are sent before the first result is fet
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,15 +19,13 @@ from typing import Any
 import celery
 from benchmarks.rivals.harness import PATIENCE_S, Order, Rival, Texts, serve
 from benchmarks.rivals.harness import answer as answer_texts
-from benchmarks.rivals.redis_server import running_redis
+from benchmarks.rivals.redis_server import REDIS, running_redis, running_workers
 
 # The worker imports this module, too, and finds the server in its environment.
-_REDIS = "RIVAL_REDIS"
-
 app: Any = celery.Celery("rival")
 app.conf.update(
-    broker_url=os.environ.get(_REDIS),
-    result_backend=os.environ.get(_REDIS),
+    broker_url=os.environ.get(REDIS),
+    result_backend=os.environ.get(REDIS),
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=64,
     task_serializer="json",
@@ -45,23 +41,13 @@ def answer(texts: Texts) -> Texts:
 
 
 @contextmanager
-def _running_worker(workers: int, redis: str) -> Generator[None]:
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
-    worker = ["worker", "--pool", "prefork", "--concurrency", str(workers), *quiet]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "benchmarks.rivals.celery_redis", *worker],
-        env={**os.environ, _REDIS: redis},
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
 def running(order: Order) -> Generator[Rival]:
-    with running_redis() as redis, _running_worker(order.workers, redis):
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
+    pool = ["worker", "--pool", "prefork", "--concurrency", str(order.workers), *quiet]
+    with (
+        running_redis() as redis,
+        running_workers(redis, "celery", "-A", "benchmarks.rivals.celery_redis", *pool),
+    ):
         app.conf.update(broker_url=redis, result_backend=redis)
 
         def call(texts: Texts) -> Texts:

@@ -1,13 +1,29 @@
-"""A Redis of a rival's own, on a free port of the loopback interface, that keeps nothing on disk."""
+"""A Redis of a rival's own, on a free port of the loopback interface, that keeps nothing on disk, and its workers."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from commands import until
+
+# The variable in which workers find the server.
+REDIS = "RIVAL_REDIS"
+
+
+@contextmanager
+def running_workers(redis: str, *arguments: str) -> Generator[None]:
+    """``python -m ARGUMENTS``, told to stop at the end of the block. It finds ``redis`` in its environment."""
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env={**os.environ, REDIS: redis})
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

@@ -9,25 +9,12 @@ Jobs are put into the queue many at a time, in one pipeline; results are waited 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.rivals.harness import PATIENCE_S, Order, Rival, Texts, answer, serve
-from benchmarks.rivals.redis_server import running_redis
-
-
-@contextmanager
-def _running_workers(workers: int, redis: str) -> Generator[None]:
-    pool = ["worker-pool", "--num-workers", str(workers), "--worker-class", "rq.SimpleWorker", "--url", redis]
-    process = subprocess.Popen([sys.executable, "-m", "rq.cli", *pool, "--quiet"])
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+from benchmarks.rivals.redis_server import running_redis, running_workers
 
 
 @contextmanager
@@ -35,7 +22,12 @@ def running(order: Order) -> Generator[Rival]:
     import redis
     import rq
 
-    with running_redis() as url, _running_workers(order.workers, url), redis.Redis.from_url(url) as connection:
+    pool = ["worker-pool", "--num-workers", str(order.workers), "--worker-class", "rq.SimpleWorker", "--quiet"]
+    with (
+        running_redis() as url,
+        running_workers(url, "rq.cli", *pool, "--url", url),
+        redis.Redis.from_url(url) as connection,
+    ):
         queue = rq.Queue(connection=connection)
 
         def result_of(job: Any) -> Texts:
