@@ -49,6 +49,8 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
         "--json",
         "--plot",
         "--bench",
+        "--in-all",
+        "--pack",
         "--workers",
         "--all",
         "--judge",
