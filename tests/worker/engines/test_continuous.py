@@ -78,8 +78,11 @@ def test_rows_of_many_calls_run_beside_each_other_each_with_its_own_options(llm:
         answers = [answer for (answer,) in executor.map(lambda call: llm.generate_batch([call]), calls)]
     for k, answer in enumerate(answers):
         assert isinstance(answer, list)
-        lengths = {output.get("usage", {})["completion_tokens"] for output in answer}
-        assert lengths == {[20, 7, 12][k % 3]}
+        for output in answer:
+            length, most = output.get("usage", {})["completion_tokens"], [20, 7, 12][k % 3]
+            # One that is sampled may come upon the model's end token, and says so; no other ends early.
+            is_ended = k % 3 == 1 and output.get("finish_reason") == "stop"
+            assert length <= most if is_ended else length == most
         assert len(set(texts(answer))) == (2 if k % 3 == 1 else 1)
 
 
