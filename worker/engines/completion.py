@@ -106,20 +106,22 @@ class Vocabulary:
     padding: int
 
     def completion(self, tokens: list[int], stop: Sequence[str]) -> Completion:
-        """Reads generated ``tokens``, behind which there may be padding."""
-        tokens, is_ended = self._without_padding(tokens)
+        """Reads generated ``tokens``, up to the first that ends a completion."""
+        end = next((place for place, token in enumerate(tokens, 1) if token in self.ends), None)
+        tokens, is_ended = tokens[:end], end is not None
         text = self.decode(tokens)
         cut = stop_position(text, stop)
         return Completion(text[:cut], len(tokens), "stop" if is_ended or cut is not None else "length")
 
-    def _without_padding(self, tokens: list[int]) -> tuple[list[int], bool]:
-        for position, token in enumerate(tokens):
-            if token in self.ends:
-                return tokens[: position + 1], True
+    def without_padding(self, tokens: list[int]) -> list[int]:
+        """A row of a batch without what fills it up; an end, which may be the same token, is left to ``completion``.
+
+        Only for rows that were filled up: a model may make the token, too.
+        """
         length = len(tokens)
-        while length and tokens[length - 1] == self.padding:
+        while length and tokens[length - 1] == self.padding and self.padding not in self.ends:
             length -= 1
-        return tokens[:length], False
+        return tokens[:length]
 
 
 def stop_position(text: str, stop: Sequence[str]) -> int | None:

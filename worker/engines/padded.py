@@ -73,7 +73,7 @@ class PaddedBatch:
             [request.prompt for request in requests], [one.seed for one in requests], flags, sampling, room
         )
         return [
-            None if flag() else self._vocabulary.completion(row, sampling.stop)
+            None if flag() else self._vocabulary.completion(self._vocabulary.without_padding(row), sampling.stop)
             for row, flag in zip(rows, flags, strict=True)
         ]
 

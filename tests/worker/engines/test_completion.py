@@ -70,12 +70,16 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: Any, sentence: s
     ],
 )
 def test_a_completion_ends_where_it_ended(tokens: list[int], stop: list[str], completion: Completion) -> None:
-    assert letters.completion(tokens, stop) == completion
+    assert letters.completion(letters.without_padding(tokens), stop) == completion
 
 
 def test_padding_that_is_an_end_as_well_is_an_end() -> None:
     both = Vocabulary(letters.decode, {END}, END)
-    assert both.completion([3, END, END], []) == Completion("a", 2, "stop")
+    assert both.completion(both.without_padding([3, END, END]), []) == Completion("a", 2, "stop")
+
+
+def test_a_token_for_padding_that_the_model_made_counts() -> None:
+    assert letters.completion([3, 4, PADDING], []).num_tokens == 3
 
 
 def test_the_first_stop_text_counts() -> None:
