@@ -184,8 +184,11 @@ def sentence_of(error: BaseException) -> str:
 
 
 def make_room(error: BaseException) -> None:
-    """After a MemoryError, let go of what its frames hold: beside it there is no room, not even to say so."""
-    if isinstance(error, MemoryError):
+    """When memory ran out, let go of what the frames hold: beside it there is no room, not even to say so.
+
+    SystemError is what CPython raises in place of a MemoryError that some function in C has lost.
+    """
+    if isinstance(error, MemoryError | SystemError):
         traceback.clear_frames(error.__traceback__)
 
 

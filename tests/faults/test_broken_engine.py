@@ -202,7 +202,8 @@ def test_rows_that_eat_all_memory_side_by_side_fail_and_others_are_answered(
     error = hungry.exception()
     assert isinstance(error, GenerationError)
     assert len(error.failures) == 6
-    assert {failure.type_name for failure in error.failures.values()} <= {"MemoryError", "WorkerLost"}
+    # CPython itself may lose a MemoryError in C, and raises SystemError then.
+    assert {failure.type_name for failure in error.failures.values()} <= {"MemoryError", "SystemError", "WorkerLost"}
     assert len(others.result()) == 20
     assert llm.generate([{"input": "quick last"}]).result(PATIENCE_S)
 
