@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from ..protocol.content import Failure, pack_failure
+from ..protocol.frames import Payload
 from ..protocol.messages import Missing, Outcome, Resend, Settle, SubmitRun
 from .blame import is_guilty, suspect_group_size
 from .outgoing import Outgoing
@@ -90,7 +91,7 @@ class Ledger:
             else:
                 queue.push(row)
 
-    def _submitted_again(self, client: Client, row: Row, payload: bytes, spec: RowSpec) -> None:
+    def _submitted_again(self, client: Client, row: Row, payload: Payload, spec: RowSpec) -> None:
         """A row that is known already: from an earlier copy of this message, or from the worker that holds it."""
         if row.client is None:
             self._adopt(client, row)
@@ -149,12 +150,12 @@ class Ledger:
         for execution in row.executions:
             self._settle(execution)
 
-    def decide(self, row: Row, outcome: Outcome, payload: bytes) -> None:
+    def decide(self, row: Row, outcome: Outcome, payload: Payload) -> None:
         """Answer a row for good without an execution that could send the answer again."""
         row.verdict = (outcome, payload)
         self._answer(row, outcome, payload, row.charged)
 
-    def _answer(self, row: Row, outcome: int, payload: bytes, attempts: int) -> None:
+    def _answer(self, row: Row, outcome: int, payload: Payload, attempts: int) -> None:
         """Forward a row's answer, if its client reads. It stays known until its client releases it."""
         row.state = RowState.ANSWERED
         client = row.client
@@ -258,7 +259,7 @@ class Ledger:
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first
 
-    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: bytes, now: float) -> None:
+    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: Payload, now: float) -> None:
         """A worker says how an execution ended."""
         execution = worker.executions.get(execution_id)
         if execution is None:
@@ -283,7 +284,7 @@ class Ledger:
         if execution.row.spec.hedge:
             self._llm_of(execution.row.spec.llm).stragglers.forget(execution)
 
-    def _succeeded(self, execution: Execution, outcome: int, payload: bytes) -> None:
+    def _succeeded(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row
         self._withdraw(row, RowState.ANSWERED)
         for other in [other for other in row.executions if other is not execution]:
@@ -291,7 +292,7 @@ class Ledger:
         # Not added to the row's count, for the same answer may come again after a reconnect.
         self._answer(row, outcome, payload, row.charged + (outcome == Outcome.FAILED))
 
-    def _came_to_nothing(self, execution: Execution, outcome: int, payload: bytes) -> None:
+    def _came_to_nothing(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row
         if outcome == Outcome.RAISED:
             row.charged += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..protocol.frames import Payload
 from ..protocol.limits import Limits
 from ..protocol.messages import Answer, Message, Settle
 from .peer import Client, Peer, Worker
@@ -33,7 +34,7 @@ class _Answers:
     ids: list[bytes] = field(default_factory=list[bytes])
     outcomes: list[int] = field(default_factory=list[int])
     attempts: list[int] = field(default_factory=list[int])
-    payloads: list[bytes] = field(default_factory=list[bytes])
+    payloads: list[Payload] = field(default_factory=list[Payload])
     size: int = 0
 
 
@@ -64,7 +65,7 @@ class Outgoing:
         """Send to a routing id, known or not, and past what it has not taken yet."""
         self._effects.append(Send(peer_id, message))
 
-    def answer(self, client: Client, row_id: bytes, outcome: int, attempts: int, payload: bytes) -> None:
+    def answer(self, client: Client, row_id: bytes, outcome: int, attempts: int, payload: Payload) -> None:
         """Forward an answer with the next flush."""
         answers = self._answers.setdefault(client, _Answers())
         is_full = answers.size + len(payload) > self._limits.target_message_bytes

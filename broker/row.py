@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from ..protocol.frames import Payload
+
 if TYPE_CHECKING:
     from .peer import Client, Worker
 
@@ -60,13 +62,13 @@ class Row:
     id: bytes
     spec: RowSpec
     client: Client | None
-    payload: bytes | None
+    payload: Payload | None
     state: RowState = RowState.QUEUED
     charged: int = 0
     raised: tuple[int, ...] = ()
     suspect_group: int = 0
     executions: tuple[Execution, ...] = ()
-    verdict: tuple[int, bytes] | None = None
+    verdict: tuple[int, Payload] | None = None
     resumed: bool = False
     unread_bytes: int = 0
 

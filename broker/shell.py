@@ -23,6 +23,7 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
+from ..protocol.frames import receive
 from ..protocol.monitor import next_event
 from .connections import Connections
 from .machine import Broker
@@ -256,7 +257,7 @@ class _Loop:
                 envelope = self._router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            peer, frames = envelope.bytes, self._router.recv_multipart()
+            peer, frames = envelope.bytes, receive(self._router)
             try:
                 message = decode(frames)
             except DecodeError as error:

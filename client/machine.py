@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from ..protocol.errors import Closed, Expired, GenpoolError, LLMLost, NoBroker, Refused, RowError, UnknownLLM
+from ..protocol.frames import Payload
 from ..protocol.messages import (
     Answer,
     Ask,
@@ -331,6 +332,8 @@ class Client(Session):
     def _send_rows(self, rows: list[Row], *, again: bool, now: float) -> None:
         """Submit rows in runs of equal spec, in messages of bounded size."""
         runs: list[SubmitRun] = []
+        ids: list[bytes] = []
+        payloads: list[Payload] = []
         spec: RowSpec | None = None
         size = rows_in_message = 0
         for row in rows:
@@ -342,9 +345,10 @@ class Client(Session):
                 spec = row.spec
                 left = None if spec.deadline is None else max(0.0, spec.deadline - now)
                 what = (spec.llm, spec.kind, spec.num_generations, spec.options)
-                runs.append(SubmitRun(*what, left, again, [], [], spec.hedge))
-            runs[-1].ids.append(row.id)
-            runs[-1].payloads.append(row.payload)
+                ids, payloads = [], []
+                runs.append(SubmitRun(*what, left, again, ids, payloads, spec.hedge))
+            ids.append(row.id)
+            payloads.append(row.payload)
             size += len(row.payload)
             rows_in_message += 1
         if runs:

@@ -196,7 +196,7 @@ class ResumableOutput(Output):
     def note_share(self, record: Record, share: Share, ending: Ending) -> None:
         super().note_share(record, share, ending)
         plan = [(one.at, one.count, one.draw) for one in record.shares if one.count]
-        entry = Finished(record.number, share.at, share.draw, plan, ending.payload, ending.attempts)
+        entry = Finished(record.number, share.at, share.draw, plan, bytes(ending.payload), ending.attempts)
         try:
             self._journal.append(entry)
         except GenpoolError as error:

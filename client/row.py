@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..protocol.errors import GenpoolError
+from ..protocol.frames import Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Ending:
 
     outcome: int
     attempts: int
-    payload: bytes
+    payload: Payload
 
 
 class Owner(Protocol):

@@ -2,7 +2,8 @@
 
 A message is a *head* frame (one byte for its kind, then a msgpack map of its fields) and, where it carries rows, body
 frames: the rows' payloads one after the other, cut at ``max_frame_bytes`` wherever that falls. The head holds the
-payloads' sizes; payloads stay bytes until the worker or the client that they are for opens them (see content.py).
+payloads' sizes; payloads stay bytes until the worker or the client that they are for opens them (see content.py), and
+a large one that is alone in its message stays in the frames that it came in (see frames.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, cast
 import msgpack
 
 from .errors import DecodeError
+from .frames import LARGE_BYTES, Frame, Frames, Payload
 from .limits import MAX_ROWS_PER_MESSAGE, PROTOCOL_VERSION, ROW_ID_BYTES, Limits
 from .messages import (
     Answer,
@@ -48,8 +50,8 @@ from .messages import (
     Welcome,
     WorkerState,
 )
+from .packer import Packer
 
-Frame = bytes | memoryview
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
@@ -287,21 +289,34 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 _CARRIERS = tuple(kind for kind in _COLUMNS if kind is not Hold)
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
 
+_packer = Packer()
+
 
 def encode(message: Message, max_frame_bytes: int) -> list[Frame]:
     """The frames of ``message``: its head, then body frames of at most ``max_frame_bytes``."""
-    payloads: list[bytes] = []
-    head = _BYTES[type(message)] + msgpack.packb(_plain(message, payloads), unicode_errors="surrogatepass")
+    payloads: list[Payload] = []
+    head = _BYTES[type(message)] + _pack(_plain(message, payloads))
     if not payloads:
         return [head]
-    body = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+    if len(payloads) == 1 and isinstance(payloads[0], Frames):
+        frames = payloads[0].frames
+        if all(len(frame) <= max_frame_bytes for frame in frames):
+            return [head, *frames]
+    body = b"".join(map(bytes, payloads))
     if len(body) <= max_frame_bytes:
         return [head, body]
     view = memoryview(body)
     return [head, *(view[at : at + max_frame_bytes] for at in range(0, len(view), max_frame_bytes))]
 
 
-def _plain(value: Any, payloads: list[bytes]) -> dict[str, Any]:
+def _pack(head: dict[str, Any]) -> bytes:
+    try:
+        return _packer.pack(head)
+    except UnicodeEncodeError:  # lone surrogates: with them, long texts take ten times as long
+        return msgpack.packb(head, unicode_errors="surrogatepass")
+
+
+def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
     """The record as a map, its payloads taken out and appended to ``payloads``."""
     plain: dict[str, Any] = {}
     for name in _NAMES[type(value)]:
@@ -396,15 +411,23 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
         if body:
             raise DecodeError("has a body and no rows")
         return
-    rows = bytes(body[0]) if len(body) == 1 else b"".join(body)
-    at = 0
-    for record, part in records:
-        ends = list(accumulate(_field("sizes", _counts, part), initial=at))
-        record.payloads = [rows[start:end] for start, end in pairwise(ends)]
-        at = ends[-1]
+    size = sum(map(len, body))
+    sizes = [_field("sizes", _counts, part) for _, part in records]
+    at = sum(map(sum, sizes))
+    if at != size:
+        raise DecodeError(f"its rows have {at} bytes and its body {size}")
+    # Of many small frames each would cost the next reader more than a byte's copy.
+    is_large = size >= LARGE_BYTES and all(len(frame) >= LARGE_BYTES for frame in body[:-1])
+    if is_large and sizes == [[size]]:
+        records[0][0].payloads = [Frames(body)]
+    else:
+        rows, start = b"".join(body), 0
+        for (record, _), own in zip(records, sizes, strict=True):
+            ends = list(accumulate(own, initial=start))
+            record.payloads = [rows[start:end] for start, end in pairwise(ends)]
+            start = ends[-1]
+    for record, _ in records:
         _check_columns(record)
-    if at != len(rows):
-        raise DecodeError(f"its rows have {at} bytes and its body {len(rows)}")
 
 
 def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:

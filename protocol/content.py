@@ -15,12 +15,17 @@ from typing import Any, cast
 import msgpack
 
 from .errors import DecodeError, RowError
+from .frames import Payload
+from .packer import Packer
 
 # No option has this name: an option is an argument of an engine's.
 WISHES = "?"
 
 # How many levels are searched for what cannot be packed.
 _DEEPEST_SEARCH = 64
+
+# Refuses all but plain dicts, lists, texts, bytes, numbers and None, and so packs nothing that cannot be opened.
+_plain = Packer(strict_types=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +51,30 @@ def pack(value: Any, part: Any = None) -> bytes:
             which the user gave.
     """
     try:
+        return _plain.pack(value)
+    except (TypeError, ValueError, OverflowError, BufferError):
+        return _pack_odd(value, value if part is None else part)
+
+
+def _pack_odd(value: Any, part: Any) -> bytes:
+    """``pack`` for values that hold tuples, numpy scalars, lone surrogates or the like. Raises RowError."""
+    try:
         packed = msgpack.packb(value, default=_number, unicode_errors="surrogatepass")
         # What packs need not open again: a tuple comes back as a list, and a list is no key.
         msgpack.unpackb(packed, strict_map_key=False, unicode_errors="surrogatepass")
     except (TypeError, ValueError, OverflowError, BufferError) as error:
-        raise RowError(_complaint(value if part is None else part, error)) from None
+        raise RowError(_complaint(part, error)) from None
     return packed
 
 
-def unpack(payload: bytes) -> Any:
+def unpack(payload: Payload) -> Any:
     """The value that ``pack`` made.
 
     Raises:
         DecodeError: when the bytes are no msgpack, or hold a list as a key.
     """
     try:
-        return msgpack.unpackb(payload, strict_map_key=False, unicode_errors="surrogatepass")
+        return msgpack.unpackb(bytes(payload), strict_map_key=False, unicode_errors="surrogatepass")
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"the content cannot be read: {str(error) or type(error).__name__}") from None
 
@@ -71,7 +84,7 @@ def pack_row(content: Any, seed: int | None) -> bytes:
     return pack([content, seed], content)
 
 
-def unpack_row(payload: bytes) -> tuple[Any, int | None]:
+def unpack_row(payload: Payload) -> tuple[Any, int | None]:
     """Content and seed of a row. Raises DecodeError."""
     row = unpack(payload)
     if not isinstance(row, list) or len(cast(list[Any], row)) != 2:
@@ -87,7 +100,7 @@ def pack_failure(failure: Failure) -> bytes:
     return pack(asdict(failure))
 
 
-def unpack_failure(payload: bytes) -> Failure:
+def unpack_failure(payload: Payload) -> Failure:
     """The failure that a payload tells of. Raises DecodeError."""
     fields = unpack(payload)
     if not isinstance(fields, dict):
@@ -96,7 +109,7 @@ def unpack_failure(payload: bytes) -> Failure:
     return Failure(**{name: str(said.get(name, "")) for name in Failure.__slots__})
 
 
-def unpack_outputs(payload: bytes) -> list[dict[str, Any]]:
+def unpack_outputs(payload: Payload) -> list[dict[str, Any]]:
     """The outputs of one row. Raises DecodeError."""
     outputs = unpack(payload)
     if not isinstance(outputs, list) or [one for one in cast(list[Any], outputs) if not isinstance(one, dict)]:

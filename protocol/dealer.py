@@ -15,6 +15,7 @@ import zmq
 from .address import endpoint, host_of, is_literal
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
+from .frames import receive
 from .limits import Limits
 from .messages import Message
 from .monitor import next_event
@@ -167,7 +168,7 @@ class Dealer:
             if self._sock is None:
                 return False
             try:
-                frames = self._sock.recv_multipart(zmq.NOBLOCK)
+                frames = receive(self._sock, zmq.NOBLOCK)
             except zmq.Again:
                 return False
             now = time.monotonic()

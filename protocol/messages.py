@@ -14,10 +14,12 @@ A row is one input (or rendered prompt) for one LLM. An execution is one hand-ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from .frames import Payload
 from .limits import PROTOCOL_VERSION, Limits
 
 
@@ -142,7 +144,7 @@ class SubmitRun:
     seconds_left: float | None
     again: bool
     ids: list[bytes]
-    payloads: list[bytes]
+    payloads: Sequence[Payload]
     hedge: float = 0.0
 
 
@@ -182,7 +184,7 @@ class Answer:
     ids: list[bytes]
     outcomes: list[int]
     attempts: list[int]
-    payloads: list[bytes]
+    payloads: Sequence[Payload]
 
 
 @dataclass(slots=True)
@@ -234,7 +236,7 @@ class AssignRun:
     charged: int
     first_execution: int
     ids: list[bytes]
-    payloads: list[bytes]
+    payloads: Sequence[Payload]
 
 
 @dataclass(slots=True)
@@ -269,7 +271,7 @@ class Result:
     outcomes: list[int]
     tokens: int
     credit: int
-    payloads: list[bytes]
+    payloads: Sequence[Payload]
 
 
 @dataclass(slots=True)

@@ -154,7 +154,7 @@ class FakeWorker(Endpoint):
             case StartCall():
                 self.running[effect.call] = effect
                 self.started += effect.executions
-                self.network.computed.update(effect.payloads)
+                self.network.computed.update(map(bytes, effect.payloads))
                 if self.run_s is not None:
                     self.network.after(self.run_s, lambda: self.finish(effect.call))
             case Load():
@@ -178,7 +178,7 @@ class FakeWorker(Endpoint):
         started = self.running.pop(number, None)
         if started is None or self.is_dead:
             return
-        for execution, payload in zip(started.executions, started.payloads, strict=True):
+        for execution, payload in zip(started.executions, map(bytes, started.payloads), strict=True):
             outcome = self.outcome(payload)
             if outcome is None:
                 self.network.kill(self)

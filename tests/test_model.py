@@ -144,8 +144,9 @@ class Watched(Network):
     def sent_down(self, wire: Wire, message: Message) -> None:
         if isinstance(message, Assign):
             for run in message.runs:
-                self._assigned(wire, run.first_execution, run.payloads)
-                self._look_at_assigned(run.first_execution, run.payloads)
+                payloads = [bytes(payload) for payload in run.payloads]
+                self._assigned(wire, run.first_execution, payloads)
+                self._look_at_assigned(run.first_execution, payloads)
         elif isinstance(message, Settle):
             for execution in message.executions:
                 self.assigned.get(wire.end, {}).pop(execution, None)
@@ -522,7 +523,7 @@ class Model(RuleBasedStateMachine):
         if self.network.broker is not None:
             look_at_broker(self.network.broker)
             for row in self.network.broker.ledger.rows.values():
-                is_fair = row.payload is None or row.charged <= self.network.guilt(row.payload)
+                is_fair = row.payload is None or row.charged <= self.network.guilt(bytes(row.payload))
                 assert is_fair, f"{row.payload} is charged {row.charged} times"
 
     def _look_at_rows_of(self, client: FakeClient) -> None:

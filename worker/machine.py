@@ -6,11 +6,12 @@ is kept here until the client has it. No I/O, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from ..protocol.content import Failure, pack_failure
+from ..protocol.frames import Payload
 from ..protocol.messages import (
     Assign,
     AssignRun,
@@ -72,7 +73,7 @@ class StartCall:
     num_generations: int
     options: bytes
     executions: list[int]
-    payloads: list[bytes]
+    payloads: Sequence[Payload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +382,7 @@ class Worker(Session):
             else:
                 self._hand_back(list(rows.values()))
 
-    def _start(self, run: AssignRun, rows: dict[int, _Held], payloads: list[bytes]) -> None:
+    def _start(self, run: AssignRun, rows: dict[int, _Held], payloads: Sequence[Payload]) -> None:
         number = self._next_call
         self._next_call += 1
         self.calls[number] = _Call(number, {execution: held.row_id for execution, held in rows.items()}, self._now)

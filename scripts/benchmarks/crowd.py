@@ -164,7 +164,7 @@ class _Engines:
             engine.machine.call_ended(call.call, now)
             return
         times = {
-            execution: self._settings.seconds(engine.number, payload)
+            execution: self._settings.seconds(engine.number, bytes(payload))
             for execution, payload in zip(call.executions, call.payloads, strict=True)
         }
         running = _Call(call.call, now, times)

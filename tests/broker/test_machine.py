@@ -18,6 +18,7 @@ from genpool.broker.row import Execution, RowState
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.content import unpack_failure
+from genpool.protocol.frames import Payload
 from genpool.protocol.limits import PROTOCOL_VERSION, Limits
 from genpool.protocol.messages import (
     Answer,
@@ -282,7 +283,7 @@ def assigned(sent: list[Sent]) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
     for name, message in sent:
         for run in message.runs if isinstance(message, Assign) else []:
-            given.setdefault(name, []).extend(payload.decode() for payload in run.payloads)
+            given.setdefault(name, []).extend(bytes(payload).decode() for payload in run.payloads)
     return given
 
 
@@ -1526,7 +1527,7 @@ def test_a_poison_is_found_within_three_deaths_and_its_neighbours_are_answered()
             current = bench.worker(f"worker{next(workers)}", credit=100, concurrency=100)
         else:
             note(bench.tell(current, result(*running, credit=worker.used + 100)))
-            answered += [payload.decode() for payload in running.values() if payload]
+            answered += [bytes(payload).decode() for payload in running.values() if payload]
     assert deaths == 3
     assert sorted([*answered, poison]) == sorted(names)
     (told,) = failed
@@ -1551,7 +1552,7 @@ def test_a_row_that_must_be_alone_is_not_tried_in_a_larger_group() -> None:
     bench.worker("three", credit=8)
     worker = bench.peer("three")
     assert isinstance(worker, Worker)
-    groups: list[set[bytes | None]] = []
+    groups: list[set[Payload | None]] = []
     while running := {n - FIRST: e.row.payload for n, e in worker.executions.items() if not e.finished}:
         groups.append(set(running.values()))
         bench.tell("three", result(*running, credit=worker.used + 8))

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -168,9 +169,11 @@ def test_a_row_goes_through_and_its_answer_comes_back(fleet: Fleet) -> None:
         payload = b"x" * (3 * Limits().max_frame_bytes)
         client.send(submit(payload))
         (run,) = worker.wait_for(Assign).runs
-        assert (run.ids, run.payloads) == ([ROW], [payload])
-        worker.send(Result([run.first_execution], [Outcome.DONE], 0, 2, [b"answer"]))
-        assert client.wait_for(Answer) == Answer([ROW], [Outcome.DONE], [0], [b"answer"])
+        assert (run.ids, [*map(bytes, run.payloads)]) == ([ROW], [payload])
+        worker.send(Result([run.first_execution], [Outcome.DONE], 0, 2, [payload.upper()]))
+        answer = client.wait_for(Answer)
+        assert replace(answer, payloads=[]) == Answer([ROW], [Outcome.DONE], [0], [])
+        assert [*map(bytes, answer.payloads)] == [payload.upper()]
         client.send(Release([ROW]))
         assert worker.wait_for(Settle).executions == [run.first_execution]
 

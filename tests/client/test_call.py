@@ -428,7 +428,7 @@ def finished_shares(run: Run) -> list[tuple[int, int, int, int, bytes]]:
     told: list[tuple[int, int, int, int, bytes]] = []
 
     def shared(record: Record, share: Share, ending: Ending) -> None:
-        told.append((record.number, share.at, share.count, share.draw, ending.payload))
+        told.append((record.number, share.at, share.count, share.draw, bytes(ending.payload)))
 
     run.call = Call(run.voices, run.settings, run.records.append, run.progress, shared)
     return told
@@ -464,6 +464,7 @@ def test_what_was_finished_before_is_not_asked_again() -> None:
 def test_an_item_that_is_all_finished_ends_in_begin() -> None:
     run = Run(settings(2))
     answer = done({"raw_output": "one"}, {"raw_output": "two"}).payload
+    assert isinstance(answer, bytes)
     record = run.over([Item({"input": "x"}, 3, plan=[Planned(1, 2, 0, answer)])])[0]
     assert (len(record.outputs), record.makers, run.link.rows) == (2, [1, 1], [])
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import accumulate, pairwise
 from typing import Any, get_args
 
 import msgpack
@@ -14,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from genpool.protocol import codec
 from genpool.protocol.codec import MAX_HEAD_BYTES, decode
 from genpool.protocol.errors import DecodeError
+from genpool.protocol.frames import LARGE_BYTES, Frames
 from genpool.protocol.limits import MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
@@ -258,6 +261,55 @@ def test_a_body_may_be_cut_otherwise_than_encode_does() -> None:
     head, body = encode(message, 1000)
 
     assert decode([head, body[:4], b"", body[4:]]) == message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_kept"),
+    [
+        ([LARGE_BYTES], True),
+        ([LARGE_BYTES, 1], True),
+        ([LARGE_BYTES, LARGE_BYTES + 1, 7], True),
+        ([LARGE_BYTES - 1], False),
+        ([1, LARGE_BYTES], False),
+        ([1] * LARGE_BYTES, False),
+    ],
+    ids=str,
+)
+def test_a_large_row_that_is_alone_stays_in_its_frames(sizes: list[int], is_kept: bool) -> None:
+    row = random.Random(1).randbytes(sum(sizes))
+    (head, *_) = encode(Answer([ROW_ID], [0], [1], [row]), sum(sizes))
+    ends = list(accumulate(sizes, initial=0))
+    frames = [row[start:end] for start, end in pairwise(ends)]
+    message = decode([head, *frames])
+
+    assert isinstance(message, Answer)
+    (payload,) = message.payloads
+    assert isinstance(payload, Frames) == is_kept
+    assert (len(payload), bytes(payload)) == (len(row), row)
+    sent = codec.encode(message, max(sizes))
+    assert b"".join(sent[1:]) == row
+    assert all(one is other for one, other in zip(sent[1:], frames, strict=False)) or not is_kept
+
+
+def test_large_frames_are_cut_for_who_takes_smaller_ones() -> None:
+    row = b"abc" * LARGE_BYTES
+    message = Answer([ROW_ID], [0], [1], [Frames([row])])
+
+    assert [len(frame) for frame in encode(message, 2 * LARGE_BYTES)[1:]] == [2 * LARGE_BYTES, LARGE_BYTES]
+
+
+def test_a_large_row_may_share_a_message() -> None:
+    large = Frames([b"a" * LARGE_BYTES, b"b"])
+    message = decode(encode(Answer([ROW_ID] * 3, [0] * 3, [1] * 3, [b"before", large, b"after"]), 1000))
+
+    assert isinstance(message, Answer)
+    assert message.payloads == [b"before", bytes(large), b"after"]
+
+
+def test_large_rows_of_several_runs_are_told_apart() -> None:
+    runs = [replace(SUBMIT_RUN, payloads=[letter * LARGE_BYTES]) for letter in (b"a", b"b")]
+
+    assert decode(encode(Submit(runs), LARGE_BYTES)) == Submit(runs)
 
 
 def test_lone_surrogates_pass() -> None:

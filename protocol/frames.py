@@ -1,0 +1,41 @@
+"""Frames of ZeroMQ, and large payloads that stay in them: copying a megabyte takes as long as sending it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import zmq
+
+Frame = bytes | memoryview
+
+# From this size on a copy costs more than to keep a frame of libzmq's, and to send it on as one.
+LARGE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A large payload as ``frames`` that follow each other. Passed on as it is, and joined by ``bytes()``."""
+
+    frames: Sequence[Frame]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.frames)
+
+
+# What a row or an answer carries: who only passes it on need not know which of them it is.
+Payload = bytes | Frames
+
+
+def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[Frame]:
+    """The frames of the next message, the large ones behind the first not copied. Raises as ``Socket.recv``."""
+    frames: list[Frame] = [sock.recv(flags)]
+    while sock.getsockopt(zmq.RCVMORE):
+        frame = sock.recv(flags, copy=False)
+        # A zmq.Frame is a buffer with a length as a memoryview is, and unlike one it can be sent on without a copy.
+        frames.append(cast(memoryview, frame) if len(frame) >= LARGE_BYTES else frame.bytes)
+    return frames
