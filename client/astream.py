@@ -40,7 +40,7 @@ class _Pump:
 
 
 async def astream(
-    make_call: Callable[[Callable[[Record], None]], Call],
+    make_call: Callable[[Callable[[list[Record]], None]], Call],
     inputs: Iterable[Any] | AsyncIterable[Any],
     window: Callable[[], int],
     *,
@@ -51,14 +51,14 @@ async def astream(
     What the source raises is raised here after the rows that were begun, as there.
     """
     loop = asyncio.get_running_loop()
-    # Records, and at the end of the inputs None or what reading them raised.
-    arrived: asyncio.Queue[Record | BaseException | None] = asyncio.Queue()
+    # Records that have finished, and at the end of the inputs None or what reading them raised.
+    arrived: asyncio.Queue[list[Record] | BaseException | None] = asyncio.Queue()
 
-    def hand_over(record: Record) -> None:
+    def hand_over(records: list[Record]) -> None:
         try:
-            loop.call_soon_threadsafe(arrived.put_nowait, record)
+            loop.call_soon_threadsafe(arrived.put_nowait, records)
         except RuntimeError:
-            pass  # the loop has ended, and nobody waits for the row
+            pass  # the loop has ended, and nobody waits for the rows
 
     call = make_call(hand_over)
     order = Order(ordered=ordered)
@@ -70,7 +70,7 @@ async def astream(
     try:
         while not exhausted or pump.yielded < pump.begun:
             one = await arrived.get()
-            if not isinstance(one, Record):
+            if not isinstance(one, list):
                 exhausted, error = True, one
                 continue
             for row in order.arrived(one):

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -37,10 +37,13 @@ from ..tasks.prompt import to_wire
 from .item import Item
 from .option import packed_options, with_wishes
 from .record import Record, Share, planned_shares, shares_of
-from .row import Ending, Row, RowSpec
+from .row import Ending, Row, RowEnd, RowSpec
 from .share import draw_shares, move_shares
 
 log = logging.getLogger("genpool.client")
+
+# A share of an input, with what it has come to.
+_Reached = tuple[Record, Share, list[LLMOutput] | RemoteError]
 
 # More sets of options than this, one for each row, say, are not worth remembering.
 _MOST_SPECS = 1024
@@ -48,6 +51,10 @@ _MOST_SPECS = 1024
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
 _BEGIN_AT_ONCE = 256
+
+# So many rows end before it is told which inputs are finished by them: a large value delays that, a small one takes the
+# lock for few.
+_ENDS_AT_ONCE = 256
 
 # How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
 # again and loads a large model, and no longer than a person would watch a call stand still.
@@ -96,19 +103,68 @@ class CallSettings:
     hedge: float = 0.0
 
 
+class _Maker:
+    """Makes what one LLM's rows carry. What is known of the LLM is asked once, for all inputs that begin together."""
+
+    def __init__(self, voice: Voice, task: Any | None) -> None:
+        self.voice = voice
+        self._task = task
+        self._arguments = voice.arguments
+
+    def payload(self, record: Record, seed: int | None) -> bytes | None:
+        """The row's bytes; None when the input lacks an argument of the task.
+
+        Raises:
+            RowError: when the input cannot be carried, or the task cannot make a prompt of it.
+        """
+        given, arguments = cast(Mapping[str, Any], record.input), self._arguments
+        # A dict is told apart at once, and what else is a mapping only by asking.
+        if not isinstance(record.input, (dict, Mapping)):
+            kind = type(record.input).__name__
+            raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
+        if arguments is None:
+            content = dict(given)
+        else:
+            content = {name: given[name] for name in arguments if name in given}
+            if len(content) < len(arguments) and self._leaves_empty(record, arguments, given):
+                return None
+        return pack_row(content if self._task is None else self._prompt(record, content), seed)
+
+    def _leaves_empty(self, record: Record, arguments: list[str], given: Mapping[str, Any]) -> bool:
+        """Whether the outputs of an input that lacks an argument are made here, and not by the worker."""
+        missing = missing_arguments(arguments, given)
+        # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
+        if not missing or (self._task is None and self.voice.known_model_name is None):
+            return False
+        log.warning("input %d lacks %s; its outputs are None", record.number, ", ".join(map(repr, missing)))
+        return True
+
+    def _prompt(self, record: Record, content: dict[str, Any]) -> Any:
+        assert self._task is not None
+        try:
+            return to_wire(self._task.generate_prompt(**content))
+        # A task is user code: what it raises is this row's failure, and no other's.
+        except Exception as error:
+            raise RowError(
+                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
+            ) from error
+
+
 class Call:
     """Splits each input over ``voices`` and joins the shares.
 
-    ``finished(record)`` is called once for each input, when its last share has ended: on a callbacks thread, or in
-    ``begin`` for an input that needs no LLM. ``shared(record, share, ending)`` is called before, on a callbacks
+    ``finished(records)`` is called with each input once, when its last share has ended: on a callbacks thread, or in
+    ``begin`` for inputs that need no LLM. ``shared(record, share, ending)`` is called before, on a callbacks
     thread, for each share that a worker has answered with outputs: its payload may be an Item's in a later call.
+    ``begun`` counts the inputs that are finished or will be: where ``begin`` raises, those are left out whose rows were
+    about to be sent.
     """
 
     def __init__(
         self,
         voices: Sequence[Voice],
         settings: CallSettings,
-        finished: Callable[[Record], None],
+        finished: Callable[[list[Record]], None],
         progress: Callable[..., Any] | None = None,
         shared: Callable[[Record, Share, Ending], None] | None = None,
     ) -> None:
@@ -120,9 +176,14 @@ class Call:
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
         self._drawn: list[int] | None = None
+        self._tasks = [voice.rendering_task for voice in voices]
+        # User code may raise anything and take long, and nothing that is finished shall wait for it.
+        runs_user_code = progress is not None or any(task is not None for task in self._tasks)
+        self.ends_at_once = 1 if runs_user_code else _ENDS_AT_ONCE
         # The LLMs that are lost by now, by their positions, until they are served again.
         self._lost: dict[int, LLMLost] = {}
         self._over = False
+        self.begun = 0
         # Rows of the same spec share one object, by which the client's machine groups them.
         self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
 
@@ -144,50 +205,79 @@ class Call:
         while not self._over and (part := list(islice(inputs, _BEGIN_AT_ONCE))):
             self._begin(part)
 
-    def _begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
-        outgoing: dict[int, list[Row]] = defaultdict(list)
+    def _begin(self, inputs: Sequence[tuple[int, Any]]) -> None:
+        records = self._recorded(inputs)
+        try:
+            self._send_all(records)
+        except BaseException:
+            self._forget(records)
+            raise
+
+    def _send_all(self, records: Sequence[Record]) -> None:
+        makers: dict[int, _Maker] = {}
+        outgoing: dict[int, list[Row]] = {}
         done: list[Record] = []
-        for index, given in inputs:
-            record = self._record(index, given)
-            for share, row in self._rows(record, enumerate(record.shares)):
-                outgoing[share.at].append(row)
+        ids = _row_ids(sum([len(record.shares) for record in records]))
+        for record in records:
+            for place, share in enumerate(record.shares):
+                at = share.at
+                if at not in makers:
+                    makers[at], outgoing[at] = self._maker(at), []
+                row = self._row(record, place, makers[at], ids.pop())
+                if row is not None:
+                    outgoing[at].append(row)
             if not record.pending:
                 done.append(record)
-        for record in done:
-            self._report(record)
-        if self._over:
-            return
+        if done:
+            self._report(done)
         for at, rows in outgoing.items():
-            self._voices[at].submit_rows(rows)
+            if rows and not self._over:
+                self._voices[at].submit_rows(rows)
 
     def cancel(self) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more."""
-        rows: dict[int, list[Row]] = defaultdict(list)
         with self._lock:
             self._over = True
-            for record in self._records.values():
+            records = list(self._records.values())
+        self._forget(records)
+
+    def _forget(self, records: Sequence[Record]) -> None:
+        """Withdraw the rows of these inputs, and tell nobody of those that are not finished."""
+        rows: dict[int, list[Row]] = defaultdict(list)
+        with self._lock:
+            for record in records:
+                if self._records.pop(record.index, None) is None:
+                    continue
+                self.begun -= 1
                 for share in record.shares:
                     if share.row is not None:
                         rows[share.at].append(share.row)
-            self._records.clear()
         for at, own in rows.items():
             self._voices[at].withdraw_rows(own)
 
-    def _record(self, index: int, given: Any) -> Record:
-        item = given if isinstance(given, Item) else None
-        planned = planned_shares(item.plan) if item is not None else []
-        drawn = [] if planned else self._draw(index if item is None else item.number)
+    def _recorded(self, inputs: Sequence[tuple[int, Any]]) -> list[Record]:
+        """Inputs with their shares, as they are kept from now on."""
+        records: list[Record] = []
         with self._lock:
             self._note_returns()
-            shares = planned or shares_of(self._move(drawn) if self._is_redrawn else drawn)
-            if item is None:
-                record = Record(index, given, shares, len(shares), index)
-            else:
-                draws = max(share.draw for share in shares)
-                record = Record(index, item.input, shares, len(shares), item.number, item.options, item.seed, draws)
+            for index, given in inputs:
+                if isinstance(given, Item):
+                    shares = planned_shares(given.plan) or self._drawn_shares(given.number)
+                    draws = max([share.draw for share in shares])
+                    record = Record(index, given.input, shares, len(shares), given, draws)
+                else:
+                    shares = self._drawn_shares(index)
+                    record = Record(index, given, shares, len(shares))
+                records.append(record)
             if not self._over:
-                self._records[index] = record
-        return record
+                self.begun += len(records)
+                self._records.update([(record.index, record) for record in records])
+        return records
+
+    def _drawn_shares(self, number: int) -> list[Share]:
+        """New shares for one input, by the draw. Under the lock."""
+        drawn = self._draw(number)
+        return shares_of(self._move(drawn) if self._is_redrawn else drawn)
 
     def _draw(self, number: int) -> list[int]:
         """The shares of one input. With a seed, those of an input are the same wherever a call begins."""
@@ -198,40 +288,36 @@ class Call:
             self._drawn = draw_shares(settings.num_generations, settings.weights, source)
         return self._drawn
 
-    def _rows(self, record: Record, shares: Iterable[tuple[int, Share]]) -> Iterator[tuple[Share, Row]]:
-        """The rows for shares of one input, given with their places. What cannot become a row ends here and now."""
-        for place, share in shares:
-            content = self._content(record, share)
-            if isinstance(content, tuple):
-                payload, spec = content
-                share.row = Row(os.urandom(ROW_ID_BYTES), spec, payload, self, (record.index, place))
-                yield share, share.row
-            else:
-                self._end(record, share, content)
-
-    def _content(self, record: Record, share: Share) -> tuple[bytes, RowSpec] | list[LLMOutput] | RemoteError:
-        """What a share's row carries and its spec, or what the share has come to without one."""
-        voice = self._voices[share.at]
+    def _row(self, record: Record, place: int, maker: _Maker, row_id: bytes) -> Row | None:
+        """The row for the share at ``place``. None for what cannot become a row: it has ended here and now."""
+        share = record.shares[place]
         if share.answer is not None:
             answer, share.answer = share.answer, None
-            return self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
-        lost = self._lost.get(share.at)
-        if lost is not None and not self._is_redrawn:
-            return self._local_error(voice, lost)
-        try:
-            payload = self._payload(voice, record, self._seed_of(record, share.draw))
-            if payload is None:
-                return self._empty_outputs(share)
-            return payload, self._spec(share, self._options(voice, record))
-        except (RowError, ConfigurationError) as error:
-            return self._local_error(voice, error)
+            outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
+        elif not self._is_redrawn and (lost := self._lost.get(share.at)) is not None:
+            outcome = self._local_error(maker.voice, lost)
+        else:
+            try:
+                payload = maker.payload(record, self._seed_of(record, share.draw))
+                if payload is not None:
+                    spec = self._spec(share, self._options(maker.voice, record))
+                    row = share.row = Row(row_id, spec, payload, self, (record.index, place))
+                    return row
+                outcome = self._empty_outputs(share)
+            except (RowError, ConfigurationError) as error:
+                outcome = self._local_error(maker.voice, error)
+        self._end([(record, share, outcome)])
+        return None
+
+    def _maker(self, at: int) -> _Maker:
+        return _Maker(self._voices[at], self._tasks[at])
 
     def _options(self, voice: Voice, record: Record) -> bytes:
         """The options that the input's rows are sent with. Raises ConfigurationError as ``packed_options``."""
         packed = self._settings.options
-        if not record.options:
+        if record.item is None or not record.item.options:
             return packed
-        return packed_options([voice], {**(unpack(packed) if packed else {}), **record.options})
+        return packed_options([voice], {**(unpack(packed) if packed else {}), **record.item.options})
 
     def _spec(self, share: Share, options: bytes) -> RowSpec:
         """What the rows of such shares have in common. Raises ConfigurationError as ``with_wishes``."""
@@ -240,9 +326,10 @@ class Call:
             if len(self._specs) >= _MOST_SPECS:
                 self._specs.clear()
             voice, settings = self._voices[share.at], self._settings
-            kind = RowKind.INPUT if voice.rendering_task is None else RowKind.PROMPT
+            task = self._tasks[share.at]
+            kind = RowKind.INPUT if task is None else RowKind.PROMPT
             lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
-            packed = with_wishes(options, voice.rendering_task)
+            packed = with_wishes(options, task)
             spec = RowSpec(
                 voice.llm_name,
                 kind,
@@ -257,38 +344,12 @@ class Call:
             self._specs[share.at, share.count, options] = spec
         return spec
 
-    def _payload(self, voice: Voice, record: Record, seed: int | None) -> bytes | None:
-        """The row's bytes; None when the input lacks an argument of the task.
-
-        Raises:
-            RowError: when the input cannot be carried, or the task cannot make a prompt of it.
-        """
-        given, arguments = cast(Mapping[str, Any], record.input), voice.arguments
-        # A dict is told apart at once, and what else is a mapping only by asking.
-        if not isinstance(record.input, (dict, Mapping)):
-            kind = type(record.input).__name__
-            raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
-        missing = missing_arguments(arguments, given) if arguments is not None else []
-        if missing and (voice.rendering_task is not None or voice.known_model_name is not None):
-            log.warning("input %d lacks %s; its outputs are None", record.number, ", ".join(map(repr, missing)))
-            return None
-        # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
-        content = dict(given) if arguments is None else {name: given[name] for name in arguments if name in given}
-        if voice.rendering_task is None:
-            return pack_row(content, seed)
-        try:
-            prompt = to_wire(voice.rendering_task.generate_prompt(**content))
-        # A task is user code: what it raises is this row's failure, and no other's.
-        except Exception as error:
-            raise RowError(
-                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
-            ) from error
-        return pack_row(prompt, seed)
-
     def _seed_of(self, record: Record, draw: int) -> int | None:
-        if record.seed is not None and not draw:
-            return record.seed
-        seed = self._settings.seed if record.seed is None else record.seed
+        seed = self._settings.seed
+        if record.item is not None and record.item.seed is not None:
+            seed = record.item.seed
+            if not draw:
+                return seed
         if seed is None:
             return None
         # An LLM that makes a lost one's share beside its own must not say the same again.
@@ -298,34 +359,48 @@ class Call:
 
     # On a callbacks thread.
 
-    def ended(self, row: Row, ending: Ending | GenpoolError) -> None:
-        """One row has ended: see Owner."""
-        index, place = row.place
+    def ended(self, ends: list[RowEnd]) -> None:
+        """Rows have ended: see Owner."""
         with self._lock:
-            record = self._records.get(index)
-        if record is None:
-            return  # cancelled meanwhile
-        share = record.shares[place]
-        if isinstance(ending, LLMLost):
-            self._note_loss(share.at, ending)
+            records = [self._records.get(row.place[0]) for row, _ in ends]
+        reached: list[_Reached] = []
+        for (row, ending), record in zip(ends, records, strict=True):
+            if record is None:
+                continue  # cancelled meanwhile
+            share = record.shares[row.place[1]]
+            if isinstance(ending, LLMLost):
+                self._note_loss(share.at, ending)
+                if self._is_redrawn:
+                    self._redraw(record, share)
+                    continue
+            outcome = self._outcome(share, record.input, ending)
+            if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
+                self._tell_shared(record, share, ending)
+            reached.append((record, share, outcome))
         try:
-            if isinstance(ending, LLMLost) and self._is_redrawn:
-                self._redraw(record, share)
-            else:
-                outcome = self._outcome(share, record.input, ending)
-                if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
-                    self._shared(record, share, ending)
-                self._end(record, share, outcome)
+            self._end(reached)
         finally:
-            if not record.pending:
-                self._report(record)
+            self._report([record for record in records if record is not None and not record.pending])
 
-    def _end(self, record: Record, share: Share, outcome: list[LLMOutput] | RemoteError) -> None:
+    def _end(self, reached: Sequence[_Reached]) -> None:
+        """These shares have come to something."""
         with self._lock:
-            share.outcome = outcome
-            record.pending -= 1
+            for record, share, outcome in reached:
+                share.outcome = outcome
+                record.pending -= 1
+                if isinstance(outcome, RemoteError):
+                    record.failure = outcome
         if self._progress is not None:
-            self._tell_progress(share.count)
+            for _, share, _ in reached:
+                self._tell_progress(share.count)
+
+    def _tell_shared(self, record: Record, share: Share, ending: Ending) -> None:
+        assert self._shared is not None
+        try:
+            self._shared(record, share, ending)
+        # Whatever becomes of the note, the share has ended.
+        except Exception:
+            log.exception("a callback raised")
 
     def _tell_progress(self, advance: int) -> None:
         assert self._progress is not None
@@ -335,13 +410,16 @@ class Call:
         except Exception:
             log.exception("progress_callback_func raised")
 
-    def _report(self, record: Record) -> None:
+    def _report(self, records: Sequence[Record]) -> None:
+        """Tell of records that have no pending shares, but for those that were told of or cancelled meanwhile."""
         with self._lock:
-            if self._records.pop(record.index, None) is None:
-                return
-        record.note_failure()
-        record.fill(self._filled)
-        self._finished(record)
+            finished = [record for record in records if self._records.pop(record.index, None) is not None]
+        for record in finished:
+            if record.failure is not None:
+                record.note_failure()
+                record.fill(self._filled)
+        if finished:
+            self._finished(finished)
 
     def _filled(self, share: Share, error: RemoteError) -> list[LLMOutput] | RemoteError:
         """The outputs that stand in the place of a failed share, if some shall."""
@@ -365,21 +443,18 @@ class Call:
             return self._raised(share, error)
 
     def _read(self, share: Share, given: Any, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
-        voice = self._voices[share.at]
+        """Raises DecodeError when a worker's answer cannot be read."""
         if isinstance(ending, GenpoolError):
-            return self._local_error(voice, ending)
-        try:
-            if ending.outcome != Outcome.DONE:
-                return _remote_error(voice.llm_name, unpack_failure(ending.payload), ending)
-            outputs: list[Any] = unpack_outputs(ending.payload)
-        except DecodeError as error:
-            return self._local_error(voice, error)
+            return self._local_error(self._voices[share.at], ending)
+        if ending.outcome != Outcome.DONE:
+            return _remote_error(self._voices[share.at].llm_name, unpack_failure(ending.payload), ending)
+        outputs: list[Any] = unpack_outputs(ending.payload)
         if len(outputs) != share.count:
-            text = f"the worker answered with {len(outputs)} outputs of {share.count}"
-            return self._local_error(voice, DecodeError(text))
-        if voice.rendering_task is not None:
+            raise DecodeError(f"the worker answered with {len(outputs)} outputs of {share.count}")
+        task = self._tasks[share.at]
+        if task is not None:
             for output in outputs:
-                output["parsed_output"] = parsed_output(voice.rendering_task, output.get("raw_output"), given)
+                output["parsed_output"] = parsed_output(task, output.get("raw_output"), given)
         return outputs
 
     def _raised(self, share: Share, error: BaseException) -> RemoteError:
@@ -417,14 +492,14 @@ class Call:
             self._send(record, placed)
 
     def _send(self, record: Record, placed: tuple[int, Share]) -> None:
-        _, share = placed
+        place, share = placed
         try:
-            for _, row in self._rows(record, [placed]):
-                if not self._over:  # else nobody would withdraw it
-                    self._voices[share.at].submit_rows([row])
+            row = self._row(record, place, self._maker(share.at), os.urandom(ROW_ID_BYTES))
+            if row is not None and not self._over:  # else nobody would withdraw it
+                self._voices[share.at].submit_rows([row])
         # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.
         except BaseException as error:
-            self._end(record, share, self._raised(share, error))
+            self._end([(record, share, self._raised(share, error))])
 
     def _move(self, shares: list[int], *lost: int) -> list[int]:
         """``shares`` with those of the lost LLMs drawn anew over the LLMs that are served. Under the lock."""
@@ -450,6 +525,12 @@ class Call:
 
 def _is_served(voice: Voice) -> bool:
     return voice.info is not None and voice.info.ready > 0
+
+
+def _row_ids(count: int) -> list[bytes]:
+    # Asked of the system at once, which is cheaper than one by one.
+    drawn = os.urandom(ROW_ID_BYTES * count)
+    return [drawn[at : at + ROW_ID_BYTES] for at in range(0, len(drawn), ROW_ID_BYTES)]
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:

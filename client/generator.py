@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, TypedDict, Unpack, cast
 
-from ..protocol.errors import ConfigurationError, generation_error
+from ..protocol.errors import ConfigurationError, RemoteError, generation_error
 from ..tasks.output import LLMOutput
 from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
 from .future import CallFuture
@@ -165,7 +165,7 @@ class Generator(ABC):
         progress: Progress | None,
         options: CallOptions,
         shared: Callable[[Record, Share, Ending], None] | None = None,
-    ) -> Callable[[Callable[[Record], None]], Call]:
+    ) -> Callable[[Callable[[list[Record]], None]], Call]:
         """Check the arguments now, and make the Call when the iteration starts (and its timeout with it)."""
         voices = self._voices()
         _settings(voices, num_generations, options)
@@ -185,7 +185,8 @@ class _Gathering:
         self, voices: Sequence[Voice], inputs: list[Any], settings: CallSettings, progress: Progress | None
     ) -> None:
         self._inputs = inputs
-        self._records: list[Record | None] = [None] * len(inputs)
+        self._outputs: Outputs = [[]] * len(inputs)
+        self._failures: dict[int, RemoteError] = {}
         self._left = len(inputs)
         self._lock = threading.Lock()
         self._call = Call(voices, settings, self._finished, progress)
@@ -201,19 +202,19 @@ class _Gathering:
             raise
         return self._future
 
-    def _finished(self, record: Record) -> None:
-        self._records[record.index] = record
+    def _finished(self, records: list[Record]) -> None:
+        for record in records:
+            self._outputs[record.index] = record.outputs
+            if record.failure is not None and not record.is_whole:
+                self._failures[record.index] = record.failure
         with self._lock:
-            self._left -= 1
+            self._left -= len(records)
             if self._left:
                 return
-        records = [record for record in self._records if record is not None]
-        outputs = [record.outputs for record in records]
-        failures = {one.index: one.failure for one in records if one.failure is not None and not one.is_whole}
-        if failures:
-            self._future.reject(generation_error(failures, outputs))
+        if self._failures:
+            self._future.reject(generation_error(dict(sorted(self._failures.items())), self._outputs))
         else:
-            self._future.resolve(outputs)
+            self._future.resolve(self._outputs)
 
 
 def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOptions) -> CallSettings:

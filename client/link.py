@@ -22,7 +22,7 @@ from ..protocol.errors import Closed, GenpoolError, NoBroker, Refused
 from ..protocol.messages import Hello, LLMInfo, Role
 from ..protocol.session import SessionSettings, SessionState
 from .machine import Client, Ended, FleetSeen, Reported, TurnedAway
-from .row import Ending, Row
+from .row import Row, RowEnd, tell_owners
 
 log = logging.getLogger("genpool.client")
 
@@ -73,7 +73,7 @@ class Link:
         self._news = threading.Condition()
         self._closing = False
         self._gate = threading.RLock()  # no row is posted behind the end
-        self._endings: queue.SimpleQueue[list[tuple[Row, Ending | GenpoolError]] | None] = queue.SimpleQueue()
+        self._endings: queue.SimpleQueue[list[RowEnd] | None] = queue.SimpleQueue()
         self._io = threading.Thread(target=self._run, name="genpool-io", daemon=True)
         self._callbacks = threading.Thread(target=self._tell_owners, name="genpool-callbacks", daemon=True)
         self._io.start()
@@ -181,12 +181,7 @@ class Link:
 
     def _tell_owners(self) -> None:
         while (endings := self._endings.get()) is not None:
-            for row, ending in endings:
-                try:
-                    row.owner.ended(row, ending)
-                # User code runs here; what it raises, be it SystemExit, must not cost other rows their answers.
-                except BaseException:
-                    log.exception("a callback raised")
+            tell_owners(endings)
 
 
 @atexit.register

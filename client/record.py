@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..protocol.errors import RemoteError
 from ..tasks.output import LLMOutput
-from .item import Planned
+from .item import Item, Planned
 from .row import Row
 
 
@@ -35,20 +35,24 @@ class Share:
 
 @dataclass(slots=True)
 class Record:
-    """One input. ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew.
+    """One input, and the ``item`` that it came in if it did.
 
-    ``number``, ``options`` and ``seed`` are as in item.Item.
+    ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew. ``failure`` is one among the
+    shares, and the first one when all of them have ended.
     """
 
     index: int
     input: Any
     shares: list[Share]
     pending: int
-    number: int = 0
-    options: Mapping[str, Any] | None = None
-    seed: int | None = None
+    item: Item | None = None
     draws: int = 0
     failure: RemoteError | None = None
+
+    @property
+    def number(self) -> int:
+        """What it is drawn and sampled by: see item.Item."""
+        return self.index if self.item is None else self.item.number
 
     def replace(self, share: Share, counts: Sequence[int]) -> list[tuple[int, Share]]:
         """Give ``share`` up for new ones, of ``counts[at]`` each, and return those with their places."""
@@ -62,7 +66,9 @@ class Record:
     @property
     def outputs(self) -> list[LLMOutput]:
         """All that is finished, in the order of the LLMs."""
-        return [output for _, outputs in self._finished() for output in outputs]
+        finished = self._finished()
+        # Most inputs have one share, whose list needs no copy.
+        return finished[0][1] if len(finished) == 1 else [output for _, outputs in finished for output in outputs]
 
     @property
     def makers(self) -> list[int]:
@@ -70,7 +76,9 @@ class Record:
         return [at for at, outputs in self._finished() for _ in outputs]
 
     def _finished(self) -> list[tuple[int, list[LLMOutput]]]:
-        shares = sorted(self.shares, key=lambda share: share.at)
+        shares = self.shares
+        if len(shares) > 1:
+            shares = sorted(shares, key=lambda share: share.at)
         return [(share.at, share.outcome) for share in shares if isinstance(share.outcome, list)]
 
     @property

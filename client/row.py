@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..protocol.errors import GenpoolError
 from ..protocol.frames import Payload
+
+log = logging.getLogger("genpool.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,11 @@ class Ending:
 
 
 class Owner(Protocol):
-    """Who is told of a row's end, on the callbacks thread."""
+    """Who is told of the end of rows, on the callbacks thread: of no more than ``ends_at_once`` in one call."""
 
-    def ended(self, row: Row, ending: Ending | GenpoolError) -> None: ...
+    ends_at_once: int
+
+    def ended(self, ends: list[RowEnd]) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -60,3 +66,21 @@ class Row:
     taken: bool = False
     submitted: bool = False
     over: bool = False
+
+
+# A row and what has become of it.
+RowEnd = tuple[Row, Ending | GenpoolError]
+
+
+def tell_owners(ends: list[RowEnd]) -> None:
+    """Tell each owner of the end of its rows, of many at once: that is cheaper than row by row."""
+    owned: defaultdict[Owner, list[RowEnd]] = defaultdict(list)
+    for end in ends:
+        owned[end[0].owner].append(end)
+    for owner, own in owned.items():
+        for at in range(0, len(own), owner.ends_at_once):
+            try:
+                owner.ended(own[at : at + owner.ends_at_once])
+            # User code runs there; what it raises, be it SystemExit, must not cost other rows their answers.
+            except BaseException:
+                log.exception("a callback raised")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..protocol.errors import RemoteError
@@ -16,6 +17,10 @@ from .record import Record
 
 # How often a reader that waits for room looks whether the window has grown.
 _WINDOW_LOOK_S = 0.5
+
+# After so many inputs the reader asks again how large the window is, which costs as much as to begin one. A window that
+# shrinks is followed so many inputs later.
+_LOOK_AFTER = 64
 
 # How long a signal may go unnoticed by a thread that waits for rows.
 _SIGNAL_LOOK_S = 1.0
@@ -53,15 +58,16 @@ class Order:
         self._next = 0
         self._early: dict[int, Row] = {}
 
-    def arrived(self, record: Record) -> Iterator[Row]:
-        row = Row(record.index, record.input, record.outputs, record.failure, record.makers)
+    def arrived(self, records: Iterable[Record]) -> list[Row]:
+        rows = [Row(one.index, one.input, one.outputs, one.failure, one.makers) for one in records]
         if not self._ordered:
-            yield row
-            return
-        self._early[row.index] = row
-        while (following := self._early.pop(self._next, None)) is not None:
+            return rows
+        self._early.update([(row.index, row) for row in rows])
+        following: list[Row] = []
+        while (row := self._early.pop(self._next, None)) is not None:
             self._next += 1
-            yield following
+            following.append(row)
+        return following
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class _End:
 
 
 class _Reader:
-    """Reads the inputs of ``stream`` in a thread of its own, and begins each, no further ahead than the window."""
+    """Reads the inputs of ``stream`` in a thread of its own, and begins them, no further ahead than the window."""
 
     def __init__(
         self, call: Call, inputs: Iterable[Any], window: Callable[[], int], end: Callable[[_End], None]
@@ -81,7 +87,7 @@ class _Reader:
         self._call, self._inputs, self._window, self._end = call, inputs, window, end
         self._news = threading.Condition()
         self._begun = self._yielded = 0
-        self._is_left = False
+        self._is_waiting = self._is_left = False
 
     def start(self) -> None:
         run = contextvars.copy_context().run
@@ -90,39 +96,56 @@ class _Reader:
 
     def note_yield(self) -> None:
         """Whoever iterates is done with one row more: there is room for another."""
-        with self._news:
-            self._yielded += 1
-            self._news.notify()
+        self._yielded += 1  # before the look at who waits: see _wait_for_room
+        if self._is_waiting:
+            self._tell()
 
     def leave(self) -> None:
         """Nobody wants more rows; the thread ends with the next input at the latest."""
+        self._is_left = True
+        self._tell()
+
+    def _tell(self) -> None:
         with self._news:
-            self._is_left = True
             self._news.notify()
 
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            items = iter(self._inputs)
-            while self._wait_for_room() and (item := next(items, self)) is not self:
-                self._call.begin([(self._begun, item)])
-                self._begun += 1
+            self._begin_all()
         # A source is user code: what it raises is raised to who iterates, after the rows that were begun.
         except BaseException as raised:
             error = raised
-        self._end(_End(self._begun, error))
+        self._end(_End(self._call.begun, error))
 
-    def _wait_for_room(self) -> bool:
-        """Wait until another input may begin. False when none shall."""
+    def _begin_all(self) -> None:
+        items = iter(self._inputs)
+        # A list gives all at once. What else there is may wait, for an earlier row's outputs even, so that nothing
+        # that was read may lie here meanwhile.
+        is_listed = isinstance(self._inputs, (list, tuple))
+        room = 0
+        while not self._is_left and (room := room or self._wait_for_room()):
+            part = list(islice(items, room if is_listed else 1))
+            if not part:
+                return
+            self._call.begin(enumerate(part, self._begun))
+            self._begun += len(part)
+            room -= len(part)
+
+    def _wait_for_room(self) -> int:
+        """Wait until more inputs may begin, and return how many: 0 when none shall."""
         with self._news:
-            while not self._is_left and self._begun - self._yielded >= self._window():
+            # Raised before ``_yielded`` is read, which is written before this is read, so that no row is missed.
+            self._is_waiting = True
+            while (room := self._window() + self._yielded - self._begun) <= 0 and not self._is_left:
                 # The window follows the fleet, which does not tell here when it grows.
                 self._news.wait(_WINDOW_LOOK_S)
-            return not self._is_left
+            self._is_waiting = False
+        return 0 if self._is_left else min(room, _LOOK_AFTER)
 
 
 def stream(
-    make_call: Callable[[Callable[[Record], None]], Call],
+    make_call: Callable[[Callable[[list[Record]], None]], Call],
     inputs: Iterable[Any],
     window: Callable[[], int],
     *,
@@ -134,7 +157,7 @@ def stream(
     holds up what is finished, and a slow consumer does not leave the LLMs idle. What the source raises is raised here,
     after the rows that were begun. Leaving the iteration withdraws what is under way.
     """
-    finished: queue.SimpleQueue[Record | _End] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[list[Record] | _End] = queue.SimpleQueue()
     call = make_call(finished.put)
     order = Order(ordered=ordered)
     reader = _Reader(call, inputs, window, finished.put)
@@ -158,7 +181,7 @@ def stream(
         call.cancel()
 
 
-def _next_of(finished: queue.SimpleQueue[Record | _End]) -> Record | _End:
+def _next_of(finished: queue.SimpleQueue[list[Record] | _End]) -> list[Record] | _End:
     while True:
         try:
             # In slices: Python may miss a signal that comes just before a wait, until the wait ends.

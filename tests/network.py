@@ -14,13 +14,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
 
 from genpool.broker import outgoing
 from genpool.broker.machine import Broker
 from genpool.broker.settings import BrokerSettings
 from genpool.client.machine import Client, Ended
-from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.row import Ending, Row, RowEnd, RowSpec
 from genpool.protocol import session
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.errors import GenpoolError
@@ -199,6 +198,7 @@ class FakeWorker(Endpoint):
 class FakeClient(Endpoint):
     """A client that counts how each of its rows ended."""
 
+    ends_at_once = 1
     endings: dict[bytes, list[Ending | GenpoolError]] = field(
         default_factory=dict[bytes, "list[Ending | GenpoolError]"]
     )
@@ -235,7 +235,7 @@ class FakeClient(Endpoint):
         self.client.withdraw(rows, self.network.now)
         self.perform(self.machine.flush(self.network.now))
 
-    def ended(self, row: Row, ending: Any) -> None:
+    def ended(self, ends: list[RowEnd]) -> None:
         raise AssertionError("the network reads effects instead")
 
     @property

@@ -72,7 +72,7 @@ class FakeLink:
             if ending is None:
                 self.held.append(one)
             else:
-                one.row.owner.ended(one.row, ending)
+                one.row.owner.ended([(one.row, ending)])
 
     def withdraw(self, rows: Iterable[Row]) -> None:
         gone = set(map(id, rows))
@@ -82,7 +82,7 @@ class FakeLink:
     def end(self, asked: Asked | None = None, ending: Ending | GenpoolError | None = None) -> None:
         """End a held row (the oldest)."""
         one = self.held.pop(0) if asked is None else self.held.pop(self.held.index(asked))
-        one.row.owner.ended(one.row, echo(one) if ending is None else ending)
+        one.row.owner.ended([(one.row, echo(one) if ending is None else ending)])
 
     def wait_for(self, question: Callable[[dict[str, LLMInfo]], T | None], timeout_s: float) -> T | None:
         return question(self.fleet or {})

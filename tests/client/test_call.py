@@ -53,7 +53,7 @@ class Run:
         self.records: list[Record] = []
         self.advances: list[int] = []
         self.settings = asked_for
-        self.call = Call(self.voices, asked_for, self.records.append, self.progress)
+        self.call = Call(self.voices, asked_for, self.records.extend, self.progress)
 
     def progress(self, *, advance: int) -> None:
         self.advances.append(advance)
@@ -207,7 +207,7 @@ def test_progress_that_raises_costs_no_output(error: type[BaseException], caplog
 
     link = FakeLink(lambda asked: None)
     records: list[Record] = []
-    call = Call([FakeVoice("a", link)], settings(2, weights=[1.0]), records.append, explode)
+    call = Call([FakeVoice("a", link)], settings(2, weights=[1.0]), records.extend, explode)
     call.begin(enumerate(inputs("x")))
     if issubclass(error, Exception):
         link.end()
@@ -371,7 +371,7 @@ def test_cancel_withdraws_what_has_not_ended_and_nothing_is_told_any_more() -> N
     assert [asked.text for asked in one.withdrawn] == ["y"]
     assert [asked.text for asked in other.withdrawn] == ["x", "y"]
     for asked in running:
-        asked.row.owner.ended(asked.row, echo(asked))
+        asked.row.owner.ended([(asked.row, echo(asked))])
     assert run.records == []
     assert sum(run.advances) == 1
 
@@ -430,7 +430,7 @@ def finished_shares(run: Run) -> list[tuple[int, int, int, int, bytes]]:
     def shared(record: Record, share: Share, ending: Ending) -> None:
         told.append((record.number, share.at, share.count, share.draw, bytes(ending.payload)))
 
-    run.call = Call(run.voices, run.settings, run.records.append, run.progress, shared)
+    run.call = Call(run.voices, run.settings, run.records.extend, run.progress, shared)
     return told
 
 

@@ -13,7 +13,7 @@ from voices import info
 from wire import HandBroker
 
 from genpool.client.link import Link, leave, link_to
-from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.row import Ending, Row, RowEnd, RowSpec
 from genpool.protocol.errors import Closed, GenpoolError, NoBroker, Refused, UnknownLLM
 from genpool.protocol.messages import (
     Answer,
@@ -36,12 +36,15 @@ SPEC = RowSpec("a", "input", 1, b"", None, 60.0)
 class Owner:
     """Tells a test how its rows ended, and in which thread; may raise first."""
 
+    ends_at_once = 1
+
     def __init__(self, error: type[BaseException] | None = None) -> None:
         self._error = error
         self._ends: queue.SimpleQueue[tuple[bytes, Ending | GenpoolError, str]] = queue.SimpleQueue()
 
-    def ended(self, row: Row, ending: Ending | GenpoolError) -> None:
-        self._ends.put((row.payload, ending, threading.current_thread().name))
+    def ended(self, ends: list[RowEnd]) -> None:
+        for row, ending in ends:
+            self._ends.put((row.payload, ending, threading.current_thread().name))
         if self._error is not None:
             raise self._error("from the owner")
 

@@ -201,9 +201,10 @@ class Run:
         )
         self.call = Call(voices, settings, self._finished)
 
-    def _finished(self, record: Record) -> None:
-        assert record.index not in self.records
-        self.records[record.index] = record
+    def _finished(self, records: list[Record]) -> None:
+        for record in records:
+            assert record.index not in self.records
+            self.records[record.index] = record
 
     def begin(self, count: int) -> None:
         self.call.begin((number, {"input": str(number)}) for number in range(self._number, self._number + count))
@@ -248,7 +249,7 @@ def test_what_was_drawn_anew_is_withdrawn_with_its_call(fleet: Fleet) -> None:
     assert fleet.link.held == []
     assert len(fleet.link.withdrawn) == 12
     # What is told of before the cancellation and heard after it changes nothing.
-    run.call.ended(lost[0].row, LOST)
+    run.call.ended([(lost[0].row, LOST)])
     assert len(fleet.link.rows) == 16
     assert run.records == {}
 

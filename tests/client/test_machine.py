@@ -10,7 +10,7 @@ import pytest
 from voices import info
 
 from genpool.client.machine import Client, Ended, FleetSeen, Reported, TurnedAway
-from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.row import Ending, Row, RowEnd, RowSpec
 from genpool.protocol.errors import (
     Closed,
     ConfigurationError,
@@ -51,7 +51,9 @@ LEAST_WINDOW = 256
 class Owner:
     """Whom a row belongs to; the machine never calls it."""
 
-    def ended(self, row: Row, ending: Ending | GenpoolError) -> None:
+    ends_at_once = 1
+
+    def ended(self, ends: list[RowEnd]) -> None:
         raise AssertionError("the shell tells owners")
 
 

@@ -47,7 +47,7 @@ def a_call(link: FakeLink, output: ResumableOutput) -> tuple[Call, list[Record]]
         fill_errors=True,
         if_lost="redraw",
     )
-    return Call(voices, settings, records.append, None, output.note_share), records
+    return Call(voices, settings, records.extend, None, output.note_share), records
 
 
 def test_a_share_that_was_drawn_anew_is_resumed_where_it_was(folder: Path, journal: Journal) -> None:

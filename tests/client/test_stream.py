@@ -27,18 +27,19 @@ class FakeCall:
 
     def __init__(self, when_begun: Callable[[FakeCall], Any] = lambda call: call.finish_all()) -> None:
         self._when_begun = when_begun
-        self._tell: Callable[[Record], None] = lambda record: None
+        self._tell: Callable[[list[Record]], None] = lambda records: None
         self.pending: dict[int, Any] = {}
         self.groups: list[int] = []
-        self.cancelled = 0
+        self.cancelled = self.begun = 0
 
-    def make(self, finished: Callable[[Record], None]) -> Call:
+    def make(self, finished: Callable[[list[Record]], None]) -> Call:
         self._tell = finished
         return cast(Call, self)
 
     def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
         group = list(inputs)
         self.groups.append(len(group))
+        self.begun += len(group)
         self.pending.update(group)
         self._when_begun(self)
 
@@ -49,7 +50,7 @@ class FakeCall:
         given = self.pending.pop(index)
         output = LLMOutput(model_name="model", prompt_used=given, raw_output=f"answer to {given}", parsed_output=None)
         part: list[LLMOutput] | RemoteError = [output] if error is None else error
-        self._tell(Record(index, given, [Share(0, 1, outcome=part)], 0, failure=error))
+        self._tell([Record(index, given, [Share(0, 1, outcome=part)], 0, failure=error)])
 
     def finish_all(self, *, backwards: bool = False) -> None:
         for index in sorted(self.pending, reverse=backwards):
