@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import random
+import struct
 import threading
 import time
 from collections import defaultdict
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from ..protocol.content import Failure, pack_row, unpack, unpack_failure, unpack_outputs
 from ..protocol.errors import (
@@ -104,10 +105,14 @@ class CallSettings:
 
 
 class _Maker:
-    """Makes what one LLM's rows carry. What is known of the LLM is asked once, for all inputs that begin together."""
+    """Makes what one LLM's rows carry, and keeps the ``rows`` until they are sent.
+
+    What is known of the LLM is asked once, for all inputs that begin together.
+    """
 
     def __init__(self, voice: Voice, task: Any | None) -> None:
         self.voice = voice
+        self.rows: list[Row] = []
         self._task = task
         self._arguments = voice.arguments
 
@@ -117,7 +122,8 @@ class _Maker:
         Raises:
             RowError: when the input cannot be carried, or the task cannot make a prompt of it.
         """
-        given, arguments = cast(Mapping[str, Any], record.input), self._arguments
+        given: Mapping[str, Any] = record.input
+        arguments = self._arguments
         # A dict is told apart at once, and what else is a mapping only by asking.
         if not isinstance(record.input, (dict, Mapping)):
             kind = type(record.input).__name__
@@ -175,7 +181,9 @@ class Call:
         self._shared = shared
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
+        # What was drawn last: how many generations each LLM makes, and that for those that make some.
         self._drawn: list[int] | None = None
+        self._counts: list[tuple[int, int]] = []
         self._tasks = [voice.rendering_task for voice in voices]
         # User code may raise anything and take long, and nothing that is finished shall wait for it.
         runs_user_code = progress is not None or any(task is not None for task in self._tasks)
@@ -215,24 +223,21 @@ class Call:
 
     def _send_all(self, records: Sequence[Record]) -> None:
         makers: dict[int, _Maker] = {}
-        outgoing: dict[int, list[Row]] = {}
         done: list[Record] = []
         ids = _row_ids(sum([len(record.shares) for record in records]))
         for record in records:
             for place, share in enumerate(record.shares):
-                at = share.at
-                if at not in makers:
-                    makers[at], outgoing[at] = self._maker(at), []
-                row = self._row(record, place, makers[at], ids.pop())
-                if row is not None:
-                    outgoing[at].append(row)
+                maker = makers.get(share.at)
+                if maker is None:
+                    maker = makers[share.at] = self._maker(share.at)
+                self._make(record, place, share, maker, ids.pop())
             if not record.pending:
                 done.append(record)
         if done:
             self._report(done)
-        for at, rows in outgoing.items():
-            if rows and not self._over:
-                self._voices[at].submit_rows(rows)
+        for maker in makers.values():
+            if maker.rows and not self._over:
+                maker.voice.submit_rows(maker.rows)
 
     def cancel(self) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more."""
@@ -262,52 +267,50 @@ class Call:
             self._note_returns()
             for index, given in inputs:
                 if isinstance(given, Item):
-                    shares = planned_shares(given.plan) or self._drawn_shares(given.number)
+                    shares = planned_shares(given.plan) or self._draw(given.number)
                     draws = max([share.draw for share in shares])
-                    record = Record(index, given.input, shares, len(shares), given, draws)
+                    records.append(Record(index, given.input, shares, len(shares), given, draws))
                 else:
-                    shares = self._drawn_shares(index)
-                    record = Record(index, given, shares, len(shares))
-                records.append(record)
+                    shares = self._draw(index)
+                    records.append(Record(index, given, shares, len(shares)))
             if not self._over:
                 self.begun += len(records)
                 self._records.update([(record.index, record) for record in records])
         return records
 
-    def _drawn_shares(self, number: int) -> list[Share]:
-        """New shares for one input, by the draw. Under the lock."""
-        drawn = self._draw(number)
-        return shares_of(self._move(drawn) if self._is_redrawn else drawn)
-
-    def _draw(self, number: int) -> list[int]:
-        """The shares of one input. With a seed, those of an input are the same wherever a call begins."""
+    def _draw(self, number: int) -> list[Share]:
+        """New shares for one input. With a seed, they are the same wherever a call begins. Under the lock."""
         settings = self._settings
         if self._drawn is None or settings.draw_each_row:
             is_seeded = settings.draw_each_row and settings.seed is not None
             source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
             self._drawn = draw_shares(settings.num_generations, settings.weights, source)
-        return self._drawn
+            self._counts = [(at, count) for at, count in enumerate(self._drawn) if count]
+        if self._lost and self._is_redrawn:
+            return shares_of(self._move(self._drawn))
+        return [Share(at, count) for at, count in self._counts]
 
-    def _row(self, record: Record, place: int, maker: _Maker, row_id: bytes) -> Row | None:
-        """The row for the share at ``place``. None for what cannot become a row: it has ended here and now."""
-        share = record.shares[place]
+    def _make(self, record: Record, place: int, share: Share, maker: _Maker, row_id: bytes) -> None:
+        """Make the row for the share at ``place``. What cannot become a row ends here and now."""
         if share.answer is not None:
             answer, share.answer = share.answer, None
             outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
-        elif not self._is_redrawn and (lost := self._lost.get(share.at)) is not None:
+        elif self._lost and not self._is_redrawn and (lost := self._lost.get(share.at)) is not None:
             outcome = self._local_error(maker.voice, lost)
         else:
             try:
-                payload = maker.payload(record, self._seed_of(record, share.draw))
+                is_plain = record.item is None
+                seed = None if is_plain and self._settings.seed is None else self._seed_of(record, share.draw)
+                payload = maker.payload(record, seed)
                 if payload is not None:
-                    spec = self._spec(share, self._options(maker.voice, record))
+                    spec = self._spec(share, self._settings.options if is_plain else self._options(maker.voice, record))
                     row = share.row = Row(row_id, spec, payload, self, (record.index, place))
-                    return row
+                    maker.rows.append(row)
+                    return
                 outcome = self._empty_outputs(share)
             except (RowError, ConfigurationError) as error:
                 outcome = self._local_error(maker.voice, error)
         self._end([(record, share, outcome)])
-        return None
 
     def _maker(self, at: int) -> _Maker:
         return _Maker(self._voices[at], self._tasks[at])
@@ -437,25 +440,21 @@ class Call:
 
     def _outcome(self, share: Share, given: Any, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
         try:
-            return self._read(share, given, ending)
+            if isinstance(ending, GenpoolError):
+                return self._local_error(self._voices[share.at], ending)
+            if ending.outcome != Outcome.DONE:
+                return _remote_error(self._voices[share.at].llm_name, unpack_failure(ending.payload), ending)
+            outputs: list[Any] = unpack_outputs(ending.payload)
+            if len(outputs) != share.count:
+                raise DecodeError(f"the worker answered with {len(outputs)} outputs of {share.count}")
+            task = self._tasks[share.at]
+            if task is not None:
+                for output in outputs:
+                    output["parsed_output"] = parsed_output(task, output.get("raw_output"), given)
+            return outputs
         # A task is user code, and reads completions here: whatever it raises, the row has ended.
         except BaseException as error:
             return self._raised(share, error)
-
-    def _read(self, share: Share, given: Any, ending: Ending | GenpoolError) -> list[LLMOutput] | RemoteError:
-        """Raises DecodeError when a worker's answer cannot be read."""
-        if isinstance(ending, GenpoolError):
-            return self._local_error(self._voices[share.at], ending)
-        if ending.outcome != Outcome.DONE:
-            return _remote_error(self._voices[share.at].llm_name, unpack_failure(ending.payload), ending)
-        outputs: list[Any] = unpack_outputs(ending.payload)
-        if len(outputs) != share.count:
-            raise DecodeError(f"the worker answered with {len(outputs)} outputs of {share.count}")
-        task = self._tasks[share.at]
-        if task is not None:
-            for output in outputs:
-                output["parsed_output"] = parsed_output(task, output.get("raw_output"), given)
-        return outputs
 
     def _raised(self, share: Share, error: BaseException) -> RemoteError:
         if isinstance(error, GenpoolError):
@@ -494,9 +493,10 @@ class Call:
     def _send(self, record: Record, placed: tuple[int, Share]) -> None:
         place, share = placed
         try:
-            row = self._row(record, place, self._maker(share.at), os.urandom(ROW_ID_BYTES))
-            if row is not None and not self._over:  # else nobody would withdraw it
-                self._voices[share.at].submit_rows([row])
+            maker = self._maker(share.at)
+            self._make(record, place, share, maker, os.urandom(ROW_ID_BYTES))
+            if maker.rows and not self._over:  # else nobody would withdraw it
+                maker.voice.submit_rows(maker.rows)
         # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.
         except BaseException as error:
             self._end([(record, share, self._raised(share, error))])
@@ -528,9 +528,8 @@ def _is_served(voice: Voice) -> bool:
 
 
 def _row_ids(count: int) -> list[bytes]:
-    # Asked of the system at once, which is cheaper than one by one.
-    drawn = os.urandom(ROW_ID_BYTES * count)
-    return [drawn[at : at + ROW_ID_BYTES] for at in range(0, len(drawn), ROW_ID_BYTES)]
+    # Asked of the system at once, and cut in C: that is cheaper than one by one.
+    return list(struct.unpack(f"{ROW_ID_BYTES}s" * count, os.urandom(ROW_ID_BYTES * count)))
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:

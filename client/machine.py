@@ -95,16 +95,25 @@ class Client(Session):
 
     def submit(self, rows: Iterable[Row], now: float) -> None:
         """Take rows in; they go to the broker as the window of their LLM allows."""
+        spec: RowSpec | None = None
+        line = Line("")
         for row in rows:
             if row.over:
                 continue  # withdrawn before it came here
-            line = self.lines.get(row.spec.llm)
-            if line is None:
-                line = self.lines[row.spec.llm] = Line(row.spec.llm)
+            if row.spec is not spec:
+                spec = row.spec
+                line = self._line_for(spec)
             line.take(row, now)
-            if row.spec.deadline is not None and row.spec not in self._timed:
-                self._timed.add(row.spec)
-                heapq.heappush(self._deadlines, (row.spec.deadline, next(self._order), row.spec))
+
+    def _line_for(self, spec: RowSpec) -> Line:
+        """The line for rows of ``spec``, whose deadline is kept from now on."""
+        line = self.lines.get(spec.llm)
+        if line is None:
+            line = self.lines[spec.llm] = Line(spec.llm)
+        if spec.deadline is not None and spec not in self._timed:
+            self._timed.add(spec)
+            heapq.heappush(self._deadlines, (spec.deadline, next(self._order), spec))
+        return line
 
     def withdraw(self, rows: Iterable[Row], now: float) -> None:
         """Nobody wants these rows any more; what waits is taken back and what runs is stopped."""
@@ -176,15 +185,18 @@ class Client(Session):
                 self._effect(Log("warning", f"the broker sent a {type(message).__name__}, which is not for a client"))
 
     def _answered(self, message: Answer, now: float) -> None:
+        line: Line | None = None
         for row_id, outcome, attempts, payload in zip(
             message.ids, message.outcomes, message.attempts, message.payloads, strict=True
         ):
             row = self.submitted.get(row_id)
             if row is None:
                 continue  # answered before, or cancelled meanwhile
-            line = self.lines[row.spec.llm]
-            line.unquiet(now)
-            self._end(row, Ending(outcome, attempts, payload))
+            if line is None or row.spec.llm != line.llm:
+                line = self.lines[row.spec.llm]
+                line.unquiet(now)
+            self._recall(row, line)
+            self._ended.append((row, Ending(outcome, attempts, payload)))
 
     # What comes out.
 
@@ -300,24 +312,28 @@ class Client(Session):
 
     def _fill_window(self, line: Line, info: LLMInfo, now: float) -> None:
         room = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity) - line.at_broker
+        waiting, submitted, most = line.waiting, self.submitted, self.limits.max_row_bytes
         rows: list[Row] = []
         size = line.bytes_at_broker
-        while line.waiting and len(rows) < room and (size < _WINDOW_BYTES or not line.at_broker + len(rows)):
-            if line.waiting[0].spec.required and not has_told(info):
+        while waiting and len(rows) < room and (size < _WINDOW_BYTES or not line.at_broker + len(rows)):
+            row = waiting[0]
+            if row.spec.required and not has_told(info):
                 break
-            row = line.waiting.popleft()
+            waiting.popleft()
             if row.over:
                 line.dead -= 1
                 continue
-            fault = self._fault(row, info)
-            if fault is not None:
-                row.over = True
-                self._ended.append((row, fault))
-                continue
+            row_size = len(row.payload)
+            if row_size > most or row.spec.required:
+                fault = self._fault(row, info)
+                if fault is not None:
+                    row.over = True
+                    self._ended.append((row, fault))
+                    continue
             row.submitted = True
-            self.submitted[row.id] = row
+            submitted[row.id] = row
             rows.append(row)
-            size += len(row.payload)
+            size += row_size
         line.at_broker += len(rows)
         line.bytes_at_broker = size
         self._send_rows(rows, again=False, now=now)
@@ -336,20 +352,21 @@ class Client(Session):
         payloads: list[Payload] = []
         spec: RowSpec | None = None
         size = rows_in_message = 0
+        most_bytes, most_rows = self.limits.target_message_bytes, self.limits.max_rows
         for row in rows:
-            full = size + len(row.payload) > self.limits.target_message_bytes
-            if runs and (full or rows_in_message >= self.limits.max_rows):
+            row_size = len(row.payload)
+            if runs and (size + row_size > most_bytes or rows_in_message >= most_rows):
                 self._effect(Send(Submit(runs)))
-                runs, spec, size, rows_in_message = [], None, 0, 0
-            if row.spec is not spec:
+                runs, size, rows_in_message = [], 0, 0
+            if not runs or row.spec is not spec:
                 spec = row.spec
                 left = None if spec.deadline is None else max(0.0, spec.deadline - now)
-                what = (spec.llm, spec.kind, spec.num_generations, spec.options)
                 ids, payloads = [], []
+                what = (spec.llm, spec.kind, spec.num_generations, spec.options)
                 runs.append(SubmitRun(*what, left, again, ids, payloads, spec.hedge))
             ids.append(row.id)
             payloads.append(row.payload)
-            size += len(row.payload)
+            size += row_size
             rows_in_message += 1
         if runs:
             self._effect(Send(Submit(runs)))
@@ -363,13 +380,16 @@ class Client(Session):
         """Take a row out of wherever it is, and have the broker forget it."""
         if row.over:
             return
+        if row.submitted:
+            self._recall(row, self.lines[row.spec.llm])
+            return
         row.over = True
-        if not row.taken:
-            return
-        line = self.lines[row.spec.llm]
-        if not row.submitted:
-            line.bury()
-            return
+        if row.taken:
+            self.lines[row.spec.llm].bury()
+
+    def _recall(self, row: Row, line: Line) -> None:
+        """Take a row of ``line`` back from the broker: it is over."""
+        row.over = True
         del self.submitted[row.id]
         line.at_broker -= 1
         line.bytes_at_broker -= len(row.payload)

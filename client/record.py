@@ -66,19 +66,20 @@ class Record:
     @property
     def outputs(self) -> list[LLMOutput]:
         """All that is finished, in the order of the LLMs."""
-        finished = self._finished()
-        # Most inputs have one share, whose list needs no copy.
-        return finished[0][1] if len(finished) == 1 else [output for _, outputs in finished for output in outputs]
+        if len(self.shares) == 1:  # as most inputs have: its list needs no copy
+            outcome = self.shares[0].outcome
+            return outcome if isinstance(outcome, list) else []
+        return [output for _, outputs in self._finished() for output in outputs]
 
     @property
     def makers(self) -> list[int]:
         """For each of ``outputs``, the position of the LLM that made it."""
+        if len(self.shares) == 1:
+            return [self.shares[0].at] * len(self.outputs)
         return [at for at, outputs in self._finished() for _ in outputs]
 
     def _finished(self) -> list[tuple[int, list[LLMOutput]]]:
-        shares = self.shares
-        if len(shares) > 1:
-            shares = sorted(shares, key=lambda share: share.at)
+        shares = sorted(self.shares, key=lambda share: share.at)
         return [(share.at, share.outcome) for share in shares if isinstance(share.outcome, list)]
 
     @property
