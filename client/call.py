@@ -49,6 +49,9 @@ _Reached = tuple[Record, Share, list[LLMOutput] | RemoteError]
 # More sets of options than this, one for each row, say, are not worth remembering.
 _MOST_SPECS = 1024
 
+# So many ids of rows are drawn ahead in a long call.
+_MOST_IDS_AT_ONCE = 256
+
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
 _BEGIN_AT_ONCE = 256
@@ -105,14 +108,11 @@ class CallSettings:
 
 
 class _Maker:
-    """Makes what one LLM's rows carry, and keeps the ``rows`` until they are sent.
+    """Makes what one LLM's rows carry, for as long as what the broker says of it, ``info``, stays the same."""
 
-    What is known of the LLM is asked once, for all inputs that begin together.
-    """
-
-    def __init__(self, voice: Voice, task: Any | None) -> None:
+    def __init__(self, voice: Voice, task: Any | None, info: LLMInfo | None) -> None:
         self.voice = voice
-        self.rows: list[Row] = []
+        self.info = info
         self._task = task
         self._arguments = voice.arguments
 
@@ -192,6 +192,9 @@ class Call:
         self._lost: dict[int, LLMLost] = {}
         self._over = False
         self.begun = 0
+        self._makers: dict[int, _Maker] = {}
+        self._ids: list[bytes] = []
+        self._ids_at_once = 1
         # Rows of the same spec share one object, by which the client's machine groups them.
         self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
 
@@ -222,22 +225,24 @@ class Call:
             raise
 
     def _send_all(self, records: Sequence[Record]) -> None:
-        makers: dict[int, _Maker] = {}
+        outgoing: dict[int, tuple[_Maker, list[Row]]] = {}
         done: list[Record] = []
-        ids = _row_ids(sum([len(record.shares) for record in records]))
         for record in records:
             for place, share in enumerate(record.shares):
-                maker = makers.get(share.at)
-                if maker is None:
-                    maker = makers[share.at] = self._maker(share.at)
-                self._make(record, place, share, maker, ids.pop())
+                own = outgoing.get(share.at)
+                if own is None:
+                    own = outgoing[share.at] = self._maker(share.at), []
+                maker, rows = own
+                row = self._make(record, place, share, maker)
+                if row is not None:
+                    rows.append(row)
             if not record.pending:
                 done.append(record)
         if done:
             self._report(done)
-        for maker in makers.values():
-            if maker.rows and not self._over:
-                maker.voice.submit_rows(maker.rows)
+        for maker, rows in outgoing.values():
+            if rows and not self._over:
+                maker.voice.submit_rows(rows)
 
     def cancel(self) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more."""
@@ -280,18 +285,23 @@ class Call:
 
     def _draw(self, number: int) -> list[Share]:
         """New shares for one input. With a seed, they are the same wherever a call begins. Under the lock."""
-        settings = self._settings
-        if self._drawn is None or settings.draw_each_row:
-            is_seeded = settings.draw_each_row and settings.seed is not None
-            source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
-            self._drawn = draw_shares(settings.num_generations, settings.weights, source)
+        if self._drawn is None or self._settings.draw_each_row:
+            self._drawn = self._shares_drawn(number)
             self._counts = [(at, count) for at, count in enumerate(self._drawn) if count]
         if self._lost and self._is_redrawn:
             return shares_of(self._move(self._drawn))
         return [Share(at, count) for at, count in self._counts]
 
-    def _make(self, record: Record, place: int, share: Share, maker: _Maker, row_id: bytes) -> None:
-        """Make the row for the share at ``place``. What cannot become a row ends here and now."""
+    def _shares_drawn(self, number: int) -> list[int]:
+        settings = self._settings
+        if len(self._voices) == 1:
+            return [settings.num_generations]  # and no source is made
+        is_seeded = settings.draw_each_row and settings.seed is not None
+        source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
+        return draw_shares(settings.num_generations, settings.weights, source)
+
+    def _make(self, record: Record, place: int, share: Share, maker: _Maker) -> Row | None:
+        """Make the row for the share at ``place``. None for what cannot become a row: it has ended here and now."""
         if share.answer is not None:
             answer, share.answer = share.answer, None
             outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
@@ -304,16 +314,31 @@ class Call:
                 payload = maker.payload(record, seed)
                 if payload is not None:
                     spec = self._spec(share, self._settings.options if is_plain else self._options(maker.voice, record))
-                    row = share.row = Row(row_id, spec, payload, self, (record.index, place))
-                    maker.rows.append(row)
-                    return
+                    row = share.row = Row(self._new_id(), spec, payload, self, (record.index, place))
+                    return row
                 outcome = self._empty_outputs(share)
             except (RowError, ConfigurationError) as error:
                 outcome = self._local_error(maker.voice, error)
         self._end([(record, share, outcome)])
+        return None
 
     def _maker(self, at: int) -> _Maker:
-        return _Maker(self._voices[at], self._tasks[at])
+        """The maker for the LLM at this position, as it is now."""
+        maker, info = self._makers.get(at), self._voices[at].info
+        if maker is None or maker.info is not info:
+            maker = self._makers[at] = _Maker(self._voices[at], self._tasks[at], info)
+        return maker
+
+    def _new_id(self) -> bytes:
+        """A row's id. Many are drawn at once, which costs little more than one; ever more of them, up to a point."""
+        try:
+            return self._ids.pop()
+        except IndexError:  # rather than a look before: another thread may take the last one
+            count = self._ids_at_once
+            self._ids_at_once = min(2 * count, _MOST_IDS_AT_ONCE)
+            new_id, *others = struct.unpack(f"{ROW_ID_BYTES}s" * count, os.urandom(ROW_ID_BYTES * count))
+            self._ids += others
+            return new_id
 
     def _options(self, voice: Voice, record: Record) -> bytes:
         """The options that the input's rows are sent with. Raises ConfigurationError as ``packed_options``."""
@@ -493,10 +518,9 @@ class Call:
     def _send(self, record: Record, placed: tuple[int, Share]) -> None:
         place, share = placed
         try:
-            maker = self._maker(share.at)
-            self._make(record, place, share, maker, os.urandom(ROW_ID_BYTES))
-            if maker.rows and not self._over:  # else nobody would withdraw it
-                maker.voice.submit_rows(maker.rows)
+            row = self._make(record, place, share, self._maker(share.at))
+            if row is not None and not self._over:  # else nobody would withdraw it
+                self._voices[share.at].submit_rows([row])
         # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.
         except BaseException as error:
             self._end([(record, share, self._raised(share, error))])
@@ -512,6 +536,8 @@ class Call:
 
     def _note_returns(self) -> None:
         """Forget the loss of LLMs that are served again. Under the lock."""
+        if not self._lost:
+            return
         for at in [at for at in self._lost if _is_served(self._voices[at])]:
             del self._lost[at]
 
@@ -525,11 +551,6 @@ class Call:
 
 def _is_served(voice: Voice) -> bool:
     return voice.info is not None and voice.info.ready > 0
-
-
-def _row_ids(count: int) -> list[bytes]:
-    # Asked of the system at once, and cut in C: that is cheaper than one by one.
-    return list(struct.unpack(f"{ROW_ID_BYTES}s" * count, os.urandom(ROW_ID_BYTES * count)))
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:

@@ -219,7 +219,7 @@ class _Gathering:
 
 def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOptions) -> CallSettings:
     """The settings of one call, checked. Raises ConfigurationError."""
-    unknown = set(options) - set(CallOptions.__annotations__)
+    unknown = options.keys() - CallOptions.__annotations__.keys()
     if unknown:
         raise ConfigurationError(
             f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(sorted(CallOptions.__annotations__))}"

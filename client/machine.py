@@ -95,12 +95,12 @@ class Client(Session):
 
     def submit(self, rows: Iterable[Row], now: float) -> None:
         """Take rows in; they go to the broker as the window of their LLM allows."""
+        line: Line | None = None
         spec: RowSpec | None = None
-        line = Line("")
         for row in rows:
             if row.over:
                 continue  # withdrawn before it came here
-            if row.spec is not spec:
+            if line is None or row.spec is not spec:
                 spec = row.spec
                 line = self._line_for(spec)
             line.take(row, now)
@@ -347,6 +347,9 @@ class Client(Session):
 
     def _send_rows(self, rows: list[Row], *, again: bool, now: float) -> None:
         """Submit rows in runs of equal spec, in messages of bounded size."""
+        if not rows:
+            return
+        spec = rows[0].spec
         runs: list[SubmitRun] = []
         ids: list[bytes] = []
         payloads: list[Payload] = []
