@@ -163,7 +163,7 @@ class Call:
     ``begin`` for inputs that need no LLM. ``shared(record, share, ending)`` is called before, on a callbacks
     thread, for each share that a worker has answered with outputs: its payload may be an Item's in a later call.
     ``begun`` counts the inputs that are finished or will be: where ``begin`` raises, those are left out whose rows were
-    about to be sent.
+    about to be sent. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
     """
 
     def __init__(
@@ -185,9 +185,10 @@ class Call:
         self._drawn: list[int] | None = None
         self._counts: list[tuple[int, int]] = []
         self._tasks = [voice.rendering_task for voice in voices]
-        # User code may raise anything and take long, and nothing that is finished shall wait for it.
-        runs_user_code = progress is not None or any(task is not None for task in self._tasks)
-        self.ends_at_once = 1 if runs_user_code else _ENDS_AT_ONCE
+        self.makes_prompts = any(task is not None for task in self._tasks)
+        # User code may raise anything and take long, and nothing that is finished shall wait for it. A task that makes
+        # prompts reads the completions, too.
+        self.ends_at_once = 1 if self.makes_prompts or progress is not None else _ENDS_AT_ONCE
         # The LLMs that are lost by now, by their positions, until they are served again.
         self._lost: dict[int, LLMLost] = {}
         self._over = False
@@ -426,8 +427,8 @@ class Call:
         assert self._shared is not None
         try:
             self._shared(record, share, ending)
-        # Whatever becomes of the note, the share has ended.
-        except Exception:
+        # Whatever becomes of the note, the share has ended, and so have those that ended with it.
+        except BaseException:
             log.exception("a callback raised")
 
     def _tell_progress(self, advance: int) -> None:

@@ -120,12 +120,12 @@ class _Reader:
 
     def _begin_all(self) -> None:
         items = iter(self._inputs)
-        # A list gives all at once. What else there is may wait, for an earlier row's outputs even, so that nothing
-        # that was read may lie here meanwhile.
-        is_listed = isinstance(self._inputs, (list, tuple))
+        # Only what makes no row wait may begin together. A list has all its inputs ready; another source may take long
+        # for the next one, or wait for an earlier row's outputs even, and so may a task that makes prompts here.
+        is_ready = type(self._inputs) in (list, tuple) and not self._call.makes_prompts
         room = 0
         while not self._is_left and (room := room or self._wait_for_room()):
-            part = list(islice(items, room if is_listed else 1))
+            part = list(islice(items, room if is_ready else 1))
             if not part:
                 return
             self._call.begin(enumerate(part, self._begun))

@@ -12,9 +12,9 @@ from voices import Asked, FakeLink, FakeVoice, done, echo, failed, info
 from genpool.client.call import Call, CallSettings
 from genpool.client.item import Item, Planned
 from genpool.client.record import Record, Share
-from genpool.client.row import Ending
+from genpool.client.row import Ending, tell_owners
 from genpool.protocol.content import pack, unpack_outputs
-from genpool.protocol.errors import Expired, GenpoolError, RemoteError, UnknownLLM, generation_error
+from genpool.protocol.errors import Closed, Expired, GenpoolError, RemoteError, UnknownLLM, generation_error
 from genpool.protocol.messages import Outcome
 from genpool.tasks.base import Task
 from genpool.tasks.prompt import Prompt
@@ -382,6 +382,68 @@ def test_nothing_begins_after_a_cancel() -> None:
     run.over(inputs("x"))
     assert run.link.rows == []
     assert run.records == []
+
+
+def test_where_begin_raises_its_inputs_are_forgotten_and_their_rows_withdrawn() -> None:
+    class Gone(FakeLink):
+        def submit(self, rows: Any) -> None:
+            raise Closed("it was torn down")
+
+    link = FakeLink(lambda asked: None)
+    run = Run(settings(2), link, other=Gone())
+    with pytest.raises(Closed):
+        run.over([{"input": "x"}, {}, {"input": "y"}])
+    assert [asked.text for asked in link.withdrawn] == ["x", "y"]
+    for asked in link.rows:
+        asked.row.owner.ended([(asked.row, echo(asked))])
+    assert [record.index for record in run.records] == [1], "it needed no LLM, and was told of before"
+    assert run.call.begun == 1
+
+
+def test_rows_that_end_together_are_told_of_together() -> None:
+    told: list[list[int]] = []
+    link = FakeLink(lambda asked: None)
+    voice = FakeVoice("a", link, arguments=["input"])
+    call = Call([voice], settings(1, weights=[1.0]), lambda records: told.append([one.index for one in records]))
+    call.begin(enumerate(inputs(*"wxyz")))
+    answers = [echo(one) for one in link.held]
+    answers[1] = Ending(Outcome.DONE, 1, b"no answer")
+    tell_owners([(one.row, answer) for one, answer in zip(link.held[:3], answers, strict=False)])
+    link.end(link.held[3])
+    assert told == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("error", [OSError, SystemExit])
+def test_a_note_of_a_share_that_fails_costs_no_row(error: type[BaseException]) -> None:
+    def shared(record: Record, share: Share, ending: Ending) -> None:
+        if record.index == 1:
+            raise error("the disk is full")
+
+    link = FakeLink(lambda asked: None)
+    records: list[Record] = []
+    call = Call([FakeVoice("a", link)], settings(1, weights=[1.0]), records.extend, None, shared)
+    call.begin(enumerate(inputs("x", "y", "z")))
+    tell_owners([(one.row, echo(one)) for one in link.held])
+    assert [(record.index, record.failure) for record in records] == [(0, None), (1, None), (2, None)]
+
+
+def test_what_a_callback_raises_costs_no_row_that_ended_with_it() -> None:
+    def explode(advance: int) -> None:
+        raise SystemExit
+
+    link = FakeLink(lambda asked: None)
+    records: list[Record] = []
+    call = Call([FakeVoice("a", link)], settings(1, weights=[1.0]), records.extend, explode)
+    call.begin(enumerate(inputs("x", "y", "z")))
+    tell_owners([(one.row, echo(one)) for one in link.held])
+    assert [record.index for record in records] == [0, 1, 2]
+
+
+def test_every_row_has_an_id_of_its_own() -> None:
+    run = Run(settings(2))
+    for _ in range(20):
+        run.over(inputs(*map(str, range(50))))
+    assert len({asked.row.id for asked in run.link.rows}) == len(run.link.rows) == 2000
 
 
 def test_cancel_may_come_twice_and_after_the_end() -> None:

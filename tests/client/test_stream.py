@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import pytest
 from fleet import until
+from voices import FakeLink, FakeVoice
 
 from genpool.client.astream import astream
-from genpool.client.call import Call
+from genpool.client.call import Call, CallSettings
 from genpool.client.record import Record, Share
 from genpool.client.stream import AsyncRows, Row, Rows, stream
-from genpool.protocol.errors import RemoteError
+from genpool.protocol.errors import Closed, RemoteError
 from genpool.tasks.output import LLMOutput
 
 _WINDOW = 8
@@ -24,6 +25,8 @@ _WINDOW = 8
 
 class FakeCall:
     """Begins inputs; ``when_begun(call)`` may finish some, in any order."""
+
+    makes_prompts = False
 
     def __init__(self, when_begun: Callable[[FakeCall], Any] = lambda call: call.finish_all()) -> None:
         self._when_begun = when_begun
@@ -177,6 +180,42 @@ def test_an_input_begins_before_the_next_is_read() -> None:
             yield number
 
     assert len(list(streamed(call, each_waits_for_the_last()))) == 20
+
+
+def test_a_list_begins_as_far_as_the_window_at_once() -> None:
+    call = FakeCall()
+    assert len(list(streamed(call, list(range(50))))) == 50
+    assert call.groups[0] == _WINDOW
+    assert max(call.groups) <= _WINDOW
+    assert sum(call.groups) == 50
+
+
+def test_but_one_by_one_where_a_task_makes_prompts_for_none_may_wait_for_another() -> None:
+    call = FakeCall()
+    call.makes_prompts = True
+    assert len(list(streamed(call, list(range(20))))) == 20
+    assert set(call.groups) == {1}
+
+
+@pytest.mark.parametrize("source", [list, iter])
+def test_an_llm_that_goes_is_raised_after_the_rows_that_were_begun(
+    source: Callable[[list[Any]], Iterable[Any]],
+) -> None:
+    class Going(FakeVoice):
+        def submit_rows(self, rows: list[Any]) -> None:
+            if len(link.rows) + len(rows) > 4:
+                raise Closed("it was torn down")
+            super().submit_rows(rows)
+
+    def make(finished: Callable[[list[Record]], None]) -> Call:
+        settings = CallSettings(1, [1.0], False, None, b"", None, False)
+        return Call([Going("a", link, arguments=["input"])], settings, finished)
+
+    link = FakeLink()
+    rows = stream(make, source([{"input": text} for text in "uvwxyz"]), lambda: 4, ordered=False)
+    assert [next(rows).index for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(Closed):
+        next(rows)
 
 
 def test_leaving_the_iteration_cancels() -> None:
