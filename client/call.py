@@ -116,6 +116,10 @@ class _Maker:
         self._task = task
         self._arguments = voice.arguments
 
+    def packs_as(self, other: _Maker) -> bool:
+        """Whether the LLM's rows carry what those of another do, which packs them alike: LLMs of a pool mostly do."""
+        return self._task is None and other._task is None and self._arguments == other._arguments
+
     def payload(self, record: Record, seed: int | None) -> bytes | None:
         """The row's bytes; None when the input lacks an argument of the task.
 
@@ -311,8 +315,10 @@ class Call:
         else:
             try:
                 is_plain = record.item is None
-                seed = None if is_plain and self._settings.seed is None else self._seed_of(record, share.draw)
-                payload = maker.payload(record, seed)
+                payload = self._payload_before(record, place, maker) if place else None
+                if payload is None:
+                    seed = None if is_plain and self._settings.seed is None else self._seed_of(record, share.draw)
+                    payload = maker.payload(record, seed)
                 if payload is not None:
                     spec = self._spec(share, self._settings.options if is_plain else self._options(maker.voice, record))
                     row = share.row = Row(self._new_id(), spec, payload, self, (record.index, place))
@@ -322,6 +328,13 @@ class Call:
                 outcome = self._local_error(maker.voice, error)
         self._end([(record, share, outcome)])
         return None
+
+    def _payload_before(self, record: Record, place: int, maker: _Maker) -> bytes | None:
+        """The bytes of the input's row before the one at ``place``, where that carries the same."""
+        share, before = record.shares[place], record.shares[place - 1]
+        if before.row is None or before.draw != share.draw or not maker.packs_as(self._makers[before.at]):
+            return None
+        return before.row.payload
 
     def _maker(self, at: int) -> _Maker:
         """The maker for the LLM at this position, as it is now."""

@@ -439,6 +439,23 @@ def test_what_a_callback_raises_costs_no_row_that_ended_with_it() -> None:
     assert [record.index for record in records] == [0, 1, 2]
 
 
+def test_an_input_is_packed_once_for_llms_that_take_the_same_arguments() -> None:
+    link = FakeLink(lambda asked: None)
+    arguments = [["input"], ["input"], ["input", "more"], None]
+    voices = [FakeVoice(name, link, arguments=taken) for name, taken in zip("abcd", arguments, strict=True)]
+    call = Call(voices, settings(4, weights=[1.0] * 4, seed=7), lambda records: None)
+    call.begin(enumerate([{"input": "x", "more": 1, "else": 2}, {"input": "y", "more": 1, "else": 2}]))
+    rows = {(asked.llm, asked.text): asked for asked in link.rows}
+    assert [set(rows[llm, "x"].content) for llm in "abcd"] == [
+        {"input"},
+        {"input"},
+        {"input", "more"},
+        {"input", "more", "else"},
+    ]
+    assert rows["a", "x"].row.payload is rows["b", "x"].row.payload
+    assert len({asked.seed for asked in link.rows}) == 2, "one for each input"
+
+
 def test_every_row_has_an_id_of_its_own() -> None:
     run = Run(settings(2))
     for _ in range(20):
