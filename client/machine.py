@@ -353,7 +353,6 @@ class Client(Session):
         runs: list[SubmitRun] = []
         ids: list[bytes] = []
         payloads: list[Payload] = []
-        spec: RowSpec | None = None
         size = rows_in_message = 0
         most_bytes, most_rows = self.limits.target_message_bytes, self.limits.max_rows
         for row in rows:
