@@ -177,13 +177,15 @@ class FakeWorker(Endpoint):
         started = self.running.pop(number, None)
         if started is None or self.is_dead:
             return
+        results: list[RowResult] = []
         for execution, payload in zip(started.executions, map(bytes, started.payloads), strict=True):
             outcome = self.outcome(payload)
             if outcome is None:
                 self.network.kill(self)
                 return
             self.network.finished(self, execution, payload, outcome)
-            self.worker.row_ended(RowResult(execution, outcome, self.answer(payload), 1), self.network.now)
+            results.append(RowResult(execution, outcome, self.answer(payload), 1))
+        self.worker.rows_ended(number, results, self.network.now)
         self.worker.call_ended(number, self.network.now)
         self.perform(self.machine.flush(self.network.now))
 

@@ -178,8 +178,8 @@ class Watched(Network):
     def _is_kept(self, payload: bytes) -> bool:
         """Whether a worker that can be heard keeps the row's answer."""
         workers = [end for end in self.ends if isinstance(end, FakeWorker) and end.is_alive and not end.is_cut_off]
-        held = [one for end in workers for one in end.worker.held.values() if one.outcome == Outcome.DONE]
-        return any(one.payload == answer(payload) for one in held)
+        kept = [one for end in workers for one in end.worker.finished.values() if one.outcome == Outcome.DONE]
+        return any(one.payload == answer(payload) for one in kept)
 
     def _is_known(self, wire: Wire) -> bool:
         return self.broker is not None and wire.id in self.broker.peers
@@ -197,9 +197,9 @@ class Watched(Network):
             pairs = zip(message.executions, message.outcomes, strict=True)
             finished = [number for number, outcome in pairs if outcome == Outcome.DONE]
         elif isinstance(message, Hold) and isinstance(wire.end, FakeWorker):
-            held = wire.end.worker.held
+            kept = wire.end.worker.finished
             pairs = zip(message.executions, message.finished, strict=True)
-            finished = [n for n, is_over in pairs if is_over and n in held and held[n].outcome == Outcome.DONE]
+            finished = [n for n, is_over in pairs if is_over and n in kept and kept[n].outcome == Outcome.DONE]
         for number in finished:
             self.assigned.get(wire.end, {}).pop(number, None)
             if number in self.payload_of:
@@ -704,6 +704,7 @@ def assert_idle(end: Endpoint) -> None:
         assert not end.client.lines
     elif isinstance(end, FakeWorker):
         assert not end.worker.held
+        assert not end.worker.finished
         assert not end.worker.calls
 
 

@@ -10,7 +10,7 @@ import copy
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +28,9 @@ log = logging.getLogger("genpool.worker")
 
 # What becomes of a row: its outputs, or the error that is its own.
 Answer = list[LLMOutput] | Exception
+
+# Hears of rows that have ended while their call goes on.
+Tell = Callable[[list[RowResult]], None]
 
 # Faults of the request itself: the same row would raise the same again, wherever it runs.
 _DETERMINISTIC = (
@@ -69,8 +72,8 @@ class Caller:
         self._by_batch = type(llm).generate_batch is not LLM.generate_batch
         self.by_row = not self._by_batch and type(llm).generate_row is not LLM.generate_row
 
-    def run(self, call: StartCall, cancelled: Sequence[threading.Event]) -> Iterator[RowResult]:
-        """The results of ``call``, each as soon as it is known.
+    def run(self, call: StartCall, cancelled: Sequence[threading.Event], tell: Tell) -> list[RowResult]:
+        """Make ``call``. Returns the results that its end brings; ``tell`` has heard those that were known before.
 
         Raises:
             EngineDead: the engine cannot go on, and its process must end.
@@ -80,46 +83,51 @@ class Caller:
             if call.kind == RowKind.INPUT:
                 options = self._llm.wishes | options
         except (DecodeError, RowError) as error:
-            yield from (self._failed(execution, error) for execution in call.executions)
-            return
+            return [self._failed(execution, error) for execution in call.executions]
         rows: list[Row] = []
+        unreadable: list[RowResult] = []
         for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
             try:
                 content, seed = unpack_row(payload)
             except DecodeError as error:
-                yield self._failed(execution, error)
+                unreadable.append(self._failed(execution, error))
             else:
                 rows.append(Row(execution, content, seed, flag))
+        if not rows:
+            return unreadable
+        if unreadable:
+            tell(unreadable)
         if self.by_row:
-            for row in rows:
-                yield from self._attempt(call, [row], options)
-        elif rows:
-            yield from self._attempt(call, rows, options)
+            return self._one_by_one(call, rows, options, tell)
+        return self._attempt(call, rows, options, tell)
 
-    def _attempt(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> Iterator[RowResult]:
+    def _one_by_one(self, call: StartCall, rows: list[Row], options: dict[str, Any], tell: Tell) -> list[RowResult]:
+        for row in rows[:-1]:
+            if results := self._attempt(call, [row], options, tell):
+                tell(results)
+        return self._attempt(call, rows[-1:], options, tell)
+
+    def _attempt(self, call: StartCall, rows: list[Row], options: dict[str, Any], tell: Tell) -> list[RowResult]:
         rows = [row for row in rows if not row.cancelled.is_set()]
         if not rows:
-            return
+            return []
         try:
             answers = self._generate(call, rows, options)
         except EngineDead:
             raise
         except CancelledError:
-            yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
+            return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
         except EngineUnwell as error:
             self._unwell(str(error))
-            yield from (RowResult(row.execution, Outcome.RETURNED, b"") for row in rows)
+            return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
         except Exception as error:
             make_room(error)
             if len(rows) == 1:
-                yield self._failed(rows[0].execution, error)
-                return
+                return [self._failed(rows[0].execution, error)]
             log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
-            for row in rows:
-                yield from self._attempt(call, [row], options)
         else:
-            for row, answer in zip(rows, answers, strict=True):
-                yield self._settled(row.execution, answer)
+            return [self._settled(row.execution, answer) for row, answer in zip(rows, answers, strict=True)]
+        return self._one_by_one(call, rows, options, tell)
 
     def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
         if self._by_batch or self.by_row:

@@ -2,13 +2,16 @@
 
 It mirrors the broker's ledger of executions: only an Assign adds to ``held`` and only a Settle removes, so an answer
 is kept here until the client has it. No I/O, no clock.
+
+    Assign ──▶ held ──▶ StartCall ──▶ rows_ended ──▶ finished ──▶ Result ──▶ Settle: gone from both
+                └── no place for it ── RETURNED ─────────▲
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from itertools import compress
 
 from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
@@ -107,22 +110,6 @@ class RowResult:
     tokens: int = 0
 
 
-class _Stage(Enum):
-    RUNNING = auto()
-    FINISHED = auto()
-
-
-@dataclass(slots=True)
-class _Held:
-    execution: int
-    row_id: bytes
-    call: int | None = None
-    stage: _Stage = _Stage.RUNNING
-    outcome: int = 0
-    payload: bytes = b""
-    tokens: int = 0
-
-
 @dataclass(slots=True)
 class _Call:
     """A running engine call. ``since`` is when it began or last answered a row, ``stopped`` when it was told to end.
@@ -160,7 +147,9 @@ class Worker(Session):
         self.worker_state = WorkerState.LOADING
         self.is_loaded = False
         self.reason = ""
-        self.held: dict[int, _Held] = {}
+        # By execution, the ids of all rows that were handed out, and the results of those among them that have ended.
+        self.held: dict[int, bytes] = {}
+        self.finished: dict[int, RowResult] = {}
         self.calls: dict[int, _Call] = {}  # running engine calls
         self._used = 0
         # What the broker was told last, and whether there is more to say than a Grant can.
@@ -168,7 +157,7 @@ class Worker(Session):
         self._granted = 0
         self._said_state = (self.worker_state, self.reason)
         self._next_call = 0
-        self._results: list[_Held] = []
+        self._results: list[RowResult] = []
         self._held_bytes = 0
         self._probe_at: float | None = None
         self._probe_delay_s = _FIRST_PROBE_S
@@ -188,27 +177,25 @@ class Worker(Session):
         self._be_ready()
         self._hello_due = True
 
-    def row_ended(self, result: RowResult, now: float) -> None:
-        """The engine is done with one execution of a running call."""
+    def rows_ended(self, call: int, results: list[RowResult], now: float) -> None:
+        """The engine is done with these executions of a running call, all at this moment."""
         self._now = now
-        if self._on_probation and result.outcome != Outcome.RETURNED:
-            self._be_ready()
-        if result.outcome == Outcome.DONE:
-            self._on_probation = False
-            self._probe_delay_s = _FIRST_PROBE_S
-        held = self.held.get(result.execution)
-        call = self._call_of(result.execution)
-        if call is not None:
-            call.row_ids.pop(result.execution, None)
-            call.since, call.has_moved = now, True
-        if held is None or held.stage is _Stage.FINISHED:
-            return  # settled or handed back meanwhile
-        if call is not None and call.stopped is not None and result.outcome != Outcome.DONE:
-            # What it says of itself, if it says anything, is only that it was told to end.
-            result = self._overrun(result.execution, held.row_id)
-        if len(result.payload) > self.limits.max_row_bytes:
-            result = self._too_large(result)
-        self._finish(held, result)
+        running = self.calls[call]
+        running.since, running.has_moved = now, True
+        self._judge({result.outcome for result in results})
+        ended: list[RowResult] = []
+        for result in results:
+            execution = result.execution
+            running.row_ids.pop(execution, None)
+            if execution not in self.held or execution in self.finished:
+                continue  # settled or handed back meanwhile
+            if running.stopped is not None and result.outcome != Outcome.DONE:
+                # What it says of itself, if it says anything, is only that it was told to end.
+                result = self._overrun(execution)
+            if len(result.payload) > self.limits.max_row_bytes:
+                result = self._too_large(result)
+            ended.append(result)
+        self._finish(ended)
 
     def call_ended(self, call: int, now: float) -> None:
         """The engine has returned from a call: its place is free."""
@@ -263,13 +250,13 @@ class Worker(Session):
         super()._open(now)
 
     def _opened(self, now: float) -> None:
-        held = list(self.held.values())
+        held = list(self.held)
         most = self.limits.max_rows
         for at in range(0, max(1, len(held)), most):
             part = held[at : at + most]
-            finished = [one.stage is _Stage.FINISHED for one in part]
-            more = at + most < len(held)
-            self._effect(Send(Hold([one.execution for one in part], [one.row_id for one in part], finished, more)))
+            ids = [self.held[execution] for execution in part]
+            finished = [execution in self.finished for execution in part]
+            self._effect(Send(Hold(part, ids, finished, more=at + most < len(held))))
         # The broker asks for the answers that are still wanted.
         self._results.clear()
 
@@ -283,11 +270,9 @@ class Worker(Session):
                 for run in message.runs:
                     self._take(run)
             case Settle():
-                for execution in message.executions:
-                    self._settle(execution)
+                self._settle(message.executions)
             case Resend():
-                known = (self.held.get(execution) for execution in message.executions)
-                self._results += [held for held in known if held and held.stage is _Stage.FINISHED]
+                self._results += [self.finished[number] for number in message.executions if number in self.finished]
             case Ping():
                 if message.held is not None and message.held != len(self.held):
                     self.give_up(f"it counts {message.held} rows here and I hold {len(self.held)}", now)
@@ -319,8 +304,7 @@ class Worker(Session):
         effects = super().tick(now)
         if self._is_idle():
             self._idle_since = now if self._idle_since is None else self._idle_since
-            is_read = all(held.stage is _Stage.RUNNING for held in self.held.values())
-            if is_read or now - self._idle_since > _LAST_ANSWERS_S:
+            if not self.finished or now - self._idle_since > _LAST_ANSWERS_S:
                 self._leave(self._exit_code)
                 effects += super().flush(now)
         return effects
@@ -336,6 +320,14 @@ class Worker(Session):
             self._unasked_since = now
         else:
             self._effect(Load())
+
+    def _judge(self, outcomes: set[int]) -> None:
+        """Whether an LLM that was unwell is well again, by how rows have ended at one moment."""
+        if self._on_probation and not outcomes <= {Outcome.RETURNED}:
+            self._be_ready()
+        if Outcome.DONE in outcomes:
+            self._on_probation = False
+            self._probe_delay_s = _FIRST_PROBE_S
 
     def _be_ready(self) -> None:
         if self.worker_state in (WorkerState.LOADING, WorkerState.UNWELL):
@@ -362,52 +354,56 @@ class Worker(Session):
 
     def _leave(self, code: int = 0) -> None:
         """End; with a goodbye, unless rows still run: who they are shall be known when the process ends."""
-        is_clean = code == 0 or all(held.stage is _Stage.FINISHED for held in self.held.values())
+        is_clean = code == 0 or len(self.finished) == len(self.held)
         self.worker_state = WorkerState.DRAINING
         self.end(self.reason if is_clean else None)
         self._effect(Exit(code))
 
     def _take(self, run: AssignRun) -> None:
         """Enter handed-out rows and start them, each call's worth in one; what there is no place for is handed back."""
-        numbers = range(run.first_execution, run.first_execution + len(run.ids))
-        fresh = [at for at, number in enumerate(numbers) if number not in self.held]
+        numbers: Sequence[int] = range(run.first_execution, run.first_execution + len(run.ids))
+        ids, payloads = run.ids, run.payloads
+        if not self.held.keys().isdisjoint(numbers):
+            fresh = [number not in self.held for number in numbers]
+            numbers, ids = list(compress(numbers, fresh)), list(compress(ids, fresh))
+            payloads = list(compress(payloads, fresh))
         batch = self.identity.batch_size
-        for start in range(0, len(fresh), batch):
-            part = fresh[start : start + batch]
-            rows = {numbers[at]: _Held(numbers[at], run.ids[at]) for at in part}
-            self.held.update(rows)
+        for start in range(0, len(numbers), batch):
+            part = slice(start, start + batch)
+            row_ids = dict(zip(numbers[part], ids[part], strict=True))
+            self.held.update(row_ids)
             self._used += 1
             if self._takes_rows() and len(self.calls) < self.identity.concurrency:
-                self._start(run, rows, [run.payloads[at] for at in part])
+                self._start(run, row_ids, payloads[part])
             else:
-                self._hand_back(list(rows.values()))
+                self._hand_back(row_ids)
 
-    def _start(self, run: AssignRun, rows: dict[int, _Held], payloads: Sequence[Payload]) -> None:
+    def _start(self, run: AssignRun, row_ids: dict[int, bytes], payloads: Sequence[Payload]) -> None:
         number = self._next_call
         self._next_call += 1
-        self.calls[number] = _Call(number, {execution: held.row_id for execution, held in rows.items()}, self._now)
-        for held in rows.values():
-            held.call = number
+        self.calls[number] = _Call(number, row_ids, self._now)
         self._guard()
-        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(rows), payloads))
+        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(row_ids), payloads))
 
-    def _settle(self, execution: int) -> None:
-        held = self.held.pop(execution, None)
-        if held is None:
-            return
-        self._held_bytes -= len(held.payload)
-        if held.stage is _Stage.RUNNING:
-            self._effect(StopRow(execution))
+    def _settle(self, executions: list[int]) -> None:
+        for execution in executions:
+            if self.held.pop(execution, None) is None:
+                continue
+            result = self.finished.pop(execution, None)
+            if result is None:
+                self._effect(StopRow(execution))
+            else:
+                self._held_bytes -= len(result.payload)
 
-    def _finish(self, held: _Held, result: RowResult) -> None:
-        held.stage, held.outcome = _Stage.FINISHED, result.outcome
-        held.payload, held.tokens = result.payload, result.tokens
-        self._held_bytes += len(result.payload)
-        self._results.append(held)
+    def _finish(self, results: list[RowResult]) -> None:
+        """Keep and send the results of held rows that have none yet."""
+        for result in results:
+            self.finished[result.execution] = result
+            self._held_bytes += len(result.payload)
+        self._results += results
 
-    def _hand_back(self, rows: list[_Held]) -> None:
-        for held in rows:
-            self._finish(held, RowResult(held.execution, Outcome.RETURNED, b""))
+    def _hand_back(self, executions: Iterable[int]) -> None:
+        self._finish([RowResult(execution, Outcome.RETURNED, b"") for execution in executions])
 
     # Rows that run too long.
 
@@ -438,28 +434,20 @@ class Worker(Session):
         for execution in call.row_ids:
             self._effect(StopRow(execution))
 
-    def _call_of(self, execution: int) -> _Call | None:
-        held = self.held.get(execution)
-        if held is not None:
-            return None if held.call is None else self.calls.get(held.call)
-        return next((call for call in self.calls.values() if execution in call.row_ids), None)
-
-    def _unanswered(self, call: _Call) -> list[_Held]:
-        known = (self.held.get(execution) for execution in call.row_ids)
-        return [held for held in known if held and held.stage is _Stage.RUNNING]
+    def _unanswered(self, call: _Call) -> list[int]:
+        return [number for number in call.row_ids if number in self.held and number not in self.finished]
 
     def _charge(self, call: _Call) -> bool:
         """Blame the row that ran too long; whether it is known which one that is, of a batch."""
         left = self._unanswered(call)
         if len(left) > 1:
             return False
-        for held in left:
-            self._finish(held, self._overrun(held.execution, held.row_id))
+        self._finish([self._overrun(execution) for execution in left])
         return True
 
-    def _overrun(self, execution: int, row_id: bytes) -> RowResult:
+    def _overrun(self, execution: int) -> RowResult:
         text = f"the row ran for longer than {self._row_timeout_s:g} s and was ended (--row-timeout)"
-        self._effect(Log("warning", f"row {row_id.hex()} of {self.identity.llm!r} failed: {text}"))
+        self._effect(Log("warning", f"row {self.held[execution].hex()} of {self.identity.llm!r} failed: {text}"))
         identity = self.identity
         failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
         return RowResult(execution, Outcome.RAISED, pack_failure(failure))
@@ -494,26 +482,26 @@ class Worker(Session):
 
     def _send_results(self) -> None:
         results, self._results = self._results, []
-        batch: list[_Held] = []
+        batch: list[RowResult] = []
         size = 0
-        for held in results:
-            if held.execution not in self.held:
-                continue
-            too_large = size + len(held.payload) > self.limits.target_message_bytes
+        for result in results:
+            if result.execution not in self.finished:
+                continue  # settled meanwhile
+            too_large = size + len(result.payload) > self.limits.target_message_bytes
             if batch and (too_large or len(batch) >= self.limits.max_rows):
                 self._send_result(batch)
                 batch, size = [], 0
-            batch.append(held)
-            size += len(held.payload)
+            batch.append(result)
+            size += len(result.payload)
         if batch:
             self._send_result(batch)
 
-    def _send_result(self, batch: list[_Held]) -> None:
+    def _send_result(self, batch: list[RowResult]) -> None:
         self._granted = self._credit()
-        tokens = sum(held.tokens for held in batch)
-        numbers = [held.execution for held in batch]
-        outcomes = [held.outcome for held in batch]
-        self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [held.payload for held in batch])))
+        numbers = [result.execution for result in batch]
+        outcomes = [result.outcome for result in batch]
+        tokens = sum([result.tokens for result in batch])
+        self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [result.payload for result in batch])))
 
     def _send_grant(self) -> None:
         credit, state = self._credit(), self._told_state()

@@ -27,7 +27,7 @@ from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
 from .call import Caller, make_room, sentence_of
 from .llm import LLM
-from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, StartCall, StopRow, Worker
+from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
 
 log = logging.getLogger("genpool.worker")
 
@@ -121,7 +121,8 @@ class _Shell:
         self._llm: LLM | None = None
         self._caller: Caller | None = None
         self._calls: queue.SimpleQueue[tuple[StartCall, list[threading.Event]]] = queue.SimpleQueue()
-        self._cancelled: dict[int, threading.Event] = {}
+        # The flags of each running call by execution.
+        self._flags: dict[int, dict[int, threading.Event]] = {}
         # To make an event takes longer than all else that a row costs here. Engines look at none after its call.
         self._spare_flags: list[threading.Event] = []
         self._exit: int | None = None
@@ -242,9 +243,9 @@ class _Shell:
             case Load():
                 self._start_loading()
             case StopRow():
-                flag = self._cancelled.get(effect.execution)
-                if flag is not None:
-                    flag.set()
+                for flags in self._flags.values():
+                    if effect.execution in flags:
+                        flags[effect.execution].set()
             case Guard(limit_s=None):
                 faulthandler.cancel_dump_traceback_later()
             case Guard():
@@ -256,28 +257,32 @@ class _Shell:
                 raise AssertionError(f"an effect that the worker does not know: {effect}")
 
     def _start(self, call: StartCall) -> None:
-        flags = [self._spare_flags.pop() if self._spare_flags else threading.Event() for _ in call.executions]
-        self._cancelled.update(zip(call.executions, flags, strict=True))
+        count = len(call.executions)
+        flags = self._spare_flags[-count:]
+        del self._spare_flags[-count:]
+        flags += [threading.Event() for _ in range(count - len(flags))]
+        self._flags[call.call] = dict(zip(call.executions, flags, strict=True))
         self._calls.put((call, flags))
 
     def _make_calls(self) -> None:
         """In an engine thread: make one call after the other, and post what comes of it."""
         try:
             while True:
-                call, flags = self._calls.get()
-                then = self._try_to_call(call, flags)
-                self._dealer.post(then)
+                self._dealer.post(self._try_to_call(*self._calls.get()))
         except BaseException:
             # Without memory it cannot even say so; and a thread that ends in silence leaves its call running for ever.
             os._exit(EXIT_ENGINE_DEAD)
 
     def _try_to_call(self, call: StartCall, flags: list[threading.Event]) -> Callable[[float], None]:
-        """Post each result as it comes. Returns what the main thread shall do at the end of the call."""
+        """Post what is known while the call goes on. Returns what the main thread shall do at its end."""
         assert self._caller is not None
         machine, post = self._machine, self._dealer.post
+
+        def tell(results: list[RowResult]) -> None:
+            post(lambda now: machine.rows_ended(call.call, results, now))
+
         try:
-            for result in self._caller.run(call, flags):
-                post(lambda now, result=result: machine.row_ended(result, now))
+            last = self._caller.run(call, flags, tell)
         except EngineDead as error:
             log.error("the engine is dead: %s", error)
             return machine.crash
@@ -288,13 +293,14 @@ class _Shell:
             )
             log.debug("where that was", exc_info=True)
             return machine.crash
-        return lambda now: self._call_ended(call, flags, now)
+        return lambda now: self._call_ended(call.call, last, now)
 
-    def _call_ended(self, call: StartCall, flags: list[threading.Event], now: float) -> None:
-        for execution in call.executions:
-            self._cancelled.pop(execution, None)
-        self._spare_flags += [flag for flag in flags if not flag.is_set()]
-        self._machine.call_ended(call.call, now)
+    def _call_ended(self, call: int, last: list[RowResult], now: float) -> None:
+        # Together, so that one message carries both the last results and the credit for the place that is free.
+        if last:
+            self._machine.rows_ended(call, last, now)
+        self._machine.call_ended(call, now)
+        self._spare_flags += [flag for flag in self._flags.pop(call).values() if not flag.is_set()]
 
     def _on_unwell(self, reason: str) -> None:
         self._dealer.post(lambda now: self._machine.unwell(reason, now))

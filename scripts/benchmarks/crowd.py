@@ -157,8 +157,8 @@ class _Engines:
         engine.work.begun += len(call.executions)
         output = _outputs(self._settings.llm, self._settings.output_bytes, call.num_generations)
         if self._settings.seconds is None:
-            for execution in call.executions:
-                engine.machine.row_ended(RowResult(execution, Outcome.DONE, output), now)
+            results = [RowResult(execution, Outcome.DONE, output) for execution in call.executions]
+            engine.machine.rows_ended(call.call, results, now)
             engine.work.ended += len(call.executions)
             engine.work.last_at = now
             engine.machine.call_ended(call.call, now)
@@ -192,7 +192,7 @@ class _Engines:
         engine.work.busy_s += took_s
         engine.work.last_at = now
         engine.work.spans.append((call.began, took_s, now))
-        engine.machine.row_ended(RowResult(execution, outcome, output), now)
+        engine.machine.rows_ended(call.number, [RowResult(execution, outcome, output)], now)
         if not call.left:
             engine.machine.call_ended(call.number, now)
 

@@ -94,7 +94,7 @@ class Bench:
     def run_packed(self, *payloads: bytes, n: int = 1, kind: str = "input", options: bytes = b"") -> list[RowResult]:
         executions = list(range(100, 100 + len(payloads)))
         call = StartCall(0, kind, n, options, executions, list(payloads))
-        return list(self.caller.run(call, [threading.Event() for _ in payloads]))
+        return self.results(call, [threading.Event() for _ in payloads])
 
     def run_cancelled(self, cancelled: set[str], *texts: str) -> list[RowResult]:
         payloads = [pack_row({"input": text}, None) for text in texts]
@@ -103,7 +103,13 @@ class Bench:
         for text, flag in zip(texts, flags, strict=True):
             if text in cancelled:
                 flag.set()
-        return list(self.caller.run(call, flags))
+        return self.results(call, flags)
+
+    def results(self, call: StartCall, flags: list[threading.Event]) -> list[RowResult]:
+        """Those that are told while the call goes on, and those of its end."""
+        told: list[RowResult] = []
+        last = self.caller.run(call, flags, told.extend)
+        return told + last
 
 
 def inputs(*texts: str) -> list[dict[str, str]]:
@@ -194,6 +200,27 @@ def test_a_usage_that_makes_no_sense_costs_nothing_but_the_count(usage: Any) -> 
     assert (raw(result), result.tokens) == (["text"], 0)
 
 
+def told_before_the_end(llm: LLM, *payloads: bytes) -> tuple[list[list[int]], list[int]]:
+    """The executions that are told of while a call goes on, in their lists, and those that its end brings."""
+    told: list[list[int]] = []
+    call = StartCall(0, "input", 1, b"", list(range(len(payloads))), list(payloads))
+    flags = [threading.Event() for _ in payloads]
+    last = Bench(llm).caller.run(call, flags, lambda results: told.append([one.execution for one in results]))
+    return told, [one.execution for one in last]
+
+
+def test_a_batchs_answers_are_known_together_and_those_of_rows_that_are_tried_alone_one_by_one() -> None:
+    payloads = [pack_row(row, None) for row in inputs("a", "b", "c")]
+    assert told_before_the_end(Scripted(), *payloads) == ([], [0, 1, 2])
+    assert told_before_the_end(Scripted(raiser(ValueError("bad row"), on="b")), *payloads) == ([[0], [1]], [2])
+
+
+def test_a_row_that_cannot_be_read_does_not_wait_for_the_engine() -> None:
+    payloads = [pack_row(inputs("a")[0], None), b"no row", b""]
+    assert told_before_the_end(Scripted(), *payloads) == ([[1, 2]], [0])
+    assert told_before_the_end(Scripted(), *payloads[1:]) == ([], [0, 1])
+
+
 # Row by row.
 
 
@@ -216,17 +243,18 @@ def test_rows_are_answered_one_by_one_as_they_are_done() -> None:
     llm = ByRow()
     payloads = [pack_row(row, None) for row in inputs("a", "b")]
     call = StartCall(0, "input", 1, b"", [100, 101], payloads)
-    results = Bench(llm).caller.run(call, [threading.Event(), threading.Event()])
-    next(results)
-    assert len(llm.rows) == 1
-    next(results)
-    assert len(llm.rows) == 2
+    told: list[tuple[int, list[RowResult]]] = []
+    flags = [threading.Event(), threading.Event()]
+    last = Bench(llm).caller.run(call, flags, lambda results: told.append((len(llm.rows), results)))
+    assert [(rows, outcomes(results)) for rows, results in told] == [(1, [(100, Outcome.DONE)])]
+    # The last one's result is the end of the call.
+    assert (len(llm.rows), outcomes(last)) == (2, [(101, Outcome.DONE)])
 
 
 def test_a_row_engine_is_told_when_nobody_wants_the_row_any_more() -> None:
     llm = ByRow()
     flag = threading.Event()
-    list(Bench(llm).caller.run(StartCall(0, "input", 1, b"", [1], [pack_row({"input": "a"}, None)]), [flag]))
+    Bench(llm).results(StartCall(0, "input", 1, b"", [1], [pack_row({"input": "a"}, None)]), [flag])
     assert llm.rows[0].cancelled is flag
 
 
@@ -250,7 +278,7 @@ def test_an_engine_that_takes_batches_gets_seeds_options_and_flags() -> None:
     payloads = [pack_row({"input": "a"}, 7), pack_row({"input": "b"}, None)]
     flags = [threading.Event(), threading.Event()]
     call = StartCall(0, "input", 2, pack({"temperature": 0.5}), [100, 101], payloads)
-    results = list(bench.caller.run(call, flags))
+    results = bench.results(call, flags)
     (batch,) = llm.batches
     assert [(row.content, row.kind, row.num_generations, row.options, row.seed) for row in batch] == [
         ({"input": "a"}, "input", 2, {"temperature": 0.5}, 7),
@@ -439,7 +467,7 @@ def test_a_row_cancelled_while_its_batch_is_split_is_not_run() -> None:
 
     llm = Scripted(script)
     payloads = [pack_row(row, None) for row in inputs("a", "b", "c")]
-    results = list(Bench(llm).caller.run(StartCall(0, "input", 1, b"", [0, 1, 2], payloads), flags))
+    results = Bench(llm).results(StartCall(0, "input", 1, b"", [0, 1, 2], payloads), flags)
     assert outcomes(results) == [(0, Outcome.DONE), (2, Outcome.DONE)]
     assert llm.calls == [["a", "b", "c"], ["a"], ["c"]]
 

@@ -134,7 +134,9 @@ class Bench:
         """The engine is done with these rows (its call goes on)."""
         for number in executions:
             answer = b"answer %d" % number if outcome == Outcome.DONE else b""
-            self.worker.row_ended(RowResult(number, outcome, answer if payload is None else payload, tokens), self.now)
+            ended = RowResult(number, outcome, answer if payload is None else payload, tokens)
+            running = next(call.number for call in self.worker.calls.values() if number in call.row_ids)
+            self.worker.rows_ended(running, [ended], self.now)
 
     def end(self, *calls: int) -> list[object]:
         """These calls return; what the worker does then."""
@@ -154,8 +156,8 @@ class Bench:
     def picture(self) -> tuple[Any, ...]:
         """All that a message may change."""
         worker = self.worker
-        held = {number: (held.stage, held.outcome, held.payload) for number, held in worker.held.items()}
-        return worker.state, worker.worker_state, held, sorted(worker.calls), worker._used, worker._credit()
+        rows = dict(worker.held), dict(worker.finished)
+        return worker.state, worker.worker_state, *rows, sorted(worker.calls), worker._used, worker._credit()
 
     def _effects(self, effects: list[object]) -> list[object]:
         self.logs += [effect.text for effect in effects if isinstance(effect, Log)]
@@ -204,6 +206,14 @@ def test_a_refused_worker_stays_away() -> None:
 
 
 # Credit.
+
+
+def test_the_results_of_one_moment_and_the_credit_for_their_place_are_one_message() -> None:
+    bench = Bench.ready(batch_size=3)
+    bench.tell(Assign([run(0, 3)]), Settle([1]))
+    results = [RowResult(number, Outcome.DONE, b"answer %d" % number, tokens=2) for number in range(3)]
+    bench.worker.rows_ended(0, results, bench.now)
+    assert bench.end(0) == [result(0, 2, credit=2, tokens=4)]
 
 
 def test_a_row_is_run_answered_and_kept_until_it_is_settled() -> None:
@@ -951,7 +961,8 @@ def check(bench: Bench, effects: list[object], after: tuple[str, str]) -> None:
     """What must hold of a worker at any time."""
     worker = bench.worker
     assert len(worker.calls) <= worker.identity.concurrency, after
-    assert worker._held_bytes == sum(len(held.payload) for held in worker.held.values()), after
+    assert worker.finished.keys() <= worker.held.keys(), after
+    assert worker._held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
     free = worker._credit() - worker._used
     assert 0 <= free <= worker.identity.concurrency, after
     assert free == 0 or worker._takes_rows(), after
