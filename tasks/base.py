@@ -104,6 +104,16 @@ def missing_arguments(task: TaskLike | Sequence[str], input: object) -> list[str
     return [name for name in names if name not in input]
 
 
+def lacking_inputs(task: TaskLike, inputs: Sequence[object]) -> dict[int, list[str]]:
+    """The argument names of ``task`` that some of ``inputs`` lack, by their places; the others lack nothing."""
+    names = list(task.input_args_names)
+    needed = set(names)
+    # That a dict has all it needs is seen at once; as a rule every input is one.
+    doubtful = [place for place, one in enumerate(inputs) if type(one) is not dict or not one.keys() >= needed]
+    missing = ((place, missing_arguments(names, inputs[place])) for place in doubtful)
+    return {place: lacking for place, lacking in missing if lacking}
+
+
 def same_task(tasks: Sequence[object]) -> bool:
     """Whether LLMs with these tasks may share a pool, by distilabel's rule.
 

@@ -13,18 +13,22 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from ..protocol.content import WISHES, Failure, pack, pack_failure, unpack, unpack_row
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.messages import Outcome, RowKind
-from ..tasks.base import known_wishes, missing_arguments
+from ..tasks.base import TaskLike, known_wishes, lacking_inputs
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.rendered import RenderedPromptTask
-from .llm import LLM, RowCall
+from .llm import LLM, RowCall, has_shape
 from .machine import RowResult, StartCall
 
 log = logging.getLogger("genpool.worker")
+
+# To look it up in its class takes as long as half a RowResult.
+_DONE: int = Outcome.DONE
 
 # What becomes of a row: its outputs, or the error that is its own.
 Answer = list[LLMOutput] | Exception
@@ -135,40 +139,43 @@ class Caller:
         if call.kind == RowKind.PROMPT:
             llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
         else:
-            names = self._llm.task.input_args_names
-            llm, inputs = self._llm, [_arguments(row.content, names) for row in rows]
+            llm, inputs = self._llm, _arguments([row.content for row in rows], self._llm.task)
         result: Any = llm.generate(inputs, call.num_generations)
         return _checked(result.result() if isinstance(result, Future) else result, len(rows), call.num_generations)
 
     def _generate_calls(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
         """Row by row or in a batch: the engine sees no row that lacks an argument, whose outputs are empty."""
         kind = "prompt" if call.kind == RowKind.PROMPT else "input"
-        lacking = [kind == "input" and bool(missing_arguments(self._llm.task, row.content)) for row in rows]
+        lacking = lacking_inputs(self._llm.task, [row.content for row in rows]) if kind == "input" else {}
         requests = [
             RowCall(row.content, kind, call.num_generations, options, row.seed, row.cancelled)
-            for row, lacks in zip(rows, lacking, strict=True)
-            if not lacks
+            for place, row in enumerate(rows)
+            if place not in lacking
         ]
         made: list[Answer] = []
         if requests:
             made = self._llm.generate_batch(requests) if self._by_batch else [self._llm.generate_row(requests[0])]
         answers = iter(_checked(made, len(requests), call.num_generations))
         return [
-            [empty_output(self._llm.model_name) for _ in range(call.num_generations)] if lacks else next(answers)
-            for lacks in lacking
+            [empty_output(self._llm.model_name) for _ in range(call.num_generations)]
+            if place in lacking
+            else next(answers)
+            for place in range(len(rows))
         ]
 
     def _settled(self, execution: int, answer: Answer) -> RowResult:
-        if isinstance(answer, CancelledError):
-            return RowResult(execution, Outcome.RETURNED, b"")
-        return self._failed(execution, answer) if isinstance(answer, Exception) else self._done(execution, answer)
-
-    def _done(self, execution: int, outputs: list[LLMOutput]) -> RowResult:
+        if isinstance(answer, Exception):
+            is_cancelled = isinstance(answer, CancelledError)
+            return RowResult(execution, Outcome.RETURNED, b"") if is_cancelled else self._failed(execution, answer)
         try:
-            payload = pack(outputs)
+            payload = pack(answer)
         except RowError as error:
             return self._failed(execution, error)
-        return RowResult(execution, Outcome.DONE, payload, sum(map(_tokens, outputs)))
+        tokens = 0
+        for output in answer:
+            if "usage" in output:
+                tokens += _tokens(output["usage"])
+        return RowResult(execution, _DONE, payload, tokens)
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
@@ -208,11 +215,15 @@ def message_of(error: BaseException) -> str:
         return ""
 
 
-def _arguments(content: Any, names: Sequence[str]) -> Any:
-    """What the task asks for: a client that does not know the task sends all that its input holds."""
-    if not isinstance(content, dict):
-        return content
-    given = cast(dict[str, Any], content)
+def _arguments(contents: list[Any], task: TaskLike) -> list[Any]:
+    """What the task asks for: a client that does not know the task sends all that its inputs hold."""
+    names = list(task.input_args_names)
+    return [
+        content if type(content) is not dict or [*content] == names else _chosen(content, names) for content in contents
+    ]
+
+
+def _chosen(given: Any, names: list[str]) -> dict[str, Any]:
     return {name: given[name] for name in names if name in given}
 
 
@@ -235,12 +246,9 @@ def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
     return wishes | named
 
 
-def _tokens(output: LLMOutput) -> int:
-    """How many tokens were generated, if the output says so; a user's engine may say anything."""
-    usage = cast(Any, output.get("usage"))
-    if not isinstance(usage, dict):
-        return 0
-    count: Any = cast(dict[str, Any], usage).get("completion_tokens")
+def _tokens(usage: Any) -> int:
+    """How many tokens were generated, if the usage says so; a user's engine may say anything."""
+    count: Any = cast(dict[str, Any], usage).get("completion_tokens") if isinstance(usage, dict) else None
     return count if type(count) is int and count >= 0 else 0
 
 
@@ -249,7 +257,10 @@ def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
     if not isinstance(answers, list) or len(cast(list[Any], answers)) != rows:
         got = f"{len(cast(list[Any], answers))} rows" if isinstance(answers, list) else f"a {type(answers).__name__}"
         raise RowError(f"the LLM was given {rows} rows and returned {got} instead of a list of outputs for each")
-    for outputs in cast(list[Any], answers):
+    given = cast(list[Any], answers)
+    if has_shape(given, num_generations) and {*map(type, chain.from_iterable(given))} == {dict}:
+        return given
+    for outputs in given:
         if isinstance(outputs, Exception):
             continue
         if not isinstance(outputs, list) or [one for one in cast(list[Any], outputs) if not isinstance(one, dict)]:
@@ -257,4 +268,4 @@ def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
         if len(cast(list[Any], outputs)) != num_generations:
             count = len(cast(list[Any], outputs))
             raise RowError(f"the LLM was asked for {num_generations} generations of a row and returned {count}")
-    return cast(list[Answer], answers)
+    return given

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from ..protocol.errors import Closed, ConfigurationError, RowError
-from ..tasks.base import TaskLike, known_wishes, missing_arguments, require_task
+from ..tasks.base import TaskLike, known_wishes, lacking_inputs, missing_arguments, require_task
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.prompt import Prompt, SupportedFormats, as_prompt, check_format, from_wire
 from .joint import JointFuture, Progress
@@ -197,7 +197,7 @@ class LLM(ABC):
         if self._is_closed:
             raise self._closed()
         invalid = self._find_invalid(inputs)
-        valid = [one for index, one in enumerate(inputs) if index not in invalid]
+        valid = [one for index, one in enumerate(inputs) if index not in invalid] if invalid else list(inputs)
         progress = Progress(progress_callback_func)
         progress.advance(num_generations * len(invalid))
         fill = partial(self._fill, len(inputs), invalid, num_generations)
@@ -295,18 +295,19 @@ class LLM(ABC):
         return generations
 
     def _find_invalid(self, inputs: list[dict[str, Any]]) -> set[int]:
-        missing = {index: missing_arguments(self.task, one) for index, one in enumerate(inputs)}
-        invalid = {index for index, names in missing.items() if names}
-        for index in sorted(invalid):
-            lacking = ", ".join(map(repr, missing[index]))
+        missing = lacking_inputs(self.task, inputs)
+        for index, names in missing.items():
+            lacking = ", ".join(map(repr, names))
             log.warning(
                 "input %d lacks %s, which %s needs: its outputs stay empty", index, lacking, type(self.task).__name__
             )
-        return invalid
+        return set(missing)
 
     def _fill(self, num_inputs: int, invalid: set[int], num_generations: int, generated: Generations) -> Generations:
         """``generated`` with empty outputs in the places of the invalid inputs."""
-        name = self.model_name if invalid else ""
+        if not invalid:
+            return list(generated)
+        name = self.model_name
         remaining = iter(generated)
         return [
             [empty_output(name) for _ in range(num_generations)] if index in invalid else next(remaining)
@@ -324,6 +325,11 @@ class LLM(ABC):
         return Closed(f"{type(self).__name__} is closed and generates nothing more: make a new one.")
 
 
+def has_shape(rows: Any, num_generations: int) -> bool:
+    """Whether all ``rows`` are plain lists of so many, as nearly always: a look at each one then need not be taken."""
+    return {*map(type, rows)} == {list} and {*map(len, rows)} == {num_generations}
+
+
 def _require_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"`{name}` must be a whole number of at least 1, not {value!r}.")
@@ -339,6 +345,8 @@ def _require_format(name: str) -> None:
 def _require_shape(who: str, generations: Any, num_inputs: int, num_generations: int) -> None:
     if not isinstance(generations, list) or len(cast(list[Any], generations)) != num_inputs:
         raise RowError(f"{who} was given {num_inputs} inputs and must return a list of outputs for each of them.")
+    if has_shape(cast(list[Any], generations), num_generations):
+        return
     for outputs in cast(list[Any], generations):
         if not isinstance(outputs, list) or len(cast(list[Any], outputs)) != num_generations:
             raise RowError(f"{who} was asked for {num_generations} generations and must return a list of so many.")

@@ -481,20 +481,19 @@ class Worker(Session):
         return self._used + max(0, places - len(self.calls))
 
     def _send_results(self) -> None:
-        results, self._results = self._results, []
-        batch: list[RowResult] = []
-        size = 0
-        for result in results:
-            if result.execution not in self.finished:
-                continue  # settled meanwhile
-            too_large = size + len(result.payload) > self.limits.target_message_bytes
-            if batch and (too_large or len(batch) >= self.limits.max_rows):
-                self._send_result(batch)
-                batch, size = [], 0
-            batch.append(result)
+        if not self._results:
+            return
+        results = [result for result in self._results if result.execution in self.finished]  # else settled meanwhile
+        self._results = []
+        start = size = 0
+        most_rows, most_bytes = self.limits.max_rows, self.limits.target_message_bytes
+        for at, result in enumerate(results):
             size += len(result.payload)
-        if batch:
-            self._send_result(batch)
+            if at > start and (size > most_bytes or at - start >= most_rows):
+                self._send_result(results[start:at])
+                start, size = at, len(result.payload)
+        if results:
+            self._send_result(results[start:])
 
     def _send_result(self, batch: list[RowResult]) -> None:
         self._granted = self._credit()
