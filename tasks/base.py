@@ -110,8 +110,7 @@ def lacking_inputs(task: TaskLike, inputs: Sequence[object]) -> dict[int, list[s
     needed = set(names)
     # That a dict has all it needs is seen at once; as a rule every input is one.
     doubtful = [place for place, one in enumerate(inputs) if type(one) is not dict or not one.keys() >= needed]
-    missing = ((place, missing_arguments(names, inputs[place])) for place in doubtful)
-    return {place: lacking for place, lacking in missing if lacking}
+    return {place: lacking for place in doubtful if (lacking := missing_arguments(names, inputs[place]))}
 
 
 def same_task(tasks: Sequence[object]) -> bool:

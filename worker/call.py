@@ -130,7 +130,7 @@ class Caller:
                 return [self._failed(rows[0].execution, error)]
             log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
         else:
-            return [self._settled(row.execution, answer) for row, answer in zip(rows, answers, strict=True)]
+            return self._all_settled(rows, answers, tell)
         return self._one_by_one(call, rows, options, tell)
 
     def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
@@ -162,6 +162,16 @@ class Caller:
             else next(answers)
             for place in range(len(rows))
         ]
+
+    def _all_settled(self, rows: list[Row], answers: list[Answer], tell: Tell) -> list[RowResult]:
+        results: list[RowResult] = []
+        try:
+            for row, answer in zip(rows, answers, strict=True):
+                results.append(self._settled(row.execution, answer))
+        except BaseException:
+            tell(results)  # the process ends now, and hands over what it has
+            raise
+        return results
 
     def _settled(self, execution: int, answer: Answer) -> RowResult:
         if isinstance(answer, Exception):
@@ -234,7 +244,9 @@ def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
         DecodeError: they cannot be read.
         RowError: the LLM does not know one; a client finds that out itself only once it knows the LLM.
     """
-    options: Any = unpack(packed) if packed else {}
+    if not packed:
+        return {}
+    options: Any = unpack(packed)
     if not isinstance(options, dict):
         raise DecodeError("the options are no map of names")
     named = cast(dict[str, Any], options)

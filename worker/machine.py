@@ -67,9 +67,9 @@ class Load:
     """Effect: try to load the LLM again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StartCall:
-    """Effect: give these rows to the engine in one call."""
+    """Effect: give these rows to the engine in one call. Not frozen, for that would make it seven times as dear."""
 
     call: int
     kind: str

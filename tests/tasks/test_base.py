@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from genpool.tasks.base import Task, describe, is_labelling, missing_arguments, require_task, same_task
+from genpool.tasks.base import Task, describe, is_labelling, lacking_inputs, missing_arguments, require_task, same_task
 from genpool.tasks.prompt import Prompt
 from genpool.tasks.text_generation import TextGenerationTask
 
@@ -133,6 +134,8 @@ def test_require_task_refuses_a_class() -> None:
 def test_missing_arguments(input: Any, missing: list[str]) -> None:
     assert missing_arguments(Summary(), input) == missing
     assert missing_arguments(["title", "text"], input) == missing
+    whole = MappingProxyType({"text": "X", "title": "T"})
+    assert lacking_inputs(Summary(), [whole, input, {"text": "X", "title": "T"}]) == ({1: missing} if missing else {})
 
 
 @pytest.mark.parametrize(

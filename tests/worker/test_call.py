@@ -215,6 +215,20 @@ def test_a_batchs_answers_are_known_together_and_those_of_rows_that_are_tried_al
     assert told_before_the_end(Scripted(raiser(ValueError("bad row"), on="b")), *payloads) == ([[0], [1]], [2])
 
 
+def test_answers_that_are_packed_when_memory_runs_out_are_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack_until(outputs: list[LLMOutput]) -> bytes:
+        if outputs[0]["raw_output"] == "c 0":
+            raise MemoryError
+        return pack(outputs)
+
+    monkeypatch.setattr("genpool.worker.call.pack", pack_until)
+    call = StartCall(0, "input", 1, b"", [0, 1, 2], [pack_row(row, None) for row in inputs("a", "b", "c")])
+    told: list[RowResult] = []
+    with pytest.raises(MemoryError):
+        Bench(Scripted()).caller.run(call, [threading.Event() for _ in range(3)], told.extend)
+    assert outcomes(told) == [(0, Outcome.DONE), (1, Outcome.DONE)]
+
+
 def test_a_row_that_cannot_be_read_does_not_wait_for_the_engine() -> None:
     payloads = [pack_row(inputs("a")[0], None), b"no row", b""]
     assert told_before_the_end(Scripted(), *payloads) == ([[1, 2]], [0])
