@@ -69,6 +69,7 @@ class Broker:
         self.started = now
         self.peers: dict[bytes, Peer] = {}
         self.clients: dict[bytes, Client] = {}  # by instance, also those that are away
+        self.workers: dict[bytes, Worker] = {}  # by instance, those that are connected
         self.llms: dict[str, LLM] = {}
         self._now = now
         self._out = Outgoing(settings.limits, self.peers)
@@ -216,11 +217,8 @@ class Broker:
 
     def _has_room(self, hello: Hello) -> bool:
         """Whether whoever says this may come in. A process that was here has its place until its grace is over."""
-        workers = sum(len(llm.workers) for llm in self.llms.values())
-        if len(self.clients) + workers + len(self._departures) < self.settings.max_peers:
-            return True
-        here = {peer.hello.instance for peer in self.peers.values()}
-        return hello.instance in here or hello.instance in self.clients or hello.instance in self._departures
+        known = (self.clients, self.workers, self._departures)
+        return sum(map(len, known)) < self.settings.max_peers or any(hello.instance in some for some in known)
 
     def _turn_away(self, peer_id: bytes, hello: Hello) -> None:
         reason = (
@@ -248,9 +246,10 @@ class Broker:
         self._out.send(client, self._fleet())
 
     def _welcome_worker(self, peer_id: bytes, hello: Hello) -> None:
-        for peer in [p for p in self.peers.values() if isinstance(p, Worker) and p.hello.instance == hello.instance]:
-            self._lost(peer, "it opened a new connection")
-        worker = Worker(peer_id, hello, since=self._now)
+        former = self.workers.get(hello.instance)
+        if former is not None:
+            self._lost(former, "it opened a new connection")
+        worker = self.workers[hello.instance] = Worker(peer_id, hello, since=self._now)
         departure = self._departures.pop(hello.instance, None)
         if departure is None:
             self.ledger.refund(hello.instance)
@@ -310,6 +309,7 @@ class Broker:
                 kept = f"its {len(peer.rows)} rows are kept for {self.settings.client_grace_s:g} s"
                 self._out.log("warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}")
         elif isinstance(peer, Worker):
+            del self.workers[peer.hello.instance]
             llm = self._llm(peer.hello.llm)
             llm.remove(peer, self._now)
             was_deaf = self._now < self._stood_still_at + self.settings.settle_s
