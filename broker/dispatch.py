@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from itertools import groupby, islice
+from itertools import islice
 
 from ..protocol.content import Failure, pack_failure
 from ..protocol.messages import Assign, AssignRun, Outcome
@@ -11,7 +11,7 @@ from .blame import is_last_attempt
 from .ledger import Ledger
 from .outgoing import Outgoing
 from .peer import LLM, Worker
-from .row import Row, RowState
+from .row import RUNNING, Row
 from .settings import BrokerSettings
 
 
@@ -74,13 +74,13 @@ class Dispatcher:
         group = self._next_suspects(llm, worker, now)
         for row in group:
             llm.suspects.remove(row)
-            row.state = RowState.RUNNING
+            row.state = RUNNING
         self._assign(llm, worker, group, now)
 
     def _judges(self, llm: LLM) -> Collection[Worker]:
         """The workers that may try the first suspect; those that are busy end first what they run."""
         first = next(row for row in llm.suspects if not _is_held_back(row))
-        if is_last_attempt(first.charged, self._max_attempts):
+        if is_last_attempt(first.record.charged, self._max_attempts):
             return llm.survivors() or llm.free
         return llm.free
 
@@ -95,13 +95,13 @@ class Dispatcher:
             if row.spec.is_over(now):
                 over.append(row)
                 continue
-            size = min(size, row.suspect_group)
+            size = min(size, row.record.suspect_group)
             if len(group) >= size:
                 break
             group.append(row)
         for row in over:
             llm.suspects.remove(row)
-            row.state = RowState.RUNNING
+            row.state = RUNNING
             llm.queue.expired.append(row)
         if worker.hello.batch_size == 1:
             return group[: worker.free_calls]
@@ -116,7 +116,9 @@ class Dispatcher:
             self._assign(llm, worker, llm.queue.take(min(calls, share, limits.max_rows), now), now)
         else:
             for _ in range(min(calls, -(-share // batch))):
-                self._assign(llm, worker, llm.queue.take_run(batch, now, limits.target_message_bytes), now)
+                if run := llm.queue.take_run(batch, now, limits.target_message_bytes):
+                    self._outgoing.send(worker, Assign([self._assign_run(worker, run, now)]))
+            llm.note_credit(worker)
         if llm.free.pop(worker, worker) is None and worker.free_calls:
             llm.free[worker] = None
 
@@ -137,16 +139,18 @@ class Dispatcher:
 
     def _runs(self, rows: list[Row], batch_size: int) -> Iterable[list[Row]]:
         """Neighbours with the same options, cut so that a run is no longer than a call and no message too large."""
-        for _, group in groupby(rows, key=lambda row: (row.spec.kind, row.spec.num_generations, row.spec.options)):
-            run: list[Row] = []
-            size = 0
-            for row in group:
-                full = len(run) >= batch_size if batch_size > 1 else False
-                if run and (full or size + row.size > self._limits.target_message_bytes):
+        most = batch_size if batch_size > 1 else len(rows)
+        run: list[Row] = []
+        size = 0
+        for row in rows:
+            size += row.size
+            if run:
+                is_full = len(run) >= most or size > self._limits.target_message_bytes
+                if is_full or not row.spec.fits_with(run[0].spec):
                     yield run
-                    run, size = [], 0
-                run.append(row)
-                size += row.size
+                    run, size = [], row.size
+            run.append(row)
+        if run:
             yield run
 
     def _assign_run(self, worker: Worker, rows: list[Row], now: float) -> AssignRun:
@@ -157,7 +161,7 @@ class Dispatcher:
             num_generations=spec.num_generations,
             options=spec.options,
             seconds_left=None if None in deadlines else max(one for one in deadlines if one is not None) - now,
-            charged=max(row.charged for row in rows),
+            charged=max([row.record.charged for row in rows]),
             first_execution=self._ledger.execute(worker, rows, now),
             ids=[row.id for row in rows],
             payloads=[row.payload or b"" for row in rows],

@@ -8,14 +8,28 @@ connection count the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
-from ..protocol.messages import Missing, Outcome, Resend, Settle, SubmitRun
+from ..protocol.messages import Answer, Missing, Outcome, Resend, Result, Settle, SubmitRun
 from .blame import is_guilty, suspect_group_size
 from .outgoing import Outgoing
 from .peer import LLM, Client, Worker
-from .row import Execution, Row, RowSpec, RowState
+from .row import (
+    ANSWERED,
+    GONE,
+    MISSING,
+    QUEUED,
+    RESUMED,
+    RUNNING,
+    SETTLING,
+    SUSPECTED,
+    Execution,
+    Row,
+    RowSpec,
+    RowState,
+)
 from .settings import BrokerSettings
 
 # What is known of a row that its client awaits and nobody holds, until it is submitted again.
@@ -23,6 +37,9 @@ _UNKNOWN = RowSpec("", "", 1, b"", None)
 
 # An execution id is the broker's life (24 random bits) and a counter within it.
 _COUNTER_BITS = 38
+
+# As a plain name, for each ``Outcome.DONE`` calls Python code: see row.py.
+_DONE = Outcome.DONE
 
 # How long after a worker's loss its return still shows that nobody was to blame.
 _REFUND_S = 60.0
@@ -79,14 +96,22 @@ class Ledger:
         spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
+        if not must_settle and self.rows.keys().isdisjoint(run.ids):
+            ids_and_payloads = zip(run.ids, run.payloads, strict=True)
+            rows = {row_id: Row(row_id, spec, client, payload) for row_id, payload in ids_and_payloads}
+            if rows and len(rows) == len(run.ids):  # none twice
+                self.rows.update(rows)
+                client.rows.update(rows)
+                queue.push_new(client, rows.values())
+                return
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
             known = self.rows.get(row_id)
-            if known is not None and known.state is not RowState.MISSING:
+            if known is not None and known.state is not MISSING:
                 self._submitted_again(client, known, payload, spec)
                 continue
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
             if must_settle:
-                row.resumed = True
+                row.record = RESUMED
                 self._settle_later(row)
             else:
                 queue.push(row)
@@ -105,7 +130,7 @@ class Ledger:
         missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]
         for row_id in missing:
             # Entered now, so that both ends count the same rows; Submit will say the rest.
-            self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, RowState.MISSING)
+            self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, MISSING)
         most = self._settings.limits.max_rows
         for at in range(0, len(missing), most):
             self._outgoing.send(client, Missing(missing[at : at + most]))
@@ -117,9 +142,9 @@ class Ledger:
             return False
         if row.client is None:
             self._adopt(client, row)
-        elif row.state is RowState.ANSWERED:
+        elif row.state is ANSWERED:
             self._resend(row)
-        return row.state is not RowState.MISSING
+        return row.state is not MISSING
 
     def _adopt(self, client: Client, row: Row) -> None:
         """The client of a row that only a worker knew is here."""
@@ -131,9 +156,22 @@ class Ledger:
     def release(self, client: Client, row_ids: Iterable[bytes]) -> None:
         """The client has the answers of these rows, or wants them no more."""
         for row_id in row_ids:
-            row = client.rows.get(row_id)
-            if row is not None:
+            row = client.rows.pop(row_id, None)
+            if row is None:
+                continue
+            executions = row.executions
+            if row.state is not ANSWERED or len(executions) != 1 or not executions[0].finished or client.withheld:
                 self.drop(row)
+                continue
+            # What nearly all are, answered once and by an execution that is over: as ``drop``, less what cannot be.
+            (execution,) = executions
+            worker = execution.worker
+            self.rows.pop(row_id, None)
+            self.executions.pop(execution.id, None)
+            worker.executions.pop(execution.id, None)
+            client.unread_bytes -= row.unread_bytes
+            row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
+            self._outgoing.settle(worker, execution.id)
 
     # How rows go on.
 
@@ -144,27 +182,27 @@ class Ledger:
         if row.client is not None:
             row.client.rows.pop(row.id, None)
             self._note_unread(row.client, row, 0)
-        self._withdraw(row, RowState.GONE)
-        row.state = RowState.GONE
+        self._withdraw(row, GONE)
+        row.state = GONE
         row.payload = None
         for execution in row.executions:
             self._settle(execution)
 
     def decide(self, row: Row, outcome: Outcome, payload: Payload) -> None:
         """Answer a row for good without an execution that could send the answer again."""
-        row.verdict = (outcome, payload)
-        self._answer(row, outcome, payload, row.charged)
+        row.record = replace(row.record, verdict=(outcome, payload))
+        self._answer(row, outcome, payload, row.record.charged)
 
     def _answer(self, row: Row, outcome: int, payload: Payload, attempts: int) -> None:
         """Forward a row's answer, if its client reads. It stays known until its client releases it."""
-        row.state = RowState.ANSWERED
+        row.state = ANSWERED
         client = row.client
         if client is None or client.lost is not None:
             return
         if self._has_room(client, row, len(payload)):
             self._note_unread(client, row, len(payload))
             client.answered += 1
-            self._outgoing.answer(client, row.id, outcome, attempts, payload)
+            self._outgoing.answer(client, Answer([row.id], [outcome], [attempts], [payload]))
         else:
             client.withheld[row] = len(payload)
             self._stalled[client] = None
@@ -193,10 +231,10 @@ class Ledger:
 
     def _resend(self, row: Row) -> None:
         """Have an answer sent (again) that the client does not have; if its worker is gone, the row runs again."""
-        if row.state is not RowState.ANSWERED:
+        if row.state is not ANSWERED:
             return
-        if row.verdict is not None:
-            self._answer(row, *row.verdict, row.charged)
+        if row.record.verdict is not None:
+            self._answer(row, *row.record.verdict, row.record.charged)
             return
         finished = next((execution for execution in row.executions if execution.finished), None)
         if finished is None:
@@ -204,7 +242,7 @@ class Ledger:
             return
         # It counts as running until the answer is here, so that it runs again if its worker is lost before. A worker
         # that is away says what it holds when it is back.
-        row.state = RowState.RUNNING
+        row.state = RUNNING
         self._outgoing.send(finished.worker, Resend([finished.id]))
 
     def _run_again(self, row: Row) -> None:
@@ -213,34 +251,33 @@ class Ledger:
             self._note_unread(row.client, row, 0)
         if row.payload is not None:
             llm = self._llm_of(row.spec.llm)
-            if row.suspect_group:
-                row.state = RowState.SUSPECTED
+            if row.record.suspect_group:
+                row.state = SUSPECTED
                 llm.suspects.append(row)
-            elif row.resumed and self._is_settling:
+            elif row.record.resumed and self._is_settling:
                 self._settle_later(row)  # another worker may hold its answer
             else:
                 llm.queue.push(row, front=True)
         elif row.client is not None:
-            row.state = RowState.MISSING
+            row.state = MISSING
             self._outgoing.send(row.client, Missing([row.id]))
         else:
             self.drop(row)
 
     def _settle_later(self, row: Row) -> None:
-        row.state = RowState.SETTLING
+        row.state = SETTLING
         self._settling[row.id] = row
 
     def _withdraw(self, row: Row, state: RowState) -> None:
         """Take a row out of where it waits, if it waits."""
-        match row.state:
-            case RowState.QUEUED:
-                self._llm_of(row.spec.llm).queue.withdraw(row, state)
-            case RowState.SUSPECTED:
-                self._llm_of(row.spec.llm).suspects.remove(row)
-            case RowState.SETTLING:
-                del self._settling[row.id]
-            case _:
-                return
+        if row.state is QUEUED:
+            self._llm_of(row.spec.llm).queue.withdraw(row, state)
+        elif row.state is SUSPECTED:
+            self._llm_of(row.spec.llm).suspects.remove(row)
+        elif row.state is SETTLING:
+            del self._settling[row.id]
+        else:
+            return
         row.state = state
 
     # Executions.
@@ -249,21 +286,68 @@ class Ledger:
         """Enter one hand-out of ``rows`` to ``worker``, as one run. Returns the id of the first execution."""
         first = self._next_execution
         self._next_execution += len(rows)
+        entered: dict[int, Execution] = {}
         for number, row in enumerate(rows, first):
-            execution = Execution(number, row, worker, now)
-            self.executions[number] = worker.executions[number] = execution
+            execution = entered[number] = Execution(number, row, worker, now)
             row.executions += (execution,)
             if row.spec.hedge:
                 self._llm_of(row.spec.llm).stragglers.begin(execution)
+        self.executions.update(entered)
+        worker.executions.update(entered)
         worker.running += len(rows)
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first
 
-    def ended(self, worker: Worker, execution_id: int, outcome: int, payload: Payload, now: float) -> None:
-        """A worker says how an execution ended."""
-        execution = worker.executions.get(execution_id)
-        if execution is None:
-            return  # settled while its answer was on the way
+    def ended(self, worker: Worker, result: Result, now: float) -> None:
+        """A worker says how executions ended."""
+        answered: dict[Client, Answer] = {}
+        most = self._settings.max_unread_bytes
+        for number, outcome, payload in zip(result.executions, result.outcomes, result.payloads, strict=True):
+            execution = worker.executions.get(number)
+            if execution is None:
+                continue  # settled while its answer was on the way
+            row = execution.row
+            client = row.client
+            if (
+                outcome != _DONE
+                or execution.finished
+                or row.state is not RUNNING
+                or len(row.executions) > 1
+                or row.spec.hedge
+                or client is None
+                or client.lost is not None
+                or client.withheld
+                or client.unread_bytes + len(payload) > most
+            ):
+                self._forward(worker, answered)
+                self._ended(execution, outcome, payload, now)
+                continue
+            # What nearly all are: the only execution of a row whose client is there and reads. As ``_ended`` does it.
+            execution.finished = True
+            row.state = ANSWERED
+            client.unread_bytes += len(payload) - row.unread_bytes
+            row.unread_bytes = len(payload)
+            answer = answered.get(client)
+            if answer is None:
+                answer = answered[client] = Answer([], [], [], [])
+            answer.ids.append(row.id)
+            answer.outcomes.append(outcome)
+            answer.attempts.append(row.record.charged)
+            answer.payloads.append(payload)
+        self._forward(worker, answered)
+
+    def _forward(self, worker: Worker, answered: dict[Client, Answer]) -> None:
+        """Count and forward what ``ended`` has collected, before anything else is said."""
+        for client, answer in answered.items():
+            count = len(answer.ids)
+            worker.running -= count
+            worker.done += count
+            client.answered += count
+            self._outgoing.answer(client, answer)
+        answered.clear()
+
+    def _ended(self, execution: Execution, outcome: int, payload: Payload, now: float) -> None:
+        worker = execution.worker
         if not execution.finished:
             if outcome == Outcome.DONE and execution.row.spec.hedge:
                 # Before it is forgotten.
@@ -286,22 +370,22 @@ class Ledger:
 
     def _succeeded(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row
-        self._withdraw(row, RowState.ANSWERED)
+        self._withdraw(row, ANSWERED)
         for other in [other for other in row.executions if other is not execution]:
             self._settle(other)
         # Not added to the row's count, for the same answer may come again after a reconnect.
-        self._answer(row, outcome, payload, row.charged + (outcome == Outcome.FAILED))
+        self._answer(row, outcome, payload, row.record.charged + (outcome == Outcome.FAILED))
 
     def _came_to_nothing(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row
         if outcome == Outcome.RAISED:
-            row.charged += 1
             # Its worker may not hear that it is settled, and claim it again.
-            row.raised += (execution.id,)
+            raised = (*row.record.raised, execution.id)
+            row.record = replace(row.record, charged=row.record.charged + 1, raised=raised)
         self._settle(execution)
-        if row.executions or row.state is RowState.ANSWERED:
+        if row.executions or row.state is ANSWERED:
             return  # another execution may still answer it
-        if outcome == Outcome.RAISED and row.charged >= self._settings.max_attempts:
+        if outcome == Outcome.RAISED and row.record.charged >= self._settings.max_attempts:
             self.decide(row, Outcome.FAILED, payload)
         else:
             self._run_again(row)
@@ -324,7 +408,7 @@ class Ledger:
         is_known = execution_id >> _COUNTER_BITS != self._life or execution_id < self._next_execution
         if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
-            if row is not None and not _has_answer(row) and execution_id not in row.raised:
+            if row is not None and not _has_answer(row) and execution_id not in row.record.raised:
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker, now)
                 worker.executions[execution_id] = execution
                 row.executions += (execution,)
@@ -338,13 +422,13 @@ class Ledger:
 
     def _claimed(self, execution: Execution, finished: bool) -> None:
         row = execution.row
-        self._withdraw(row, RowState.RUNNING)
-        if row.state is RowState.MISSING:
-            row.state = RowState.RUNNING
+        self._withdraw(row, RUNNING)
+        if row.state is MISSING:
+            row.state = RUNNING
         if finished and row.client is not None and row.client.lost is None:
             self._outgoing.send(execution.worker, Resend([execution.id]))
         elif finished:
-            row.state = RowState.ANSWERED  # asked for when its client comes
+            row.state = ANSWERED  # asked for when its client comes
 
     def _orphan(self, worker: Worker, execution_id: int, row_id: bytes, now: float) -> Row | None:
         """A row of an earlier life, known from its worker alone until its client comes; None when none can come."""
@@ -354,7 +438,7 @@ class Ledger:
         if is_late or execution_id >> _COUNTER_BITS == self._life:
             return None
         spec = RowSpec(worker.hello.llm, "", 1, b"", None)
-        row = self.rows[row_id] = Row(row_id, spec, None, None, RowState.RUNNING)
+        row = self.rows[row_id] = Row(row_id, spec, None, None, RUNNING)
         self._orphans[row_id] = now + settings.client_grace_s
         return row
 
@@ -362,7 +446,7 @@ class Ledger:
         """These executions will not happen: their rows go back to the head of the queue, uncharged."""
         for execution in reversed(list(executions)):
             self._settle(execution)
-            if not execution.row.executions and execution.row.state is RowState.RUNNING:
+            if not execution.row.executions and execution.row.state is RUNNING:
                 self._run_again(execution.row)
 
     def lost(self, worker: Worker, *, is_blameless: bool, now: float) -> None:
@@ -372,15 +456,16 @@ class Ledger:
         elsewhere too is charged and goes on there.
         """
         running = [execution for execution in worker.executions.values() if not execution.finished]
-        rows = [execution.row for execution in running if execution.row.state is RowState.RUNNING]
+        rows = [execution.row for execution in running if execution.row.state is RUNNING]
         attempts = self._settings.max_attempts
         suspects = [] if is_blameless else rows
         lost_with = len(running) + worker.unwanted
         for row in suspects:
-            row.charged += 1
-            row.suspect_group = suspect_group_size(lost_with, row.charged, attempts)
+            charged = row.record.charged + 1
+            group = suspect_group_size(lost_with, charged, attempts)
+            row.record = replace(row.record, charged=charged, suspect_group=group)
         last = [row for row in suspects if len(row.executions) == 1]
-        guilty = [row for row in last if is_guilty(lost_with, row.charged, attempts)]
+        guilty = [row for row in last if is_guilty(lost_with, row.record.charged, attempts)]
         for row in guilty:
             self.decide(row, Outcome.FAILED, pack_failure(_lost_failure(worker, row)))
         self.requeue(worker.executions.values())
@@ -393,26 +478,27 @@ class Ledger:
         """A worker that was taken for ended is back: nobody was to blame."""
         _, rows = self._charges.pop(instance, (0.0, []))
         for row in rows:
-            row.charged -= 1
-            if row.charged or not row.suspect_group:
+            charged, was_suspect = row.record.charged - 1, row.record.suspect_group
+            row.record = replace(row.record, charged=charged)
+            if charged or not was_suspect:
                 continue
             llm = self._llm_of(row.spec.llm)
-            row.suspect_group = 0
-            if row.state is RowState.SUSPECTED:
+            row.record = replace(row.record, suspect_group=0)
+            if row.state is SUSPECTED:
                 llm.suspects.remove(row)
                 llm.queue.push(row, front=True)
 
 
 def _has_answer(row: Row) -> bool:
     """Whether an answer was sent that can be sent again."""
-    is_kept = row.verdict is not None or any(execution.finished for execution in row.executions)
-    return row.state is RowState.ANSWERED and is_kept
+    is_kept = row.record.verdict is not None or any(execution.finished for execution in row.executions)
+    return row.state is ANSWERED and is_kept
 
 
 def _lost_failure(worker: Worker, row: Row) -> Failure:
     hello = worker.hello
     text = (
-        f"the row ended {row.charged} worker processes of {hello.llm!r}, the last one "
+        f"the row ended {row.record.charged} worker processes of {hello.llm!r}, the last one "
         f"({hello.host}:{hello.pid}) while it ran alone"
     )
     return Failure("WorkerLost", text, "WorkerLost", worker=str(hello.pid), host=hello.host)

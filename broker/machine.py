@@ -387,8 +387,7 @@ class Broker:
     def _on_result(self, worker: Worker, message: Result) -> None:
         worker.hello.credit = message.credit
         worker.tokens += message.tokens
-        for execution_id, outcome, payload in zip(message.executions, message.outcomes, message.payloads, strict=True):
-            self.ledger.ended(worker, execution_id, outcome, payload, self._now)
+        self.ledger.ended(worker, message, self._now)
         self._llm(worker.hello.llm).note_credit(worker)
 
     def _on_hold(self, worker: Worker, message: Hold) -> None:

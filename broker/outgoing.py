@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..protocol.frames import Payload
 from ..protocol.limits import Limits
 from ..protocol.messages import Answer, Message, Settle
 from .peer import Client, Peer, Worker
@@ -30,12 +29,11 @@ Effect = Send | Log
 
 
 @dataclass(slots=True)
-class _Answers:
-    ids: list[bytes] = field(default_factory=list[bytes])
-    outcomes: list[int] = field(default_factory=list[int])
-    attempts: list[int] = field(default_factory=list[int])
-    payloads: list[Payload] = field(default_factory=list[Payload])
-    size: int = 0
+class _Collected:
+    """The answers for one client since the last flush, and how many bytes they have."""
+
+    answer: Answer
+    size: int
 
 
 class Outgoing:
@@ -45,7 +43,7 @@ class Outgoing:
         self._limits = limits
         self._peers = peers
         self._effects: list[Effect] = []
-        self._answers: dict[Client, _Answers] = {}
+        self._answers: dict[Client, _Collected] = {}
         self._settles: dict[Worker, list[int]] = {}
 
     def log(self, level: str, text: str) -> None:
@@ -65,18 +63,29 @@ class Outgoing:
         """Send to a routing id, known or not, and past what it has not taken yet."""
         self._effects.append(Send(peer_id, message))
 
-    def answer(self, client: Client, row_id: bytes, outcome: int, attempts: int, payload: Payload) -> None:
-        """Forward an answer with the next flush."""
-        answers = self._answers.setdefault(client, _Answers())
-        is_full = answers.size + len(payload) > self._limits.target_message_bytes
-        if answers.ids and (is_full or len(answers.ids) >= self._limits.max_rows):
+    def answer(self, client: Client, answer: Answer) -> None:
+        """Forward answers with the next flush, together with others. They are given away."""
+        size = sum(map(len, answer.payloads))
+        collected = self._answers.get(client)
+        count, before = (len(collected.answer.ids), collected.size) if collected is not None else (0, 0)
+        is_too_much = (
+            before + size > self._limits.target_message_bytes or count + len(answer.ids) > self._limits.max_rows
+        )
+        if is_too_much and len(answer.ids) > 1:
+            # As many go into each message as fit.
+            rows = zip(answer.ids, answer.outcomes, answer.attempts, answer.payloads, strict=True)
+            for row_id, outcome, attempts, payload in rows:
+                self.answer(client, Answer([row_id], [outcome], [attempts], [payload]))
+        elif collected is None or is_too_much:
             self._flush_answers_of(client)
-            answers = self._answers.setdefault(client, _Answers())
-        answers.ids.append(row_id)
-        answers.outcomes.append(outcome)
-        answers.attempts.append(attempts)
-        answers.payloads.append(payload)
-        answers.size += len(payload)
+            self._answers[client] = _Collected(answer, size)
+        else:
+            whole = collected.answer
+            whole.ids += answer.ids
+            whole.outcomes += answer.outcomes
+            whole.attempts += answer.attempts
+            whole.payloads += answer.payloads
+            collected.size += size
 
     def settle(self, worker: Worker, execution_id: int) -> None:
         """Tell a worker with the next flush that nobody waits for this execution any more."""
@@ -107,5 +116,6 @@ class Outgoing:
         return effects
 
     def _flush_answers_of(self, client: Client) -> None:
-        answers = self._answers.pop(client)
-        self.send(client, Answer(answers.ids, answers.outcomes, answers.attempts, answers.payloads))
+        collected = self._answers.pop(client, None)
+        if collected is not None:
+            self.send(client, collected.answer)

@@ -121,7 +121,7 @@ class Worker(Peer):
     @property
     def tries_suspects(self) -> bool:
         """Whether it runs rows that are suspected."""
-        return any(one.row.suspect_group for one in self.executions.values() if not one.finished)
+        return any(one.row.record.suspect_group for one in self.executions.values() if not one.finished)
 
     @property
     def is_ready(self) -> bool:
@@ -151,7 +151,8 @@ class LLM:
 
     def note_credit(self, worker: Worker) -> None:
         """Enter ``worker`` among the free ones, or take it out, by the credit that it has now."""
-        worker.stopped = worker.unwanted
+        if worker.stopped:
+            worker.stopped = worker.unwanted
         if worker.free_calls and worker in self.workers:
             self.free.setdefault(worker)
         else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from .row import Row, RowState
+from .row import QUEUED, RUNNING, Row, RowSpec, RowState
 
 if TYPE_CHECKING:
     from .peer import Client
@@ -31,11 +32,17 @@ class FairQueue:
     def push(self, row: Row, *, front: bool = False) -> None:
         """Queue ``row`` behind its client's other rows, or before them."""
         assert row.client is not None
-        line = self._turns.setdefault(row.client, deque())
-        row.state = RowState.QUEUED
+        line = self._line_of(row.client)
+        row.state = QUEUED
         line.appendleft(row) if front else line.append(row)
         self._living += 1
         self._entries += 1
+
+    def push_new(self, client: Client, rows: Collection[Row]) -> None:
+        """Queue rows that were just made, all of one client, behind its others."""
+        self._line_of(client).extend(rows)
+        self._living += len(rows)
+        self._entries += len(rows)
 
     def withdraw(self, row: Row, state: RowState) -> None:
         """Take a waiting row out; it goes on to ``state``."""
@@ -61,7 +68,7 @@ class FairQueue:
         """The first client in turn that has a living row and reads its answers."""
         for _ in range(len(self._turns)):
             client, line = next(iter(self._turns.items()))
-            while line and line[0].state is not RowState.QUEUED:
+            while line and line[0].state is not QUEUED:
                 line.popleft()
                 self._entries -= 1
             if not line:
@@ -72,25 +79,39 @@ class FairQueue:
                 return client
         return None
 
+    def _line_of(self, client: Client) -> deque[Row]:
+        line = self._turns.get(client)
+        if line is None:
+            line = self._turns[client] = deque()
+        return line
+
     def _take_from(self, client: Client, count: int, now: float, most_bytes: int | None = None) -> list[Row]:
         """The client's next rows; with ``most_bytes``, only such as fit together, and no more than that in all."""
         line = self._turns[client]
+        before = len(line)
         taken: list[Row] = []
-        size = 0
+        expired = size = 0
+        spec: RowSpec | None = None  # the last row's: rows of one run share it, so that it is judged once
+        is_over = fits = False
         while line and len(taken) < count:
             row = line[0]
-            if row.state is RowState.QUEUED:
-                if row.spec.is_over(now):
+            if row.state is QUEUED:
+                if row.spec is not spec:
+                    spec = row.spec
+                    is_over = spec.is_over(now)
+                    fits = most_bytes is None or not taken or spec.fits_with(taken[0].spec)
+                if is_over:
                     self.expired.append(row)
-                elif not taken or most_bytes is None or _fits(row, taken[0], most_bytes - size):
-                    taken.append(row)
-                    size += row.size
+                    expired += 1
                 else:
-                    break
-                row.state = RowState.RUNNING
-                self._living -= 1
+                    size += len(row.payload or b"")
+                    if taken and most_bytes is not None and (size > most_bytes or not fits):
+                        break
+                    taken.append(row)
+                row.state = RUNNING
             line.popleft()
-            self._entries -= 1
+        self._living -= len(taken) + expired
+        self._entries -= before - len(line)
         if line:
             self._turns.move_to_end(client)
         else:
@@ -100,13 +121,9 @@ class FairQueue:
     def _compact(self) -> None:
         for client, line in list(self._turns.items()):
             # A row that was withdrawn and came back has two entries; the first is its place.
-            living = deque(dict.fromkeys(row for row in line if row.state is RowState.QUEUED))
+            living = deque(dict.fromkeys(row for row in line if row.state is QUEUED))
             if living:
                 self._turns[client] = living
             else:
                 del self._turns[client]
         self._entries = self._living
-
-
-def _fits(row: Row, first: Row, room: int) -> bool:
-    return row.size <= room and row.spec.fits_with(first.spec)

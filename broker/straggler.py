@@ -118,4 +118,4 @@ def _key(spec: RowSpec) -> _KindKey:
 def _may_be_hedged(row: Row, now: float) -> bool:
     """Whether a row runs on one worker only, nothing is held against it, and its client is there for the answer."""
     is_wanted = row.client is not None and not row.client.is_stalled and not row.spec.is_over(now)
-    return is_wanted and not row.charged and len(row.executions) == 1
+    return is_wanted and not row.record.charged and len(row.executions) == 1

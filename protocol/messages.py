@@ -184,7 +184,7 @@ class Answer:
     ids: list[bytes]
     outcomes: list[int]
     attempts: list[int]
-    payloads: Sequence[Payload]
+    payloads: list[Payload]
 
 
 @dataclass(slots=True)

@@ -523,8 +523,8 @@ class Model(RuleBasedStateMachine):
         if self.network.broker is not None:
             look_at_broker(self.network.broker)
             for row in self.network.broker.ledger.rows.values():
-                is_fair = row.payload is None or row.charged <= self.network.guilt(bytes(row.payload))
-                assert is_fair, f"{row.payload} is charged {row.charged} times"
+                is_fair = row.payload is None or row.record.charged <= self.network.guilt(row.payload)
+                assert is_fair, f"{row.payload} is charged {row.record.charged} times"
 
     def _look_at_rows_of(self, client: FakeClient) -> None:
         for row in client.rows:
@@ -644,7 +644,7 @@ def look_at_broker_row(broker: Broker, row: BrokerRow) -> None:
     assert all(broker.ledger.executions.get(one.id) is one for one in row.executions)
     assert row.client is None or row.client.rows.get(row.id) is row
     assert len({one.worker.hello.instance for one in row.executions}) == len(row.executions), "twice on one worker"
-    assert 0 <= row.charged <= BROKER.max_attempts + 2
+    assert 0 <= row.record.charged <= BROKER.max_attempts + 2
     match row.state:
         case RowState.RUNNING:
             assert row.executions, "a row runs nowhere"
@@ -662,7 +662,7 @@ def look_at_broker_row(broker: Broker, row: BrokerRow) -> None:
 
 
 def look_at_llm(llm: LLM) -> None:
-    assert all(row.state is RowState.SUSPECTED and row.suspect_group for row in llm.suspects)
+    assert all(row.state is RowState.SUSPECTED and row.record.suspect_group for row in llm.suspects)
     assert len(set(map(id, llm.suspects))) == len(llm.suspects)
     waiting = {id(row) for line in llm.queue._turns.values() for row in line if row.state is RowState.QUEUED}
     assert len(llm.queue) == len(waiting)

@@ -263,7 +263,7 @@ class Bench:
         """Everything that a repeated message must leave as it is."""
         broker = self.broker
         rows = {
-            row_id: (row.state, row.charged, row.payload, len(row.executions))
+            row_id: (row.state, row.record.charged, row.payload, len(row.executions))
             for row_id, row in broker.ledger.rows.items()
         }
         held = {name: sorted(peer.executions) for name, peer in broker.peers.items() if isinstance(peer, Worker)}
@@ -1150,7 +1150,10 @@ def test_a_worker_that_is_killed_while_it_drains_charges_nobody() -> None:
     bench.tell("client", submit("a", "b"))
     bench.tell("one", grant(2, WorkerState.DRAINING, "it was told to stop"))
     bench.end("one")
-    assert [(row.charged, row.suspect_group) for row in bench.broker.ledger.rows.values()] == [(0, 0), (0, 0)]
+    assert [(row.record.charged, row.record.suspect_group) for row in bench.broker.ledger.rows.values()] == [
+        (0, 0),
+        (0, 0),
+    ]
     bench.worker("two", credit=2)
     assert bench.state_of("a") is bench.state_of("b") is RowState.RUNNING
 
@@ -1163,7 +1166,7 @@ def test_a_worker_that_gives_its_connection_up_is_not_blamed_and_may_come_back()
     assert bench.tell("worker", Reset("nothing was heard for 7 s")) == []
     assert "worker worker:8 of 'llm' is away: nothing was heard for 7 s" in bench.logs
     bench.tick(0.5)
-    assert [row.charged for row in bench.broker.ledger.rows.values()] == [0]
+    assert [row.record.charged for row in bench.broker.ledger.rows.values()] == [0]
     bench.worker("worker/2", held=hold((0, "a", False)))
     assert bench.tell("worker/2", result(0, credit=1)) == [("client", answer(["a"], 0))]
 
@@ -1200,7 +1203,7 @@ def test_who_was_lost_while_the_broker_stood_still_has_time_to_come_back_and_is_
     assert bench.state_of("a") is RowState.RUNNING
     bench.tick(0.1)
     assert bench.state_of("a") is RowState.QUEUED
-    assert [row.charged for row in bench.broker.ledger.rows.values()] == [0]
+    assert [row.record.charged for row in bench.broker.ledger.rows.values()] == [0]
 
 
 def test_graces_do_not_run_while_the_broker_stands_still() -> None:
@@ -1239,7 +1242,7 @@ def test_a_frozen_worker_charges_nobody() -> None:
     bench.worker("two", credit=2)
     bench.lose("one", silent=True)
     assert assigned(bench.tick(0.5)) == {"two": ["a", "b"]}
-    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
+    assert all(row.record.charged == 0 for row in bench.broker.ledger.rows.values())
 
 
 def test_rows_in_messages_that_never_left_are_not_charged() -> None:
@@ -1251,7 +1254,7 @@ def test_rows_in_messages_that_never_left_are_not_charged() -> None:
     assert bench.tell("client", submit(*"abcd")) == []
     assert not bench.broker.ledger.executions
     bench.tick(0.5)
-    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
+    assert all(row.record.charged == 0 for row in bench.broker.ledger.rows.values())
     bench.worker("two", credit=4)
     assert {row.state for row in bench.broker.ledger.rows.values()} == {RowState.RUNNING}
 
@@ -1278,7 +1281,7 @@ def test_rows_that_waited_in_an_outbox_are_not_charged() -> None:
     bench.lose("worker")
     assert not bench.broker.ledger.executions
     bench.tick(0.5)
-    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
+    assert all(row.record.charged == 0 for row in bench.broker.ledger.rows.values())
 
 
 def test_finished_rows_of_a_worker_that_ends_are_not_charged() -> None:
@@ -1290,7 +1293,7 @@ def test_finished_rows_of_a_worker_that_ends_are_not_charged() -> None:
     bench.lose("worker")
     bench.worker("worker/2", credit=0, held=hold((0, "finished", True), (1, "running", False)))
     bench.end("worker/2")
-    assert {row.id: row.charged for row in bench.broker.ledger.rows.values()} == dict(
+    assert {row.id: row.record.charged for row in bench.broker.ledger.rows.values()} == dict(
         zip(ids("finished", "running"), [0, 1], strict=True)
     )
 
@@ -1321,7 +1324,7 @@ def test_an_answer_is_waited_for_while_its_worker_may_come_back() -> None:
     bench.client("client/2")
     assert bench.tell("client/2", Await(ids("a"), False)) == []
     assert assigned(bench.tick(0.5)) == {"two": ["a"]}
-    assert bench.broker.ledger.rows[ids("a")[0]].charged == 0
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 0
 
 
 def test_an_answer_whose_worker_is_long_gone_is_computed_again() -> None:
@@ -1362,7 +1365,7 @@ def test_a_lost_workers_rows_are_charged_and_tried_again_in_groups_on_one_worker
     sent = bench.tell("one", result(*numbers[:2], credit=10))
     assert assigned(sent) == {}  # the group is not done
     assert len(assigned(bench.tell("one", result(numbers[2], credit=11)))["one"]) == 3
-    assert all(row.charged in (0, 1) for row in bench.broker.ledger.rows.values())
+    assert all(row.record.charged in (0, 1) for row in bench.broker.ledger.rows.values())
 
 
 def test_a_worker_that_tries_suspects_runs_nothing_else_meanwhile() -> None:
@@ -1547,7 +1550,7 @@ def test_a_row_that_must_be_alone_is_not_tried_in_a_larger_group() -> None:
     bench.tell("client", submit("lonely"))
     bench.lose("one", "two")
     bench.tick(0.5)
-    sizes = {row.payload: row.suspect_group for row in bench.broker.ledger.rows.values()}
+    sizes = {row.payload: row.record.suspect_group for row in bench.broker.ledger.rows.values()}
     assert sizes == {b"a": 2, b"b": 2, b"c": 2, b"lonely": 1}
     bench.worker("three", credit=8)
     worker = bench.peer("three")
@@ -1568,7 +1571,7 @@ def test_suspects_go_in_no_more_calls_than_a_batch_worker_has_free() -> None:
     bench.tell("client", *(submit(name, options=name.encode()) for name in "abcd"))
     bench.end("one")
     for row in bench.broker.ledger.rows.values():
-        row.suspect_group = 4
+        row.record = replace(row.record, suspect_group=4)
     bench.tell("two", worker_hello("two", batch_size=4, concurrency=2, credit=2))
     sent = bench.tell("two", hold())
     assert [len(run.ids) for _, m in sent if isinstance(m, Assign) for run in m.runs] == [1, 1]
@@ -1589,7 +1592,7 @@ def test_a_worker_taken_for_ended_that_comes_back_is_given_its_rows_and_nobody_i
     assert isinstance(tried, Worker)
     assert tried.running == 2
     bench.tell("one/2", worker_hello("one", credit=0))
-    assert all(row.charged == 0 for row in bench.broker.ledger.rows.values())
+    assert all(row.record.charged == 0 for row in bench.broker.ledger.rows.values())
     sent = bench.tell("one/2", hold(*((number, name, False) for number, name in enumerate("abcd"))))
     assert assigned(sent) == {}
     assert not bench.broker.llms["llm"].suspects
@@ -1607,10 +1610,10 @@ def test_a_refund_is_for_the_rows_of_that_worker_alone_and_for_a_minute() -> Non
     bench.tell("client", submit("a", "b"))
     bench.end("one")
     bench.tell("other", worker_hello("other", credit=0))
-    assert [row.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
+    assert [row.record.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
     bench.tick(61.0)
     bench.tell("one/2", worker_hello("one", credit=0))
-    assert [row.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
+    assert [row.record.charged for row in bench.broker.ledger.rows.values()] == [1, 1]
 
 
 # Stragglers.
