@@ -159,12 +159,11 @@ class Ledger:
             row = client.rows.pop(row_id, None)
             if row is None:
                 continue
-            executions = row.executions
-            if row.state is not ANSWERED or len(executions) != 1 or not executions[0].finished or client.withheld:
+            execution = row.executions[0] if len(row.executions) == 1 else None
+            if execution is None or not execution.finished or row.state is not ANSWERED or client.withheld:
                 self.drop(row)
                 continue
-            # What nearly all are, answered once and by an execution that is over: as ``drop``, less what cannot be.
-            (execution,) = executions
+            # What nearly all are, answered and with one execution, which is over: as ``drop``, less what cannot be.
             worker = execution.worker
             self.rows.pop(row_id, None)
             self.executions.pop(execution.id, None)

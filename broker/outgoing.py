@@ -9,7 +9,8 @@ from ..protocol.messages import Answer, Message, Settle
 from .peer import Client, Peer, Worker
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed, but not frozen: that would treble what it costs to make one.
+@dataclass(slots=True)
 class Send:
     """Effect: send ``message`` to the peer with this routing id."""
 
