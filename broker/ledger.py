@@ -96,14 +96,7 @@ class Ledger:
         spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
-        if not must_settle and self.rows.keys().isdisjoint(run.ids):
-            ids_and_payloads = zip(run.ids, run.payloads, strict=True)
-            rows = {row_id: Row(row_id, spec, client, payload) for row_id, payload in ids_and_payloads}
-            if rows and len(rows) == len(run.ids):  # none twice
-                self.rows.update(rows)
-                client.rows.update(rows)
-                queue.push_new(client, rows.values())
-                return
+        new: list[Row] = []
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
             known = self.rows.get(row_id)
             if known is not None and known.state is not MISSING:
@@ -114,7 +107,9 @@ class Ledger:
                 row.record = RESUMED
                 self._settle_later(row)
             else:
-                queue.push(row)
+                new.append(row)
+        if new:
+            queue.push_new(client, new)
 
     def _submitted_again(self, client: Client, row: Row, payload: Payload, spec: RowSpec) -> None:
         """A row that is known already: from an earlier copy of this message, or from the worker that holds it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from .row import QUEUED, RUNNING, Row, RowSpec, RowState
@@ -38,7 +37,7 @@ class FairQueue:
         self._living += 1
         self._entries += 1
 
-    def push_new(self, client: Client, rows: Collection[Row]) -> None:
+    def push_new(self, client: Client, rows: list[Row]) -> None:
         """Queue rows that were just made, all of one client, behind its others."""
         self._line_of(client).extend(rows)
         self._living += len(rows)
