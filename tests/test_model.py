@@ -523,7 +523,7 @@ class Model(RuleBasedStateMachine):
         if self.network.broker is not None:
             look_at_broker(self.network.broker)
             for row in self.network.broker.ledger.rows.values():
-                is_fair = row.payload is None or row.record.charged <= self.network.guilt(row.payload)
+                is_fair = row.payload is None or row.record.charged <= self.network.guilt(bytes(row.payload))
                 assert is_fair, f"{row.payload} is charged {row.record.charged} times"
 
     def _look_at_rows_of(self, client: FakeClient) -> None:

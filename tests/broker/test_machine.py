@@ -110,7 +110,7 @@ def result(*numbers: int, credit: int, outcome: Outcome = Outcome.DONE, tokens: 
 
 def answer(names: Iterable[str], *numbers: int, outcome: int = Outcome.DONE, attempts: int = 0) -> Answer:
     rows = ids(*names)
-    payloads = [b"answer %d" % number for number in numbers]
+    payloads: list[Payload] = [b"answer %d" % number for number in numbers]
     return Answer(rows, [outcome] * len(rows), [attempts] * len(rows), payloads)
 
 

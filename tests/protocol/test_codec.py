@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from genpool.protocol import codec
 from genpool.protocol.codec import MAX_HEAD_BYTES, decode
 from genpool.protocol.errors import DecodeError
-from genpool.protocol.frames import LARGE_BYTES, Frames
+from genpool.protocol.frames import LARGE_BYTES, Frames, Payload
 from genpool.protocol.limits import MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
@@ -233,13 +233,13 @@ def test_one_byte_names_the_kind_and_no_two_share_it(kind: type[Any]) -> None:
 
 
 def test_the_body_is_cut_into_frames_wherever_that_falls() -> None:
-    rows = [b"a" * 700, b"", b"b" * 1500, b"c"]
+    rows: list[Payload] = [b"a" * 700, b"", b"b" * 1500, b"c"]
     message = Answer([ROW_ID] * 4, [0] * 4, [1] * 4, rows)
 
     head, *body = encode(message, 1000)
 
     assert [len(frame) for frame in body] == [1000, 1000, 201]
-    assert b"".join(body) == b"".join(rows)
+    assert b"".join(body) == b"".join(map(bytes, rows))
     assert b"aaa" not in head
     assert decode([head, *body]) == message
 
