@@ -33,9 +33,15 @@ Payload = bytes | Frames
 
 def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[Frame]:
     """The frames of the next message, the large ones behind the first not copied. Raises as ``Socket.recv``."""
-    frames: list[Frame] = [sock.recv(flags)]
-    while sock.getsockopt(zmq.RCVMORE):
+    frame = sock.recv(flags, copy=False)
+    frames: list[Frame] = [frame.bytes]
+    while frame.more:  # which is told without a question of its own, unlike RCVMORE
         frame = sock.recv(flags, copy=False)
         # A zmq.Frame is a buffer with a length as a memoryview is, and unlike one it can be sent on without a copy.
         frames.append(cast(memoryview, frame) if len(frame) >= LARGE_BYTES else frame.bytes)
     return frames
+
+
+def is_readable(sock: zmq.Socket[bytes]) -> bool:
+    """Whether a message is there."""
+    return bool(cast(int, sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
