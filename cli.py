@@ -15,6 +15,7 @@ from . import __version__
 _COMMANDS = {
     "broker": (".broker.command:broker", "Run the broker that clients and workers connect to."),
     "worker": (".worker.command:worker", "Run a worker that serves one LLM."),
+    "keys": (".broker.keys:keys", "Make keys, show them, and say who may come in."),
     "generate": (".client.generate:generate", "Generate over a file of rows with the LLMs of a fleet."),
     "status": (".client.status:status", "Show the fleet: LLMs, workers, what waits."),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import click
@@ -32,7 +33,13 @@ log = logging.getLogger("genpool.broker")
     help="Write the address to this file, for GENPOOL_BROKER and --broker; it is removed at the end.",
 )
 @click.option(
-    "--insecure", is_flag=True, help="Allow an address that other machines reach. Anyone there can then use it."
+    "--keys",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Encrypt, and let in only who is allowed: the folder that `genpool keys new DIR` made.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Allow an address that other machines reach without keys: anyone there can use it."
 )
 @click.option(
     "--settle",
@@ -85,6 +92,7 @@ log = logging.getLogger("genpool.broker")
 def broker(
     bind: str,
     connection_file: Path | None,
+    keys: Path | None,
     insecure: bool,
     settle: float,
     client_grace: float,
@@ -100,11 +108,17 @@ def broker(
     clients and workers find it again and go on. Stop it with SIGTERM or Ctrl-C.
     """
     address = check(bind, bind=True)
-    if is_open_to_others(address):
+    if keys is not None and address.startswith("ipc://"):
+        raise ConfigurationError(
+            f"{address} takes no --keys: who may open the socket's file is what guards it; bind tcp://HOST:PORT"
+        )
+    if keys is None and is_open_to_others(address):
         if not insecure:
             raise ConfigurationError(
-                f"{address} can be reached from other machines, and anyone there could use the models: bind "
-                "tcp://127.0.0.1:PORT, or say --insecure on a network that you trust"
+                f"{address} can be reached from other machines, and anyone there could use the models. With keys only "
+                "those that you allow can: run `genpool keys new keys`, then "
+                f"`genpool broker --bind {shlex.quote(address)} --keys keys`. "
+                "Or bind tcp://127.0.0.1:PORT, or say --insecure on a network where you trust everyone"
             )
         log.warning("--insecure: anyone who reaches %s can use this broker", address)
     settings = BrokerSettings(
@@ -116,4 +130,4 @@ def broker(
         max_attempts=max_attempts,
         max_unread_bytes=max_unread * 1024 * 1024,
     )
-    return run(ShellSettings(address, connection_file, lifeline), settings)
+    return run(ShellSettings(address, connection_file, keys, lifeline), settings)

@@ -36,6 +36,7 @@ from ..protocol.messages import (
     Welcome,
     WorkerState,
 )
+from .access import OPEN, Access
 from .dispatch import Dispatcher
 from .ledger import Ledger
 from .outgoing import Effect, Outgoing
@@ -63,10 +64,11 @@ class _Departure:
 class Broker:
     """The machine. One instance is one life of a broker, told apart by its ``epoch``."""
 
-    def __init__(self, settings: BrokerSettings, epoch: bytes, now: float) -> None:
+    def __init__(self, settings: BrokerSettings, epoch: bytes, now: float, access: Access = OPEN) -> None:
         self.settings = settings
         self.epoch = epoch
         self.started = now
+        self.access = access
         self.peers: dict[bytes, Peer] = {}
         self.clients: dict[bytes, Client] = {}  # by instance, also those that are away
         self.workers: dict[bytes, Worker] = {}  # by instance, those that are connected
@@ -103,12 +105,15 @@ class Broker:
 
     # What goes in.
 
-    def received(self, peer_id: bytes, message: Message, now: float) -> None:
-        """A message has come from this routing id. Its effects come with the next ``flush``."""
+    def received(self, peer_id: bytes, message: Message, now: float, key: str = "") -> None:
+        """A message has come from this routing id. Its effects come with the next ``flush``.
+
+        ``key`` is the public key that the connection has proven; it is looked at where the message is a hello.
+        """
         self._now = now
         peer = self.peers.get(peer_id)
         if isinstance(message, Hello):
-            self._on_hello(peer_id, peer, message)
+            self._on_hello(peer_id, peer, message, key)
         elif peer is None:
             # A message of a connection that was given up on, or from before this broker's life.
             self._out.send_past(peer_id, Reset("say hello first"))
@@ -196,10 +201,12 @@ class Broker:
 
     # Who comes.
 
-    def _on_hello(self, peer_id: bytes, peer: Peer | None, hello: Hello) -> None:
+    def _on_hello(self, peer_id: bytes, peer: Peer | None, hello: Hello, key: str) -> None:
         if hello.version != PROTOCOL_VERSION:
             text = f"this broker speaks version {PROTOCOL_VERSION} of the protocol and you version {hello.version}"
             self._out.send_past(peer_id, Refuse(f"{text}: install the same release of genpool on both sides"))
+        elif (reason := self._refusal(key, hello)) is not None:
+            self._refuse(peer_id, hello, reason)
         elif peer is not None and not peer.is_same_process(hello):
             self.malformed(peer_id, "a hello of another process, role or LLM than before")
         elif isinstance(peer, Worker):
@@ -209,11 +216,40 @@ class Broker:
         elif not self._has_room(hello):
             self._turn_away(peer_id, hello)
         elif hello.role == Role.CLIENT:
-            self._welcome_client(peer_id, hello)
+            self._welcome_client(peer_id, hello, key)
         elif hello.llm:
-            self._welcome_worker(peer_id, hello)
+            self._welcome_worker(peer_id, hello, key)
         else:
             self.malformed(peer_id, "a worker's hello that names no LLM")
+
+    def _refusal(self, key: str, hello: Hello) -> str | None:
+        """Why who has this key may not say this hello; None when it may. A process belongs to its first key."""
+        departure = self._departures.get(hello.instance)
+        known: tuple[Peer | None, ...] = (
+            self.clients.get(hello.instance),
+            self.workers.get(hello.instance),
+            departure.worker if departure is not None else None,
+        )
+        if any(peer.key != key for peer in known if peer is not None):
+            return "it says that it is a process which has another key"
+        return self.access.refusal(key, hello)
+
+    def _refuse(self, peer_id: bytes, hello: Hello, reason: str) -> None:
+        self._out.send_past(peer_id, Refuse(reason))
+        self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}")
+
+    def admit(self, access: Access, now: float) -> None:
+        """The list of allowed keys has changed: who may not be here any more must go, and is charged nothing."""
+        self._now, self.access = now, access
+        for peer in list(self.peers.values()):
+            reason = access.refusal(peer.key, peer.hello)
+            if reason is None:
+                continue
+            self._refuse(peer.id, peer.hello, reason)
+            if isinstance(peer, Worker):
+                self._on_worker_goodbye(peer, Goodbye(reason))
+            elif isinstance(peer, Client):
+                self._forget_client(peer)
 
     def _has_room(self, hello: Hello) -> bool:
         """Whether whoever says this may come in. A process that was here has its place until its grace is over."""
@@ -234,10 +270,10 @@ class Broker:
         self.peers[peer.id] = peer
         self._out.send(peer, Welcome(self.epoch, self.settings.ping_interval_s, self.settings.limits))
 
-    def _welcome_client(self, peer_id: bytes, hello: Hello) -> None:
+    def _welcome_client(self, peer_id: bytes, hello: Hello, key: str) -> None:
         client = self.clients.get(hello.instance)
         if client is None:
-            client = self.clients[hello.instance] = Client(peer_id, hello)
+            client = self.clients[hello.instance] = Client(peer_id, hello, key)
         else:
             # Its old connection may not have been seen to break yet.
             self.peers.pop(client.id, None)
@@ -245,11 +281,11 @@ class Broker:
         self._welcome(client)
         self._out.send(client, self._fleet())
 
-    def _welcome_worker(self, peer_id: bytes, hello: Hello) -> None:
+    def _welcome_worker(self, peer_id: bytes, hello: Hello, key: str) -> None:
         former = self.workers.get(hello.instance)
         if former is not None:
             self._lost(former, "it opened a new connection")
-        worker = self.workers[hello.instance] = Worker(peer_id, hello, since=self._now)
+        worker = self.workers[hello.instance] = Worker(peer_id, hello, key, since=self._now)
         departure = self._departures.pop(hello.instance, None)
         if departure is None:
             self.ledger.refund(hello.instance)

@@ -13,10 +13,14 @@ from .straggler import Stragglers
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One connection. ``outbox`` holds what ZeroMQ would not take, in order."""
+    """One connection. ``outbox`` holds what ZeroMQ would not take, in order.
+
+    ``key`` is the public key that the connection has proven, "" where there are none. A process keeps it.
+    """
 
     id: bytes
     hello: Hello
+    key: str
     outbox: deque[Message] = field(default_factory=deque[Message])
 
     def put_off(self, message: Message) -> None:

@@ -24,8 +24,13 @@ from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
 from ..protocol.frames import is_readable, receive
+from ..protocol.keys import read_pair
+from ..protocol.messages import Hello, Refuse
 from ..protocol.monitor import next_event
+from .access import OPEN, Access, AccessFile
 from .connections import Connections
+from .doorman import DOMAIN, Doorman
+from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys
 from .machine import Broker
 from .outgoing import Effect, Log, Send
 from .settings import BrokerSettings
@@ -54,6 +59,12 @@ _MOST_DESCRIPTORS = 1 << 20
 # broker for half a second. Smaller numbers look more often.
 _GC_THRESHOLDS = (10_000, 10, 1_000)
 
+# How the routing ids begin that libzmq gives by itself; no peer can set one that begins so.
+_AUTOMATIC = b"\0"
+
+# How often it is looked whether the list of allowed keys has changed.
+_LOOK_S = 1.0
+
 # The loop turns many times a second: when it has not for so long, the process was stopped, or its host was.
 _STOOD_STILL_S = 1.0
 
@@ -62,11 +73,13 @@ _STOOD_STILL_S = 1.0
 class ShellSettings:
     """Where the broker listens, and what it tells of that.
 
-    ``lifeline`` is the read end of a pipe: when its other end closes, the broker's owner is gone and it ends.
+    ``keys`` is the folder with the broker's keys and the list of those that are allowed; see keys.py. ``lifeline`` is
+    the read end of a pipe: when its other end closes, the broker's owner is gone and it ends.
     """
 
     bind: str
     connection_file: Path | None = None
+    keys: Path | None = None
     lifeline: int | None = None
     tick_s: float = 0.05
 
@@ -82,12 +95,13 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
+    door = _Door(context, router, shell.keys) if shell.keys is not None else None
     try:
-        loop = _Loop(router, shell, settings)
+        loop = _Loop(router, shell, settings, door)
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
-            with _own_socket(shell), _connection_file(shell.connection_file, address):
+            with _own_socket(shell), _connection_file(shell, address):
                 log.info("listening on %s, room for %d clients and workers", address, settings.max_peers)
                 loop.run()
         if loop.is_orphaned:
@@ -95,6 +109,8 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
             os._exit(0)
     finally:
         router.close(linger=500)
+        if door is not None:
+            door.close()
         context.term()
     return 0
 
@@ -159,12 +175,14 @@ def _refuse_live_ipc(path: Path, address: str) -> None:
 
 
 @contextmanager
-def _connection_file(path: Path | None, address: str) -> Generator[None]:
+def _connection_file(shell: ShellSettings, address: str) -> Generator[None]:
     """Have the file there as long as this broker serves. Another broker may have written its own there since."""
+    path = shell.connection_file
     if path is None:
         yield
         return
-    write_connection_file(path, Connection(_reachable(address), os.getpid()))
+    keys = usual_peer_keys(shell.keys) if shell.keys is not None else {}
+    write_connection_file(path, Connection(_reachable(address), os.getpid(), keys))
     try:
         yield
     finally:
@@ -192,18 +210,53 @@ def is_open_to_others(address: str) -> bool:
     return not is_loopback(address)
 
 
+class _Door:
+    """Lets in who has an allowed key, and follows the list of those."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes], keys: Path) -> None:
+        """Raises ConfigurationError where the keys or the list cannot be used."""
+        pair = read_pair(keys / BROKER_KEY)
+        self._file = AccessFile(keys / ALLOWED)
+        self.access = self._file.access
+        self._doorman = Doorman(context, self.access)
+        self.socket = self._doorman.socket
+        self.answer = self._doorman.answer
+        self.close = self._doorman.close
+        router.curve_server = True
+        router.curve_publickey = pair.public.encode()
+        router.curve_secretkey = pair.secret.encode()
+        router.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+
+    def changed(self) -> Access | None:
+        """The list, if it is another one now."""
+        try:
+            changed = self._file.changed()
+        except ConfigurationError as error:
+            log.error("%s; what it said before stays in force", error)
+            return None
+        if changed is not None:
+            log.info("the list of allowed keys has changed: %d keys", len(changed.permissions))
+            self.access = self._doorman.access = changed
+        return changed
+
+
 class _Loop:
     """Receive a burst, flush the machine, perform its effects; tick in between."""
 
-    def __init__(self, router: zmq.Socket[bytes], shell: ShellSettings, settings: BrokerSettings) -> None:
+    def __init__(
+        self, router: zmq.Socket[bytes], shell: ShellSettings, settings: BrokerSettings, door: _Door | None = None
+    ) -> None:
         self._router = router
+        self._door = door
         self._shell = shell
         self._frame_bytes = settings.limits.max_frame_bytes
-        self._machine = Broker(settings, os.urandom(16), time.monotonic())
+        access = OPEN if door is None else door.access
+        self._machine = Broker(settings, os.urandom(16), time.monotonic(), access)
         self._last_now = time.monotonic()
         self._connections = Connections()
         self.is_orphaned = False
         self._stopping = False
+        self._must_look = False
         # A signal's byte in this pipe wakes the poll; the handlers themselves only note that it came.
         self._ear, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
@@ -216,7 +269,9 @@ class _Loop:
         poller.register(self._ear, zmq.POLLIN)
         if self._shell.lifeline is not None:
             poller.register(self._shell.lifeline, zmq.POLLIN | zmq.POLLERR)
-        next_tick = time.monotonic()
+        if self._door is not None:
+            poller.register(self._door.socket, zmq.POLLIN)
+        next_tick = next_look = time.monotonic()
         try:
             while not self._stopping:
                 now = self._now()
@@ -224,9 +279,14 @@ class _Loop:
                     next_tick = now + self._shell.tick_s
                     self._perform(self._machine.tick(now))
                     self._connections.keep_only(self._machine.peers)
+                    if self._door is not None and (now >= next_look or self._must_look):
+                        next_look, self._must_look = now + _LOOK_S, False
+                        self._look_at_list(self._door)
                 ready = dict(poller.poll(int(max(0.0, next_tick - now) * 1000) + 1))
                 self.is_orphaned = self._shell.lifeline in ready and self._owner_is_gone()
                 self._stopping |= self.is_orphaned
+                if self._door is not None and self._door.socket in ready:
+                    self._door.answer()
                 if self._router in ready:
                     self._receive()
                 if monitor in ready:
@@ -237,6 +297,12 @@ class _Loop:
             self._connections.close()
             self._router.disable_monitor()
             monitor.close(linger=0)
+
+    def _look_at_list(self, door: _Door) -> None:
+        changed = door.changed()
+        if changed is not None:
+            self._machine.admit(changed, self._now())
+            self._perform(self._machine.flush(self._now()))
 
     def _now(self) -> float:
         now = time.monotonic()
@@ -261,12 +327,17 @@ class _Loop:
             except zmq.Again:
                 break
             peer, frames = envelope.bytes, receive(self._router)
+            if not peer.startswith(_AUTOMATIC):
+                # Whoever chooses its id could lie in wait for one that another will have.
+                self._send(Send(peer, Refuse("a peer of this broker sets no routing id (ZMQ_ROUTING_ID)")), {})
+                continue
             try:
                 message = decode(frames)
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
             else:
-                self._machine.received(peer, message, self._now())
+                key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
+                self._machine.received(peer, message, self._now(), key)
                 if peer not in self._connections and peer in self._machine.peers:
                     self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
         self._perform(self._machine.flush(self._now()))
@@ -299,7 +370,7 @@ class _Loop:
 
     @contextmanager
     def ended_by_signals(self) -> Generator[None]:
-        """SIGTERM and SIGINT end the loop; a second one ends the process at once."""
+        """SIGTERM and SIGINT end the loop; a second one ends the process at once. SIGHUP has the list read again."""
 
         def stop(number: int, _: object) -> None:
             if self._stopping:
@@ -307,7 +378,12 @@ class _Loop:
             self._stopping = True
             os.write(self._bell, b"!")
 
+        def look(_: int, __: object) -> None:
+            self._must_look = True
+
         former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self._door is not None:
+            former[signal.SIGHUP] = signal.signal(signal.SIGHUP, look)
         try:
             yield
         finally:

@@ -67,7 +67,7 @@ class Link:
         self.users = 0
         identity = Hello(role=Role.CLIENT, instance=os.urandom(16), host=socket.gethostname(), pid=os.getpid())
         self._machine = Client(address, identity, SessionSettings(), random.Random().random, time.monotonic())
-        self._dealer = Dealer(address, self._machine, self._perform, log=log)
+        self._dealer = Dealer(address, self._machine, self._perform, Role.CLIENT, log=log)
         self._fleet: dict[str, LLMInfo] | None = None
         self._report: dict[str, Any] | None = None
         self._news = threading.Condition()
@@ -81,8 +81,8 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether rows may be submitted."""
-        return not self._closing and self._io.is_alive()
+        """Whether rows may be submitted. One that was refused stays so; who connects anew tries again."""
+        return not self._closing and self._io.is_alive() and self._machine.state is not SessionState.REFUSED
 
     def submit(self, rows: list[Row]) -> None:
         """Send rows; their owners hear of their end. Raises Closed."""

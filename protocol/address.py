@@ -6,15 +6,22 @@ import ipaddress
 import json
 import os
 import re
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import ConfigurationError
+from .private import refuse_shared, write_private
+
+if TYPE_CHECKING:
+    from .keys import PeerKeys
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 ENVIRONMENT_VARIABLE = "GENPOOL_BROKER"
+KEYS = "GENPOOL_KEYS"
+
+_WHAT = "the connection file"
 
 # What the operating system leaves for the path of a socket.
 _LONGEST_IPC_PATH = 107
@@ -23,10 +30,11 @@ _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|\*|[A-Za-z0-9._-]+):(
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What a connection file says."""
+    """What a connection file says. ``keys`` has, by role, those that peers on this account may use."""
 
     address: str
     pid: int = 0
+    keys: Mapping[str, PeerKeys] = field(default_factory=dict[str, "PeerKeys"])
 
 
 def resolve(broker: str | None) -> str:
@@ -68,6 +76,25 @@ def endpoint(address: str) -> str:
         ConfigurationError: when there is no such file yet, or it is something else.
     """
     return address if "://" in address else read_connection_file(Path(address)).address
+
+
+def keys_for(address: str, role: str) -> PeerKeys | None:
+    """The keys that a peer of this ``role`` uses with the broker that ``resolve`` has led to; None for none.
+
+    They are those of the file that ``$GENPOOL_KEYS`` names, or else the connection file's. An ``ipc://`` address has
+    none: who may open the socket's file is known.
+
+    Raises:
+        ConfigurationError: when there is no such file, or it is something else.
+    """
+    from . import keys  # who has no keys does without
+
+    if endpoint(address).startswith("ipc://"):
+        return None
+    named = os.environ.get(KEYS)
+    if named:
+        return keys.read_peer_keys(Path(named).expanduser())
+    return None if "://" in address else read_connection_file(Path(address)).keys.get(role)
 
 
 def check(address: str, *, bind: bool = False) -> str:
@@ -117,23 +144,11 @@ def is_literal(host: str) -> bool:
 
 
 def write_connection_file(path: Path, connection: Connection) -> None:
-    """Write the file in one step, readable by its owner alone, so that nobody ever reads half of it.
-
-    Raises:
-        ConfigurationError: when it cannot be written there.
-    """
-    draft: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        draft = Path(name)
-        with os.fdopen(handle, "w") as file:
-            json.dump({"address": connection.address, "pid": connection.pid}, file)
-            file.write("\n")
-        draft.replace(path)
-    except OSError as error:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
-        raise ConfigurationError(f"the connection file {str(path)!r} cannot be written: {error.strerror}") from None
+    """Write the file in one step, readable by its owner alone. Raises ConfigurationError."""
+    content: dict[str, Any] = {"address": connection.address, "pid": connection.pid}
+    if connection.keys:
+        content["keys"] = {role: keys.plain() for role, keys in connection.keys.items()}
+    write_private(path, json.dumps(content) + "\n", _WHAT)
 
 
 def read_connection_file(path: Path) -> Connection:
@@ -150,9 +165,19 @@ def read_connection_file(path: Path) -> Connection:
             f"does `genpool broker --connection-file {path}` run?"
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"the connection file {str(path)!r} cannot be read: {error}") from None
+        raise ConfigurationError(f"{_WHAT} {str(path)!r} cannot be read: {error}") from None
     said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
     if not isinstance(said.get("address"), str):
         raise ConfigurationError(f"{str(path)!r} is no connection file: it names no address")
     pid = said.get("pid")
-    return Connection(check(said["address"]), pid if type(pid) is int else 0)
+    return Connection(check(said["address"]), pid if type(pid) is int else 0, _keys(path, said.get("keys")))
+
+
+def _keys(path: Path, said: object) -> dict[str, PeerKeys]:
+    if not isinstance(said, dict):
+        return {}
+    from . import keys
+
+    refuse_shared(path, _WHAT)
+    by_role = cast(dict[str, object], said)
+    return {role: keys.peer_keys(one, f"{_WHAT} {str(path)!r}") for role, one in by_role.items()}

@@ -8,11 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
-from .address import endpoint, host_of, is_literal
+from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
 from .frames import LARGE_BYTES, is_readable, receive
@@ -20,6 +20,9 @@ from .limits import Limits
 from .messages import Message
 from .monitor import next_event
 from .session import Close, Log, Open, Send
+
+if TYPE_CHECKING:
+    from .keys import PeerKeys
 
 # How many messages are read before effects are performed: larger batches more, smaller answers sooner.
 _BURST = 256
@@ -53,8 +56,13 @@ _TROUBLES: dict[int, str] = {
     zmq.EVENT_CLOSED: "nothing answers there",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it ended the handshake: no genpool broker?",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "what answers there does not speak ZeroMQ: no genpool broker",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it refused this peer's key",
 }
+
+# Why a handshake failed, where it is about keys.
+_NOT_ALLOWED = "this key is not among those that it allows: see `genpool keys allow`"
+_NEEDS_KEYS = f"it speaks only to peers with keys: name a key file in {KEYS}, or give its connection file"
+_NEEDS_NO_KEYS = f"it has no keys, and this peer has: unset {KEYS}, or start the broker with --keys"
+_OTHER_KEY = f"it ended the handshake: it has another key than {KEYS} or the connection file says, or is no broker"
 
 
 class Machine(Protocol):
@@ -65,6 +73,7 @@ class Machine(Protocol):
     def received(self, message: Message, now: float) -> None: ...
     def malformed(self, reason: str, now: float) -> None: ...
     def broken(self, reason: str, now: float) -> None: ...
+    def kept_out(self, reason: str, now: float) -> None: ...
     def tick(self, now: float) -> list[object]: ...
     def flush(self, now: float) -> list[object]: ...
 
@@ -90,6 +99,7 @@ class Dealer:
         address: str,
         machine: Machine,
         perform: Callable[[Any], None],
+        role: str,
         *,
         heartbeat_timeout_s: float = 10.0,
         tick_s: float = 0.1,
@@ -98,6 +108,8 @@ class Dealer:
         self.machine = machine
         self._address = address
         self._perform_other = perform
+        self._role = role
+        self._has_keys = False
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._tick_s = tick_s
         self._log = log
@@ -187,7 +199,7 @@ class Dealer:
     def _observe(self) -> None:
         if self._monitor is None:
             return
-        event = next_event(self._monitor)
+        event, value = next_event(self._monitor)
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._shook_hands = True
             return
@@ -197,7 +209,15 @@ class Dealer:
         # What arrived before the break is still to be read, answers among it.
         while self._receive():
             pass
-        self.machine.broken(_TROUBLES.get(event, "the connection broke"), time.monotonic())
+        now = time.monotonic()
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.machine.kept_out(_NOT_ALLOWED, now)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            self.machine.kept_out(_NEEDS_NO_KEYS if self._has_keys else _NEEDS_KEYS, now)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._has_keys:
+            self.machine.broken(_OTHER_KEY, now)
+        else:
+            self.machine.broken(_TROUBLES.get(event, "the connection broke"), now)
 
     def _perform(self, effects: list[object]) -> None:
         for effect in effects:
@@ -228,16 +248,19 @@ class Dealer:
         self._close()
         try:
             # Read anew each time: a broker that was started again may have written another port into its file.
-            self._connect(endpoint(self._address))
+            self._connect(endpoint(self._address), keys_for(self._address, self._role))
         except ConfigurationError as error:
             self.machine.broken(str(error), time.monotonic())
         except zmq.ZMQError as error:
             self._close()
             self.machine.broken(f"no socket can be opened to it: {error}", time.monotonic())
 
-    def _connect(self, address: str) -> None:
+    def _connect(self, address: str, keys: PeerKeys | None) -> None:
         assert self._context is not None
         sock = self._sock = self._context.socket(zmq.DEALER)
+        self._has_keys = keys is not None
+        if keys is not None:
+            keys.secure(sock)
         self._poller.register(sock, zmq.POLLIN)
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECT_MS)

@@ -10,10 +10,10 @@ import zmq
 _EVENT = struct.Struct("=hi")
 
 
-def next_event(monitor: zmq.Socket[bytes]) -> int:
-    """The event that has come, as one of ``zmq.EVENT_…``.
+def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    """The event that has come, as one of ``zmq.EVENT_…``, and its value.
 
     pyzmq has this in ``zmq.utils.monitor``, but importing that imports asyncio, which takes as long as all of zmq.
     """
-    event, _ = _EVENT.unpack(monitor.recv_multipart()[0])
-    return event
+    event, value = _EVENT.unpack(monitor.recv_multipart()[0])
+    return event, value

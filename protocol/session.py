@@ -66,6 +66,9 @@ _TRYING = (SessionState.WAITING, SessionState.GREETING)
 # A broker is silent at the earliest when so many of its pings have not come.
 _PINGS_MISSED = 3
 
+# How long a peer that was let in before, and is not any more, waits until it tries again.
+_KEPT_OUT_S = 10.0
+
 # How long what was sent last on a connection may take to leave.
 _LAST_WORD_S = 1.0
 
@@ -180,6 +183,17 @@ class Session(ABC):
     def broken(self, reason: str, now: float) -> None:
         """The socket's connection failed or ended; a new one is tried after the backoff."""
         self._disconnect(reason, Close(), now)
+
+    def kept_out(self, reason: str, now: float) -> None:
+        """The broker's end will not have this peer's key, or finds none.
+
+        Who was never let in hears that at once. Who was tries again, seldom, for the list of allowed keys may change.
+        """
+        if self.ever_open:
+            self._disconnect(reason, Close(), now)
+            self._open_at = max(self._open_at, now + _KEPT_OUT_S)
+        else:
+            self._refused(reason, now)
 
     def _disconnect(self, reason: str, close: Close, now: float) -> None:
         if self.state in (SessionState.REFUSED, SessionState.ENDED, SessionState.WAITING):

@@ -54,7 +54,7 @@ def test_the_llm_of_ones_own_generates() -> None:
 
 
 def test_there_are_commands() -> None:
-    assert {line.split()[1] for line in commands()} == {"broker", "worker", "generate", "status"}
+    assert {line.split()[1] for line in commands()} == {"broker", "worker", "keys", "generate", "status"}
     assert len(commands()) > 25
 
 
@@ -64,4 +64,8 @@ def test_a_command_can_be_parsed(line: str) -> None:
     context = click.Context(genpool)
     command = genpool.get_command(context, name)  # type: ignore[attr-defined]
     assert command is not None
+    if isinstance(command, click.Group):
+        context = command.make_context(name, arguments, parent=context)
+        name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
     assert command.make_context(name, arguments, parent=context).params

@@ -10,6 +10,7 @@ import zmq
 from fleet import PATIENCE_S
 
 from genpool.protocol.codec import decode, encode
+from genpool.protocol.keys import PeerKeys
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import Hello, Message, Role, Welcome
 
@@ -42,11 +43,24 @@ class _End:
 class Peer(_End):
     """A DEALER at the broker at ``address`` that says only what it is told to.
 
-    ``mark`` is how many frames may wait for it here; more stay on their way.
+    ``mark`` is how many frames may wait for it here; more stay on their way. ``keys`` are its own, and ``routing_id``
+    is one that it sets, as nobody should.
     """
 
-    def __init__(self, address: str, hello: Hello | None = None, *, mark: int = 1000) -> None:
+    def __init__(
+        self,
+        address: str,
+        hello: Hello | None = None,
+        *,
+        mark: int = 1000,
+        keys: PeerKeys | None = None,
+        routing_id: bytes = b"",
+    ) -> None:
         super().__init__(zmq.DEALER)
+        if keys is not None:
+            keys.secure(self.socket)
+        if routing_id:
+            self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
         # Before it connects: libzmq may stall on a mark that is lowered later.
         self.socket.setsockopt(zmq.RCVHWM, mark)
         self.socket.connect(address)

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
-from ..protocol.messages import Hello
+from ..protocol.messages import Hello, Role
 from ..protocol.session import SessionSettings, SessionState
 from ..tasks.base import describe
 from .call import Caller, make_room, sentence_of
@@ -116,7 +116,12 @@ class _Shell:
             settings.row_timeout_s,
         )
         self._dealer = Dealer(
-            settings.broker, self._machine, self._perform, heartbeat_timeout_s=settings.heartbeat_timeout_s, log=log
+            settings.broker,
+            self._machine,
+            self._perform,
+            Role.WORKER,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            log=log,
         )
         self._llm: LLM | None = None
         self._caller: Caller | None = None

@@ -34,9 +34,28 @@ def refused(fleet: Fleet, *arguments: str) -> str:
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "[::]", "192.0.2.1"])
 def test_an_address_that_others_reach_is_refused(fleet: Fleet, host: str) -> None:
     assert refused(fleet, "--bind", f"tcp://{host}:*") == (
-        f"genpool: tcp://{host}:* can be reached from other machines, and anyone there could use the models: "
-        "bind tcp://127.0.0.1:PORT, or say --insecure on a network that you trust\n"
+        f"genpool: tcp://{host}:* can be reached from other machines, and anyone there could use the models. With keys "
+        f"only those that you allow can: run `genpool keys new keys`, then `genpool broker --bind 'tcp://{host}:*' "
+        "--keys keys`. Or bind tcp://127.0.0.1:PORT, or say --insecure on a network where you trust everyone\n"
     )
+
+
+def test_the_two_commands_that_it_names_work(fleet: Fleet) -> None:
+    keys = fleet.folder / "keys"
+    assert fleet.start("keys", "new", str(keys)).wait(PATIENCE_S) == 0
+    fleet.address = "tcp://0.0.0.0:*"
+    fleet.start_broker("--keys", str(keys))
+    assert "--insecure" not in (fleet.folder / "1-broker.log").read_text()
+
+
+def test_a_socket_in_a_file_takes_no_keys(fleet: Fleet) -> None:
+    said = refused(fleet, "--bind", f"ipc://{fleet.folder}/b", "--keys", str(fleet.folder))
+    assert "takes no --keys: who may open the socket's file is what guards it" in said
+
+
+def test_a_folder_without_keys_is_refused(fleet: Fleet) -> None:
+    said = refused(fleet, "--bind", "tcp://127.0.0.1:*", "--keys", str(fleet.folder))
+    assert said == f"genpool: there is no key file '{fleet.folder}/broker.key': make one with `genpool keys new`\n"
 
 
 def test_an_address_that_others_reach_is_allowed_when_asked_for_with_a_warning(fleet: Fleet) -> None:

@@ -14,7 +14,7 @@ PLENTY = 1 << 40
 
 
 def client(name: str) -> Client:
-    return Client(name.encode(), Hello(host=name))
+    return Client(name.encode(), Hello(host=name), "")
 
 
 def spec(*, n: int = 1, kind: str = "input", options: bytes = b"", deadline: float | None = None) -> RowSpec:

@@ -9,8 +9,8 @@ from genpool.broker.row import Execution, Row, RowSpec, RowState
 from genpool.broker.straggler import Stragglers
 from genpool.protocol.messages import Hello
 
-CLIENT = Client(b"client", Hello())
-WORKER = Worker(b"worker", Hello())
+CLIENT = Client(b"client", Hello(), "")
+WORKER = Worker(b"worker", Hello(), "")
 numbers = count()
 
 

@@ -85,7 +85,7 @@ class Running:
         self.machine = Recorder(address, settings)
         self.performed: list[object] = []
         self.dealer = Dealer(
-            address, self.machine, self.performed.append, log=logging.getLogger("genpool.test"), **options
+            address, self.machine, self.performed.append, Role.WORKER, log=logging.getLogger("genpool.test"), **options
         )
         self._over = False
         self.thread = threading.Thread(target=self.dealer.run, args=(lambda: self._over,), name="dealer", daemon=True)
@@ -665,7 +665,9 @@ def test_a_post_wakes_the_loop(broker: Broker, run: Callable[..., Running]) -> N
 def test_a_post_within_a_post_runs_and_leaves_the_bell_silent() -> None:
     """A bell that rings on would have the loop spin."""
     machine = Recorder("tcp://127.0.0.1:1", QUICK)
-    dealer = Dealer("tcp://127.0.0.1:1", machine, lambda effect: None, log=logging.getLogger("genpool.test"))
+    dealer = Dealer(
+        "tcp://127.0.0.1:1", machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test")
+    )
     order: list[str] = []
 
     def first(now: float) -> None:
@@ -708,7 +710,9 @@ def test_effects_that_are_not_about_the_socket_go_to_the_caller_in_order(
 
 def test_many_posts_before_the_loop_starts_are_run() -> None:
     machine = Recorder("tcp://127.0.0.1:1", QUICK)
-    dealer = Dealer("tcp://127.0.0.1:1", machine, lambda effect: None, log=logging.getLogger("genpool.test"))
+    dealer = Dealer(
+        "tcp://127.0.0.1:1", machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test")
+    )
     ran: list[int] = []
     for number in range(1000):
         dealer.post(lambda now, number=number: ran.append(number))
@@ -747,7 +751,7 @@ def test_a_post_after_the_end_does_no_harm(broker: Broker) -> None:
 
 def test_the_loop_closes_its_sockets_when_the_machine_raises(broker: Broker) -> None:
     machine = Recorder(broker.address, QUICK)
-    dealer = Dealer(broker.address, machine, lambda effect: None, log=logging.getLogger("genpool.test"))
+    dealer = Dealer(broker.address, machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test"))
 
     def fail(now: float) -> None:
         raise ZeroDivisionError

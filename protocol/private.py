@@ -1,0 +1,50 @@
+"""Files that only their owner may read: connection files, and those that hold keys."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import ConfigurationError
+
+_OTHERS = 0o077
+
+
+def write_private(path: Path, text: str, what: str) -> None:
+    """Write the file in one step, readable by its owner alone, so that nobody ever reads half of it.
+
+    Args:
+        path: where; a file that is there is replaced.
+        text: what.
+        what: what the file is, for people: "the connection file".
+
+    Raises:
+        ConfigurationError: when it cannot be written there.
+    """
+    draft: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(name)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        raise ConfigurationError(f"{what} {str(path)!r} cannot be written: {error.strerror}") from None
+
+
+def refuse_shared(path: Path, what: str) -> None:
+    """See that nobody but its owner can read the file, for it holds a secret.
+
+    Raises:
+        ConfigurationError: with the command that mends it.
+        OSError: when there is no such file.
+    """
+    mode = path.stat().st_mode & 0o777
+    if mode & _OTHERS:
+        raise ConfigurationError(
+            f"{what} {str(path)!r} holds a secret, and others can read it (its mode is {mode:04o}): "
+            f"run `chmod 600 {path}`"
+        )
