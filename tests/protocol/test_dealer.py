@@ -15,8 +15,10 @@ import pytest
 import zmq
 
 from genpool.protocol import dealer as dealer_module
+from genpool.protocol.address import KEYS
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.dealer import Dealer
+from genpool.protocol.keys import KeyPair, PeerKeys, new_pair, write_keys
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import Answer, Ask, Goodbye, Grant, Hello, Message, Ping, Refuse, Reset, Role, Welcome
 from genpool.protocol.session import Close, Log, Open, Send, Session, SessionSettings, SessionState
@@ -59,6 +61,10 @@ class Recorder(Session):
     def give_up(self, reason: str, now: float) -> None:
         self.troubles.append(reason)
         super().give_up(reason, now)
+
+    def kept_out(self, reason: str, now: float) -> None:
+        self.troubles.append(reason)
+        super().kept_out(reason, now)
 
     def send(self, *messages: Message) -> None:
         self.effect(*map(Send, messages))
@@ -549,14 +555,35 @@ def test_a_zeromq_socket_of_another_type(
 
 
 def test_a_broker_that_wants_a_key(context: zmq.Context[zmq.Socket[bytes]], run: Callable[..., Running]) -> None:
-    _, secret = zmq.curve_keypair()
-    with context.socket(zmq.ROUTER) as router:
-        router.setsockopt(zmq.CURVE_SERVER, 1)
-        router.setsockopt(zmq.CURVE_SECRETKEY, secret)
-        router.bind("tcp://127.0.0.1:*")
+    with guarded(context, new_pair()) as router:
         running = run(router.getsockopt_string(zmq.LAST_ENDPOINT))
 
-        running.wait_for_trouble("it ended the handshake: no genpool broker?")
+        running.wait_for_trouble("it speaks only to peers with keys")
+        running.wait_for(lambda: running.machine.state is SessionState.REFUSED)
+
+
+def test_a_broker_with_another_key_is_tried_again(
+    context: zmq.Context[zmq.Socket[bytes]],
+    run: Callable[..., Running],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_keys(tmp_path / "my.key", PeerKeys(new_pair(), new_pair().public))
+    monkeypatch.setenv(KEYS, str(tmp_path / "my.key"))
+    with guarded(context, new_pair()) as router:
+        running = run(router.getsockopt_string(zmq.LAST_ENDPOINT))
+
+        running.wait_for_trouble("it has another key than GENPOOL_KEYS or the connection file says")
+        assert running.machine.state is not SessionState.REFUSED
+
+
+def guarded(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket[bytes]:
+    """A ROUTER with these keys."""
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.CURVE_SERVER, 1)
+    router.setsockopt_string(zmq.CURVE_SECRETKEY, pair.secret)
+    router.bind("tcp://127.0.0.1:*")
+    return router
 
 
 def test_a_host_name_that_does_not_exist_is_said_at_once(run: Callable[..., Running]) -> None:

@@ -403,6 +403,24 @@ def test_a_refusal_is_the_end(session: Plain) -> None:
     assert session.tick(START + 1000) == []
 
 
+def test_who_was_never_let_in_hears_at_once_that_its_key_is_not(session: Plain) -> None:
+    greeting(session).kept_out("not allowed", START)
+
+    assert session.state is SessionState.REFUSED
+    assert session.trouble == "not allowed"
+
+
+def test_who_was_let_in_before_tries_again_seldom(session: Plain) -> None:
+    opened(session).broken("it went", START)
+    session.tick(START + 5)
+    session.kept_out("not allowed", START + 5)
+
+    assert session.state is SessionState.WAITING
+    assert session.trouble == "not allowed"
+    assert Open() not in session.tick(START + 14.9)
+    assert Open() in session.tick(START + 15.1)
+
+
 def test_a_refusal_of_an_open_connection_tells_the_subclass(session: Plain) -> None:
     opened(session).received(Refuse("not you"), START + 5)
 
