@@ -162,6 +162,8 @@ class Broker:
         self._now = now
         for llm in self.llms.values():
             if llm.free and (len(llm.queue) or llm.suspects):
+                # A break loses what is said last: so a worker is told to let go of a row before it gets it again.
+                self._out.flush_settles()
                 self._dispatcher.dispatch(llm, now)
         return self._out.take()
 

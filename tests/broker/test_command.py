@@ -125,15 +125,11 @@ def attempts_before_a_row_fails(address: str) -> int:
     with Peer(address, worker_hello(credit=9)) as worker, Peer(address, client_hello()) as client:
         worker.send(Hold([], [], [], False))
         client.send(Submit([SubmitRun("llm", "input", 1, b"", None, False, [ROW], [b""])]))
-        handed_out = settled = 0
-        while not settled or settled < handed_out:
-            match worker.receive():
-                case Assign(runs=[run]):
-                    handed_out += 1
-                    worker.send(Result([run.first_execution], [Outcome.RAISED], 0, 9, [failure]))
-                case Settle(executions=executions):  # comes after the next Assign, if there is one
-                    settled += len(executions)
-                case _:
-                    pass
+        handed_out, message = 0, worker.wait_for(Assign)
+        while isinstance(message, Assign):
+            handed_out += 1
+            worker.send(Result([message.runs[0].first_execution], [Outcome.RAISED], 0, 9, [failure]))
+            worker.wait_for(Settle)
+            message = worker.receive()  # the next Assign, which is sent with the Settle, or else a ping
         assert client.wait_for(Answer) == Answer([ROW], [Outcome.FAILED], [handed_out], [failure])
         return handed_out

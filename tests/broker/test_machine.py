@@ -634,16 +634,29 @@ def test_a_row_whose_engine_raised_is_tried_again_and_fails_for_good_after_the_l
     bench.tell("client", submit("a"))
     raised = Outcome.RAISED
     assert bench.tell("worker", result(0, credit=2, outcome=raised)) == [
-        ("worker", assign(1, "a", charged=1)),
         ("worker", settle(0)),
+        ("worker", assign(1, "a", charged=1)),
     ]
     assert bench.tell("worker", result(1, credit=3, outcome=raised)) == [
-        ("worker", assign(2, "a", charged=2)),
         ("worker", settle(1)),
+        ("worker", assign(2, "a", charged=2)),
     ]
     assert bench.tell("worker", result(2, credit=4, outcome=raised)) == [
         ("client", answer(["a"], 2, outcome=Outcome.FAILED, attempts=3)),
         ("worker", settle(2)),
+    ]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RAISED, Outcome.RETURNED])
+def test_a_worker_is_told_to_let_go_of_a_row_before_it_is_given_it_again(outcome: Outcome) -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=1)
+    bench.tell("client", submit("a"))
+    # Else it would hold the row twice when its connection breaks in between, and the next broker would believe it.
+    assert bench.tell("worker", result(0, credit=2, outcome=outcome)) == [
+        ("worker", settle(0)),
+        ("worker", assign(1, "a", charged=int(outcome == Outcome.RAISED))),
     ]
 
 
@@ -1102,8 +1115,8 @@ def test_a_worker_that_comes_back_in_time_goes_on_and_repeats_nothing() -> None:
     sent = bench.tell("worker/2", hold((0, "running", False), (1, "finished", True)))
     assert sent == [
         ("worker/2", resend(1)),
-        ("worker/2", assign(3, "never arrived")),
         ("worker/2", settle(2)),
+        ("worker/2", assign(3, "never arrived")),
     ]
     assert bench.tick(2.0) == [("client", bench.broker._fleet())]
     assert bench.tell("worker/2", result(0, 1, credit=1)) == [("client", answer(["running", "finished"], 0, 1))]
@@ -2041,7 +2054,7 @@ def test_the_payload_of_a_row_known_from_its_worker_is_kept_for_a_second_try() -
     bench.tell("client", submit("a", again=True, num_generations=4))
     bench.worker("two", credit=1)
     sent = bench.tell("worker", Result([earlier], [Outcome.RETURNED], 0, 0, [b""]))
-    assert sent == [("two", assign(0, "a", num_generations=4)), ("worker", Settle([earlier]))]
+    assert sent == [("worker", Settle([earlier])), ("two", assign(0, "a", num_generations=4))]
 
 
 # What is told, and when.
