@@ -18,6 +18,7 @@ _BENCHMARKS = {
     "fairness": "A few rows beside clients with very many, against an idle fleet.",
     "hedging": "How long calls take with a slow worker in the fleet, hedged and not.",
     "utilisation": "How busy unequal workers are with unequal rows, against an even split.",
+    "curve": "Rows a second with encryption, against without.",
     "client": "The client's processor time, and its memory over a stream of a million rows.",
     "engines": "SmolLM2 through the pool, against the engine called directly.",
     "recovery": "The time until rows flow again after a worker or the broker has gone.",

@@ -240,6 +240,18 @@ def test_large_rows_are_measured_against_the_proxy(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_encryption_is_measured_against_none(tmp_path: Path) -> None:
+    short = ("--bytes", "1000", "--bytes", "2000", "--megabytes", "1", "--workers", "1", "--repeat", "1")
+    figures = figures_of("bench", "curve", *short, folder=tmp_path)
+    assert set(figures["figures"]["sizes"]) == {"1000", "2000"}
+    for measured in figures["figures"]["sizes"].values():
+        assert (len(measured["with_keys"]), len(measured["without"])) == (1, 2)
+        assert min(*measured["with_keys"], *measured["without"]) > 0
+    assert set(figures["goals"]) == {"with/without keys, 1 kB"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.timeout(180)
 def test_fairness_is_measured(tmp_path: Path) -> None:
     short = ("--rows", "8", "--many", "500", "--workers", "2", "--milliseconds", "20", "--repeat", "1")
     figures = figures_of("bench", "fairness", *short, folder=tmp_path)

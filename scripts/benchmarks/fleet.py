@@ -12,6 +12,7 @@ from pathlib import Path
 from commands import Commands, until
 
 from genpool import ProcessLLM
+from genpool.broker.keyring import new_keyring
 from genpool.protocol.address import read_connection_file
 
 from . import noop
@@ -34,14 +35,22 @@ class Fleet:
 
 @contextmanager
 def running_fleet(
-    workers: int, *worker_arguments: str, output_bytes: int = noop.OUTPUT_BYTES, broker_arguments: Sequence[str] = ()
+    workers: int,
+    *worker_arguments: str,
+    output_bytes: int = noop.OUTPUT_BYTES,
+    broker_arguments: Sequence[str] = (),
+    keys: bool = False,
 ) -> Generator[Fleet]:
-    """A broker, and ``workers`` worker processes that are ready."""
+    """A broker, with ``keys`` or without, and ``workers`` worker processes that are ready."""
     with tempfile.TemporaryDirectory(prefix="genpool-bench-") as name, Commands(Path(name)) as commands:
-        file = Path(name) / "broker.json"
+        file, keyring = Path(name) / "broker.json", Path(name) / "keys"
+        if keys:
+            new_keyring(keyring)
+            broker_arguments = (*broker_arguments, "--keys", str(keyring))
         broker = commands.start_broker("tcp://127.0.0.1:*", file, *broker_arguments)
         until(file.exists, "the broker's connection file")
-        address = read_connection_file(file).address
+        # The file hands the keys on; without keys the address itself does, as most people write it.
+        address = str(file) if keys else read_connection_file(file).address
         arguments = ("--load", "benchmarks.noop:load", *worker_arguments)
         environment = noop.environment(output_bytes)
         started = [
