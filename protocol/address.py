@@ -45,9 +45,16 @@ def resolve(broker: str | None) -> str:
     if its path has a separator in it or ends in ``.json``: no host's name looks so.
 
     Raises:
-        ConfigurationError: says what is wrong with it.
+        ConfigurationError: says what is wrong with it, or with the key file that ``$GENPOOL_KEYS`` names.
     """
     given = broker or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ADDRESS
+    address = _resolved(given)
+    if not address.startswith("ipc://"):
+        _named_keys()  # now rather than at the first attempt to connect, which is repeated
+    return address
+
+
+def _resolved(given: str) -> str:
     if "://" in given:
         return check(given)
     if _HOST_AND_PORT.fullmatch(given):
@@ -87,14 +94,18 @@ def keys_for(address: str, role: str) -> PeerKeys | None:
     Raises:
         ConfigurationError: when there is no such file, or it is something else.
     """
-    from . import keys  # who has no keys does without
-
     if endpoint(address).startswith("ipc://"):
         return None
+    return _named_keys() or (None if "://" in address else read_connection_file(Path(address)).keys.get(role))
+
+
+def _named_keys() -> PeerKeys | None:
     named = os.environ.get(KEYS)
-    if named:
-        return keys.read_peer_keys(Path(named).expanduser())
-    return None if "://" in address else read_connection_file(Path(address)).keys.get(role)
+    if not named:
+        return None
+    from .keys import read_peer_keys  # who has no keys does without
+
+    return read_peer_keys(Path(named).expanduser())
 
 
 def check(address: str, *, bind: bool = False) -> str:
@@ -176,8 +187,8 @@ def read_connection_file(path: Path) -> Connection:
 def _keys(path: Path, said: object) -> dict[str, PeerKeys]:
     if not isinstance(said, dict):
         return {}
-    from . import keys
+    from .keys import peer_keys
 
     refuse_shared(path, _WHAT)
     by_role = cast(dict[str, object], said)
-    return {role: keys.peer_keys(one, f"{_WHAT} {str(path)!r}") for role, one in by_role.items()}
+    return {role: peer_keys(one, f"{_WHAT} {str(path)!r}") for role, one in by_role.items()}

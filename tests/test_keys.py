@@ -18,7 +18,7 @@ from genpool import LLMPool, ProcessLLM
 from genpool.broker.access import Permission, add_access, read_access, write_access
 from genpool.broker.keyring import new_keyring, new_peers
 from genpool.protocol.address import KEYS
-from genpool.protocol.errors import Refused
+from genpool.protocol.errors import ConfigurationError, Refused
 from genpool.protocol.keys import PeerKeys, new_pair, read_peer_keys
 from genpool.protocol.messages import (
     Answer,
@@ -199,6 +199,34 @@ def test_a_client_that_is_not_let_in_can_try_again(fleet: Guarded, monkeypatch: 
     ((output,),) = llm.generate([{"input": "hello"}]).result(PATIENCE_S)
     llm.teardown()
     assert output["raw_output"] == "HELLO"
+
+
+def test_commands_that_are_not_let_in_end_with_their_code(fleet: Guarded) -> None:
+    fleet.key("stranger")
+    fleet.start_guarded()
+    stranger = {KEYS: str(fleet.keys / "stranger.key")}
+    (fleet.folder / "in.jsonl").write_text('{"input": "hello"}\n')
+    status = fleet.start("status", "--broker", fleet.address, environment=stranger)
+    files = ("-i", str(fleet.folder / "in.jsonl"), "-o", str(fleet.folder / "out.jsonl"))
+    generate = fleet.start("generate", "--broker", fleet.address, "--llm", LLM, *files, environment=stranger)
+    for number, process in enumerate((status, generate), 1):
+        assert process.wait(PATIENCE_S) == 4
+        assert "this key is not among those that it allows" in fleet.said(number)
+        assert "Traceback" not in fleet.said(number)
+
+
+@pytest.mark.parametrize("name", ["none.key", "broker.key"])
+def test_a_key_file_that_cannot_be_used_is_said_at_once(
+    fleet: Guarded, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    worker = fleet.start_worker(
+        LLM, "--load", "echo_llm:load", broker="127.0.0.1:1", environment={KEYS: str(fleet.keys / name)}
+    )
+    assert worker.wait(PATIENCE_S) == 2
+    assert f"key file {str(fleet.keys / name)!r}" in fleet.said(0)
+    monkeypatch.setenv(KEYS, str(fleet.keys / name))
+    with pytest.raises(ConfigurationError, match="key file"):
+        ProcessLLM.connect(LLM, broker="127.0.0.1:1")
 
 
 def test_another_broker_in_its_place_gets_nothing(fleet: Guarded) -> None:
