@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from enum import Enum
-from itertools import accumulate, pairwise
 from math import inf
+from struct import Struct
 from typing import Any, cast
 
 import msgpack
@@ -55,6 +55,7 @@ from .packer import Packer
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 _MAX_INT = 2**63 - 1
+_ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
 
 # A task's description goes on to clients inside further maps, and msgpack ends at some depth: levels must be left.
@@ -105,7 +106,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast(dict[Any, Any], value)):
+    if not isinstance(value, dict) or not {*map(type, cast(dict[Any, Any], value))} <= {str}:
         raise DecodeError("is no map of names")
     return cast(dict[str, Any], value)
 
@@ -137,16 +138,17 @@ def _optional(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
-def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
-    def checked(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise DecodeError("is no list")
-        items = cast(list[Any], value)
-        if len(items) > most:
-            raise DecodeError(f"has {len(items)} entries, more than {most}")
-        return [check(item) for item in items]
+def _list(value: Any, most: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise DecodeError("is no list")
+    items = cast(list[Any], value)
+    if len(items) > most:
+        raise DecodeError(f"has {len(items)} entries, more than {most}")
+    return items
 
-    return checked
+
+def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
+    return lambda value: [check(item) for item in _list(value, most)]
 
 
 def _one_of(names: type[Enum]) -> Check:
@@ -160,11 +162,33 @@ def _one_of(names: type[Enum]) -> Check:
     return checked
 
 
+# There is one of these for each row: a call for each would take twice as long as all else that is done to it here.
+
+
+def _counts(value: Any) -> list[int]:
+    counts = _list(value, MAX_ROWS_PER_MESSAGE)
+    for count in counts:
+        if type(count) is not int or count < 0 or count > _MAX_INT:
+            raise DecodeError("is no count")
+    return counts
+
+
+def _outcomes(value: Any) -> list[int]:
+    outcomes = _list(value, MAX_ROWS_PER_MESSAGE)
+    for outcome in outcomes:
+        if type(outcome) is not int or outcome not in _OUTCOMES:
+            raise DecodeError(f"is none of {', '.join(map(str, _OUTCOMES))}")
+    return outcomes
+
+
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
+
+
 def _ids(value: Any) -> list[bytes]:
     joined = _bytes(value)
     if len(joined) % ROW_ID_BYTES or len(joined) > MAX_ROWS_PER_MESSAGE * ROW_ID_BYTES:
         raise DecodeError(f"is no string of at most {MAX_ROWS_PER_MESSAGE} ids, {ROW_ID_BYTES} bytes each")
-    return [joined[at : at + ROW_ID_BYTES] for at in range(0, len(joined), ROW_ID_BYTES)]
+    return [row_id for (row_id,) in _ID.iter_unpack(joined)]
 
 
 def _record(kind: type[Any]) -> Check:
@@ -173,8 +197,6 @@ def _record(kind: type[Any]) -> Check:
 
     return checked
 
-
-_counts = _list_of(_count)
 
 # What each field must be. A field that a peer leaves out takes the dataclass's default or is an error; a field that
 # is not named here is passed over, so that a later release of the same version may say more.
@@ -221,7 +243,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},
     Missing: {"ids": _ids},
-    Answer: {"ids": _ids, "outcomes": _list_of(_one_of(Outcome)), "attempts": _counts},
+    Answer: {"ids": _ids, "outcomes": _outcomes, "attempts": _counts},
     LLMInfo: {
         "name": _text,
         "model_names": _list_of(_text),
@@ -248,7 +270,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
-    Result: {"executions": _counts, "outcomes": _list_of(_one_of(Outcome)), "tokens": _count, "credit": _count},
+    Result: {"executions": _counts, "outcomes": _outcomes, "tokens": _count, "credit": _count},
     Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _text},
     Hold: {"executions": _counts, "ids": _ids, "finished": _list_of(_flag), "more": _flag},
 }
@@ -302,7 +324,10 @@ def encode(message: Message, max_frame_bytes: int) -> list[Frame]:
         frames = payloads[0].frames
         if all(len(frame) <= max_frame_bytes for frame in frames):
             return [head, *frames]
-    body = b"".join(map(bytes, payloads))
+    try:
+        body = b"".join(cast(list[bytes], payloads))
+    except TypeError:  # there are Frames among them
+        body = b"".join(map(bytes, payloads))
     if len(body) <= max_frame_bytes:
         return [head, body]
     view = memoryview(body)
@@ -421,11 +446,9 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
     if is_large and sizes == [[size]]:
         records[0][0].payloads = [Frames(body)]
     else:
-        rows, start = b"".join(body), 0
+        rows, start = b"".join(body) if len(body) != 1 else bytes(body[0]), 0
         for (record, _), own in zip(records, sizes, strict=True):
-            ends = list(accumulate(own, initial=start))
-            record.payloads = [rows[start:end] for start, end in pairwise(ends)]
-            start = ends[-1]
+            record.payloads = [rows[start : (start := start + size)] for size in own]
     for record, _ in records:
         _check_columns(record)
 
