@@ -106,9 +106,9 @@ def _bytes(value: Any) -> bytes:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not {*map(type, cast(dict[Any, Any], value))} <= {str}:
+    if not isinstance(value, dict) or not {*map(type, cast("dict[Any, Any]", value))} <= {str}:
         raise DecodeError("is no map of names")
-    return cast(dict[str, Any], value)
+    return cast("dict[str, Any]", value)
 
 
 def _check_plain(value: Any, levels: int) -> None:
@@ -141,7 +141,7 @@ def _optional(check: Check) -> Check:
 def _list(value: Any, most: int) -> list[Any]:
     if not isinstance(value, list):
         raise DecodeError("is no list")
-    items = cast(list[Any], value)
+    items = cast("list[Any]", value)
     if len(items) > most:
         raise DecodeError(f"has {len(items)} entries, more than {most}")
     return items
@@ -325,7 +325,7 @@ def encode(message: Message, max_frame_bytes: int) -> list[Frame]:
         if all(len(frame) <= max_frame_bytes for frame in frames):
             return [head, *frames]
     try:
-        body = b"".join(cast(list[bytes], payloads))
+        body = b"".join(cast("list[bytes]", payloads))
     except TypeError:  # there are Frames among them
         body = b"".join(map(bytes, payloads))
     if len(body) <= max_frame_bytes:
@@ -399,7 +399,7 @@ def _unpack(head: bytes) -> dict[str, Any]:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None
     if not isinstance(plain, dict):
         raise DecodeError("its head is no map of names")
-    return cast(dict[str, Any], plain)
+    return cast("dict[str, Any]", plain)
 
 
 def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
@@ -461,6 +461,6 @@ def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[s
 
 
 def _check_columns(record: Any) -> None:
-    names = _COLUMNS.get(cast(type[Any], type(record)), ())
+    names = _COLUMNS.get(cast("type[Any]", type(record)), ())
     if len({len(getattr(record, name)) for name in names}) > 1:
         raise DecodeError(f"{', '.join(names)} differ in length")

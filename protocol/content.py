@@ -8,8 +8,9 @@ Generation options are a map of names. Those in the map at WISHES hold only wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import msgpack
@@ -26,6 +27,8 @@ _DEEPEST_SEARCH = 64
 
 # Refuses all but plain dicts, lists, texts, bytes, numbers and None, and so packs nothing that cannot be opened.
 _plain = Packer(strict_types=True)
+
+_open: Callable[[Any], Any] = partial(msgpack.unpackb, strict_map_key=False, unicode_errors="surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ def pack(value: Any, part: Any = None) -> bytes:
         return _pack_odd(value, value if part is None else part)
 
 
+def pack_each(values: Sequence[Any]) -> list[bytes] | None:
+    """``pack`` for all of ``values``, for less than one by one; None when ``pack`` must look at one of them."""
+    try:
+        return _plain.pack_each(values)
+    except Exception:  # the one that it is about is found by ``pack``
+        return None
+
+
 def _pack_odd(value: Any, part: Any) -> bytes:
     """``pack`` for values that hold tuples, numpy scalars, lone surrogates or the like. Raises RowError."""
     try:
@@ -74,7 +85,7 @@ def unpack(payload: Payload) -> Any:
         DecodeError: when the bytes are no msgpack, or hold a list as a key.
     """
     try:
-        return msgpack.unpackb(bytes(payload), strict_map_key=False, unicode_errors="surrogatepass")
+        return _open(bytes(payload))
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"the content cannot be read: {str(error) or type(error).__name__}") from None
 
@@ -93,6 +104,19 @@ def unpack_row(payload: Payload) -> tuple[Any, int | None]:
     if seed is not None and type(seed) is not int:
         raise DecodeError("a row whose seed is no integer")
     return content, seed
+
+
+def unpack_rows(payloads: Sequence[Payload]) -> list[list[Any]] | None:
+    """``unpack_row`` for all of ``payloads``, for less than one by one; None when one of them must be looked at."""
+    try:
+        rows: list[Any] = list(map(_open, payloads))
+    except Exception:  # the one that it is about is found by ``unpack_row``
+        return None
+    for row in rows:
+        kind: object = type(row)
+        if kind is not list or len(row) != 2 or not (row[1] is None or type(row[1]) is int):
+            return None
+    return rows
 
 
 def pack_failure(failure: Failure) -> bytes:

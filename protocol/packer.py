@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -23,5 +24,12 @@ class Packer(threading.local):
         """``value`` as msgpack. Raises what msgpack raises: TypeError, ValueError or OverflowError."""
         packed = self._packer.pack(value)
         if len(packed) > _KEPT_BYTES:
+            self._packer = msgpack.Packer(**self._options)
+        return packed
+
+    def pack_each(self, values: Sequence[Any]) -> list[bytes]:
+        """``pack`` for each of ``values``, which need not look for this thread's packer each time."""
+        packed: list[bytes] = list(map(self._packer.pack, values))
+        if max(map(len, packed), default=0) > _KEPT_BYTES:
             self._packer = msgpack.Packer(**self._options)
         return packed

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
 
-from ..protocol.content import WISHES, Failure, pack, pack_failure, unpack, unpack_row
+from ..protocol.content import WISHES, Failure, pack, pack_each, pack_failure, unpack, unpack_row, unpack_rows
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
@@ -88,6 +88,24 @@ class Caller:
                 options = self._llm.wishes | options
         except (DecodeError, RowError) as error:
             return [self._failed(execution, error) for execution in call.executions]
+        opened = unpack_rows(call.payloads)
+        if opened is None:
+            rows, unreadable = self._readable(call, cancelled)
+            if not rows:
+                return unreadable
+            if unreadable:
+                tell(unreadable)
+        else:
+            rows = [
+                Row(execution, content, seed, flag)
+                for execution, (content, seed), flag in zip(call.executions, opened, cancelled, strict=True)
+            ]
+        if self.by_row:
+            return self._one_by_one(call, rows, options, tell)
+        return self._attempt(call, rows, options, tell)
+
+    def _readable(self, call: StartCall, cancelled: Sequence[threading.Event]) -> tuple[list[Row], list[RowResult]]:
+        """The rows of a call that can be read, and the results of those that cannot."""
         rows: list[Row] = []
         unreadable: list[RowResult] = []
         for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
@@ -97,13 +115,7 @@ class Caller:
                 unreadable.append(self._failed(execution, error))
             else:
                 rows.append(Row(execution, content, seed, flag))
-        if not rows:
-            return unreadable
-        if unreadable:
-            tell(unreadable)
-        if self.by_row:
-            return self._one_by_one(call, rows, options, tell)
-        return self._attempt(call, rows, options, tell)
+        return rows, unreadable
 
     def _one_by_one(self, call: StartCall, rows: list[Row], options: dict[str, Any], tell: Tell) -> list[RowResult]:
         for row in rows[:-1]:
@@ -164,6 +176,13 @@ class Caller:
         ]
 
     def _all_settled(self, rows: list[Row], answers: list[Answer], tell: Tell) -> list[RowResult]:
+        payloads = pack_each(answers)
+        if payloads is not None:
+            tokens = _tokens_of(cast(list[list[LLMOutput]], answers))
+            return [
+                RowResult(row.execution, _DONE, payload, count)
+                for row, payload, count in zip(rows, payloads, tokens, strict=True)
+            ]
         results: list[RowResult] = []
         try:
             for row, answer in zip(rows, answers, strict=True):
@@ -181,11 +200,7 @@ class Caller:
             payload = pack(answer)
         except RowError as error:
             return self._failed(execution, error)
-        tokens = 0
-        for output in answer:
-            if "usage" in output:
-                tokens += _tokens(output["usage"])
-        return RowResult(execution, _DONE, payload, tokens)
+        return RowResult(execution, _DONE, payload, *_tokens_of([answer]))
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
@@ -256,6 +271,13 @@ def _options(packed: bytes, known: Collection[str]) -> dict[str, Any]:
         names = ", ".join(map(repr, unknown))
         raise RowError(f"the LLM knows no option {names}; it knows {', '.join(sorted(known)) or 'none'}")
     return wishes | named
+
+
+def _tokens_of(answers: Sequence[list[LLMOutput]]) -> list[int]:
+    """How many tokens were generated for each row, as far as its outputs say so."""
+    if not [True for outputs in answers for output in outputs if "usage" in output]:
+        return [0] * len(answers)
+    return [sum([_tokens(output["usage"]) for output in outputs if "usage" in output]) for outputs in answers]
 
 
 def _tokens(usage: Any) -> int:
