@@ -112,9 +112,11 @@ def unpack_rows(payloads: Sequence[Payload]) -> list[list[Any]] | None:
         rows: list[Any] = list(map(_open, payloads))
     except Exception:  # the one that it is about is found by ``unpack_row``
         return None
-    for row in rows:
-        kind: object = type(row)
-        if kind is not list or len(row) != 2 or not (row[1] is None or type(row[1]) is int):
+    count = len(rows)
+    if [*map(type, rows)] != [list] * count or [*map(len, rows)] != [2] * count:
+        return None
+    for _, seed in rows:
+        if seed is not None and type(seed) is not int:
             return None
     return rows
 

@@ -327,11 +327,8 @@ class LLM(ABC):
 
 def has_shape(rows: Any, num_generations: int) -> bool:
     """Whether all ``rows`` are plain lists of so many, as nearly always: a look at each one then need not be taken."""
-    for row in rows:
-        kind: object = type(row)
-        if kind is not list or len(row) != num_generations:
-            return False
-    return True
+    count = len(rows)
+    return [*map(type, rows)] == [list] * count and [*map(len, rows)] == [num_generations] * count
 
 
 def _require_positive(name: str, value: object) -> None:
