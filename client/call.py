@@ -17,9 +17,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from ..protocol.content import Failure, pack_row, unpack, unpack_failure, unpack_outputs
+from ..protocol.content import (
+    Failure,
+    pack_each,
+    pack_row,
+    unpack,
+    unpack_each_outputs,
+    unpack_failure,
+    unpack_outputs,
+)
 from ..protocol.errors import (
     ConfigurationError,
     DecodeError,
@@ -45,6 +53,9 @@ log = logging.getLogger("genpool.client")
 
 # A share of an input, with what it has come to.
 _Reached = tuple[Record, Share, list[LLMOutput] | RemoteError]
+
+# To look it up in its class takes as long as to look at a row.
+_DONE: int = Outcome.DONE
 
 # More sets of options than this, one for each row, say, are not worth remembering.
 _MOST_SPECS = 1024
@@ -140,6 +151,21 @@ class _Maker:
                 return None
         return pack_row(content if self._task is None else self._prompt(record, content), seed)
 
+    def payloads(self, inputs: Sequence[Any]) -> list[bytes] | None:
+        """``payload`` for all of ``inputs`` without a seed; None when one of them must be looked at."""
+        if self._task is not None or [*map(type, inputs)] != [dict] * len(inputs):
+            return None
+        names = self._arguments
+        try:
+            return pack_each(
+                [
+                    [given if names is None or [*given] == names else {name: given[name] for name in names}, None]
+                    for given in inputs
+                ]
+            )
+        except KeyError:
+            return None  # one lacks an argument
+
     def _leaves_empty(self, record: Record, arguments: list[str], given: Mapping[str, Any]) -> bool:
         """Whether the outputs of an input that lacks an argument are made here, and not by the worker."""
         missing = missing_arguments(arguments, given)
@@ -230,6 +256,13 @@ class Call:
             raise
 
     def _send_all(self, records: Sequence[Record]) -> None:
+        alike = self._made_alike(records) if len(records) > 1 else None
+        for maker, rows in self._made(records) if alike is None else alike:
+            if rows and not self._over:
+                maker.voice.submit_rows(rows)
+
+    def _made(self, records: Sequence[Record]) -> Iterable[tuple[_Maker, list[Row]]]:
+        """The rows of these inputs, by LLM; what cannot become a row has ended then."""
         outgoing: dict[int, tuple[_Maker, list[Row]]] = {}
         done: list[Record] = []
         for record in records:
@@ -245,9 +278,33 @@ class Call:
                 done.append(record)
         if done:
             self._report(done)
-        for maker, rows in outgoing.values():
-            if rows and not self._over:
-                maker.voice.submit_rows(rows)
+        return outgoing.values()
+
+    def _made_alike(self, records: Sequence[Record]) -> Iterable[tuple[_Maker, list[Row]]] | None:
+        """``_made`` where no input asks for more than its arguments and all LLMs' rows carry the same, as mostly.
+
+        None when one of them must be looked at.
+        """
+        makers = [self._maker(at) for at in range(len(self._voices))]
+        is_plain = self._settings.seed is None and not self._lost and all(map(makers[0].packs_as, makers))
+        if not is_plain or [True for record in records if record.item is not None]:
+            return None
+        payloads = makers[0].payloads([record.input for record in records])
+        if payloads is None:
+            return None
+        made: dict[int, tuple[_Maker, list[Row]]] = {}
+        for record, payload in zip(records, payloads, strict=True):
+            for place, share in enumerate(record.shares):
+                own = made.get(share.at)
+                if own is None:
+                    own = made[share.at] = makers[share.at], []
+                try:
+                    spec = self._spec(share, self._settings.options)
+                except ConfigurationError:
+                    return None
+                row = share.row = Row(self._new_id(), spec, payload, self, (record.index, place))
+                own[1].append(row)
+        return made.values()
 
     def cancel(self) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more."""
@@ -405,8 +462,9 @@ class Call:
         """Rows have ended: see Owner."""
         with self._lock:
             records = [self._records.get(row.place[0]) for row, _ in ends]
+        opened = self._opened(ends) if len(ends) > 1 else None
         reached: list[_Reached] = []
-        for (row, ending), record in zip(ends, records, strict=True):
+        for at, ((row, ending), record) in enumerate(zip(ends, records, strict=True)):
             if record is None:
                 continue  # cancelled meanwhile
             share = record.shares[row.place[1]]
@@ -415,7 +473,7 @@ class Call:
                 if self._is_redrawn:
                     self._redraw(record, share)
                     continue
-            outcome = self._outcome(share, record.input, ending)
+            outcome = self._outcome(share, record.input, ending) if opened is None else opened[at]
             if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
                 self._tell_shared(record, share, ending)
             reached.append((record, share, outcome))
@@ -423,6 +481,16 @@ class Call:
             self._end(reached)
         finally:
             self._report([record for record in records if record is not None and not record.pending])
+
+    def _opened(self, ends: list[RowEnd]) -> list[list[LLMOutput]] | None:
+        """``_outcome`` of all these ends, where each has its outputs and nothing is read in them, as nearly always."""
+        count = ends[0][0].spec.num_generations
+        if self.makes_prompts or [True for row, _ in ends if row.spec.num_generations != count]:
+            return None
+        payloads = [end.payload for _, end in ends if isinstance(end, Ending) and end.outcome == _DONE]
+        if len(payloads) < len(ends):
+            return None
+        return cast("list[list[LLMOutput]] | None", unpack_each_outputs(payloads, count))
 
     def _end(self, reached: Sequence[_Reached]) -> None:
         """These shares have come to something."""

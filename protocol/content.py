@@ -63,7 +63,7 @@ def pack_each(values: Sequence[Any]) -> list[bytes] | None:
     """``pack`` for all of ``values``, for less than one by one; None when ``pack`` must look at one of them."""
     try:
         return _plain.pack_each(values)
-    except Exception:  # the one that it is about is found by ``pack``
+    except Exception:  # whatever it is, ``pack`` says it of the one that it is about
         return None
 
 
@@ -106,14 +106,20 @@ def unpack_row(payload: Payload) -> tuple[Any, int | None]:
     return content, seed
 
 
+def _unpack_lists(payloads: Sequence[Payload], length: int) -> list[list[Any]] | None:
+    """What ``payloads`` hold, for less than one by one; None unless each is a list of that length."""
+    try:
+        lists: list[Any] = list(map(_open, payloads))
+    except Exception:  # whatever it is, ``unpack`` says it of the one that it is about
+        return None
+    count = len(lists)
+    return lists if [*map(type, lists)] == [list] * count and [*map(len, lists)] == [length] * count else None
+
+
 def unpack_rows(payloads: Sequence[Payload]) -> list[list[Any]] | None:
     """``unpack_row`` for all of ``payloads``, for less than one by one; None when one of them must be looked at."""
-    try:
-        rows: list[Any] = list(map(_open, payloads))
-    except Exception:  # the one that it is about is found by ``unpack_row``
-        return None
-    count = len(rows)
-    if [*map(type, rows)] != [list] * count or [*map(len, rows)] != [2] * count:
+    rows = _unpack_lists(payloads, 2)
+    if rows is None:
         return None
     for _, seed in rows:
         if seed is not None and type(seed) is not int:
@@ -141,6 +147,14 @@ def unpack_outputs(payload: Payload) -> list[dict[str, Any]]:
     if not isinstance(outputs, list) or [one for one in cast(list[Any], outputs) if not isinstance(one, dict)]:
         raise DecodeError("an answer that is no list of outputs")
     return cast(list[dict[str, Any]], outputs)
+
+
+def unpack_each_outputs(payloads: Sequence[Payload], count: int) -> list[list[dict[str, Any]]] | None:
+    """``unpack_outputs`` for all of ``payloads``, for less than one by one; None unless each holds so many of them."""
+    rows = _unpack_lists(payloads, count)
+    if rows is None or not {type(output) for row in rows for output in row} <= {dict}:
+        return None
+    return rows
 
 
 def _number(value: Any) -> Any:
