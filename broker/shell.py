@@ -23,7 +23,7 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
-from ..protocol.frames import is_readable, receive
+from ..protocol.frames import is_readable, receive, send
 from ..protocol.keys import read_pair
 from ..protocol.messages import Hello, Refuse
 from ..protocol.monitor import next_event
@@ -356,7 +356,7 @@ class _Loop:
     def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
         frames = encode(effect.message, self._frame_bytes)
         try:
-            self._router.send_multipart([effect.peer, *frames], zmq.NOBLOCK)
+            send(self._router, [effect.peer, *frames])
         except zmq.ZMQError as error:
             if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise

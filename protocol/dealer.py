@@ -15,7 +15,7 @@ import zmq
 from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
-from .frames import LARGE_BYTES, is_readable, receive
+from .frames import LARGE_BYTES, is_readable, receive, send
 from .limits import Limits
 from .messages import Message
 from .monitor import next_event
@@ -238,7 +238,7 @@ class Dealer:
             return
         frames = encode(message, self.machine.limits.max_frame_bytes)
         try:
-            self._sock.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < LARGE_BYTES)
+            send(self._sock, frames, copy=len(frames[-1]) < LARGE_BYTES)
         except zmq.Again:
             # There is no mark to reach: libzmq has given the connection up. Its events, if there are any, say why.
             if self._monitor is None or not self._monitor.poll(0):

@@ -31,6 +31,19 @@ class Frames:
 Payload = bytes | Frames
 
 
+# As plain numbers: to combine pyzmq's flags takes longer than to send a frame.
+_NOW = int(zmq.NOBLOCK)
+_NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_READABLE = int(zmq.POLLIN)
+
+
+def send(sock: zmq.Socket[bytes], frames: Sequence[Frame], *, copy: bool = True) -> None:
+    """Send a message without waiting. Raises as ``Socket.send_multipart``, which takes twice as long."""
+    for frame in frames[:-1]:
+        sock.send(frame, _NOW_AND_MORE, copy)
+    sock.send(frames[-1], _NOW, copy)
+
+
 def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[Frame]:
     """The frames of the next message, the large ones behind the first not copied. Raises as ``Socket.recv``."""
     frame = sock.recv(flags, copy=False)
@@ -44,4 +57,4 @@ def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[Frame]:
 
 def is_readable(sock: zmq.Socket[bytes]) -> bool:
     """Whether a message is there."""
-    return bool(cast(int, sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(cast(int, sock.getsockopt(zmq.EVENTS)) & _READABLE)

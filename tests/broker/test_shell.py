@@ -87,16 +87,21 @@ class FakeRouter:
         self.tried: list[bytes] = []
         self.full: set[bytes] = set()
         self.gone: set[bytes] = set()
+        self._frames: list[bytes] = []
 
-    def send_multipart(self, frames: list[bytes], flags: int) -> None:
-        assert flags == zmq.NOBLOCK
-        peer, *rest = frames
-        self.tried.append(peer)
-        if peer in self.full:
-            raise zmq.Again
-        if peer in self.gone:
-            raise zmq.ZMQError(errno.EHOSTUNREACH)
-        self.sent.append((peer, decode(rest)))
+    def send(self, frame: bytes, flags: int, copy: bool) -> None:
+        assert flags & zmq.NOBLOCK
+        assert copy
+        if not self._frames:  # as with the real one, the peer's name is what fails
+            self.tried.append(frame)
+            if frame in self.full:
+                raise zmq.Again
+            if frame in self.gone:
+                raise zmq.ZMQError(errno.EHOSTUNREACH)
+        self._frames.append(frame)
+        if not flags & zmq.SNDMORE:
+            (peer, *rest), self._frames = self._frames, []
+            self.sent.append((peer, decode(rest)))
 
 
 @pytest.fixture
@@ -151,10 +156,10 @@ def test_a_peer_that_is_gone_is_lost_at_the_first_message(loop: _Loop, router: F
 def test_any_other_fault_of_the_socket_is_raised(
     loop: _Loop, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(frames: list[bytes], flags: int) -> None:
+    def broken(frame: bytes, flags: int, copy: bool) -> None:
         raise zmq.ZMQError(errno.ENOTSOCK)
 
-    monkeypatch.setattr(router, "send_multipart", broken)
+    monkeypatch.setattr(router, "send", broken)
     with pytest.raises(zmq.ZMQError):
         loop._perform([Send(b"one", big())])
 
