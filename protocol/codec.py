@@ -8,10 +8,11 @@ a large one that is alone in its message stays in the frames that it came in (se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from math import inf
+from operator import attrgetter
 from struct import Struct
 from typing import Any, cast
 
@@ -308,7 +309,10 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
     Result: ("executions", "outcomes", "payloads"),
     Hold: ("executions", "ids", "finished"),
 }
-_CARRIERS = tuple(kind for kind in _COLUMNS if kind is not Hold)
+_COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
+_CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
+# Fields that do not stand in the head as they are.
+_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "limits"))
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
 
 _packer = Packer()
@@ -346,15 +350,17 @@ def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name in _NAMES[type(value)]:
         item = getattr(value, name)
-        if name == "payloads":
+        if name not in _CHANGED:
+            pass
+        elif name == "payloads":
             payloads.extend(item)
             name, item = "sizes", [len(payload) for payload in item]
         elif name == "ids":
             item = b"".join(item)
-        elif name in ("runs", "llms"):
-            item = [_plain(one, payloads) for one in item]
         elif name == "limits":
             item = _plain(item, payloads)
+        else:
+            item = [_plain(one, payloads) for one in item]
         plain[name] = item
     return plain
 
@@ -430,37 +436,37 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
 
 def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
-    records = list(_carriers(message, plain))
+    kind = cast("type[Any]", type(message))
+    if kind is Submit or kind is Assign:
+        records, parts = message.runs, plain["runs"]
+    elif kind in _CARRIERS:
+        records, parts = [message], [plain]
+    else:
+        records, parts = [], []
     if not records:
         _check_columns(message)
         if body:
             raise DecodeError("has a body and no rows")
         return
     size = sum(map(len, body))
-    sizes = [_field("sizes", _counts, part) for _, part in records]
+    sizes = [_field("sizes", _counts, part) for part in parts]
     at = sum(map(sum, sizes))
     if at != size:
         raise DecodeError(f"its rows have {at} bytes and its body {size}")
     # Of many small frames each would cost the next reader more than a byte's copy.
     is_large = size >= LARGE_BYTES and all(len(frame) >= LARGE_BYTES for frame in body[:-1])
     if is_large and sizes == [[size]]:
-        records[0][0].payloads = [Frames(body)]
+        records[0].payloads = [Frames(body)]
     else:
         rows, start = b"".join(body) if len(body) != 1 else bytes(body[0]), 0
-        for (record, _), own in zip(records, sizes, strict=True):
+        for record, own in zip(records, sizes, strict=True):
             record.payloads = [rows[start : (start := start + size)] for size in own]
-    for record, _ in records:
+    for record in records:
         _check_columns(record)
 
 
-def _carriers(message: Any, plain: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if type(message) in (Submit, Assign):
-        yield from zip(message.runs, plain["runs"], strict=True)
-    elif type(message) in _CARRIERS:
-        yield message, plain
-
-
 def _check_columns(record: Any) -> None:
-    names = _COLUMNS.get(cast("type[Any]", type(record)), ())
-    if len({len(getattr(record, name)) for name in names}) > 1:
-        raise DecodeError(f"{', '.join(names)} differ in length")
+    kind = cast("type[Any]", type(record))
+    columns_of = _COLUMNS_OF.get(kind)
+    if columns_of is not None and len({*map(len, columns_of(record))}) > 1:
+        raise DecodeError(f"{', '.join(_COLUMNS[kind])} differ in length")
