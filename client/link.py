@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from ..protocol.dealer import Dealer
 from ..protocol.errors import Closed, GenpoolError, NoBroker, Refused
 from ..protocol.messages import Hello, LLMInfo, Role
-from ..protocol.session import SessionSettings, SessionState
+from ..protocol.session import ENDED, REFUSED, SessionSettings
 from .machine import Client, Ended, FleetSeen, Reported, TurnedAway
 from .row import Row, RowEnd, tell_owners
 
@@ -114,7 +114,7 @@ class Link:
 
         def answer() -> tuple[T | None] | None:
             found = None if self._fleet is None else question(self._fleet)
-            return (found,) if found is not None or self._machine.state is SessionState.REFUSED else None
+            return (found,) if found is not None or self._machine.state is REFUSED else None
 
         with self._news:
             found = self._news.wait_for(answer, timeout_s)
@@ -127,8 +127,7 @@ class Link:
         self._report = None
         self._dealer.post(self._machine.ask)
         with self._news:
-            refused = SessionState.REFUSED
-            self._news.wait_for(lambda: self._report is not None or self._machine.state is refused, timeout_s)
+            self._news.wait_for(lambda: self._report is not None or self._machine.state is REFUSED, timeout_s)
         if self._report is None:
             self._raise_unreachable(timeout_s)
         return self._report or {}
@@ -142,7 +141,7 @@ class Link:
             self._io.join(timeout=3.0)
 
     def _raise_unreachable(self, timeout_s: float) -> None:
-        if self._machine.state is SessionState.REFUSED:
+        if self._machine.state is REFUSED:
             raise Refused(f"the broker at {self.address} refused this client: {self._machine.trouble}")
         raise NoBroker(f"no broker at {self.address} within {round(timeout_s, 1):g} s: {self._machine.trouble}")
 
@@ -150,7 +149,7 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self._dealer.run(lambda: self._machine.state is SessionState.ENDED)
+            self._dealer.run(lambda: self._machine.state is ENDED)
         except BaseException:
             log.exception("the connection to the broker at %s ended by a defect in genpool", self.address)
             error = Closed(f"the connection to the broker at {self.address} broke by a defect; see the log")

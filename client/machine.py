@@ -28,7 +28,7 @@ from ..protocol.messages import (
     Submit,
     SubmitRun,
 )
-from ..protocol.session import Log, Send, Session, SessionSettings, SessionState
+from ..protocol.session import OPEN, REFUSED, Log, Send, Session, SessionSettings
 from .line import LONGEST_NOTICE_S, Line
 from .option import has_told, unknown_options
 from .row import Ending, Row, RowSpec
@@ -136,7 +136,7 @@ class Client(Session):
     def ask(self, now: float) -> None:
         """Have the broker report; Reported follows when there is one."""
         self._asked = True
-        if self.state is SessionState.OPEN:
+        if self.state is OPEN:
             self._effect(Send(Ask()))
 
     # What Session asks for.
@@ -202,7 +202,7 @@ class Client(Session):
 
     def flush(self, now: float) -> list[object]:
         self._tell_endings()  # before all that is sent: somebody may wait for them
-        if self.state is SessionState.OPEN:
+        if self.state is OPEN:
             self._flush_releases()
             for line in self.lines.values():
                 if line.waiting and self.fleet is not None and line.llm in self.fleet:
@@ -233,7 +233,7 @@ class Client(Session):
 
     def _watch(self, line: Line, now: float) -> None:
         """End what was waited for long enough, and say what a quiet line waits for."""
-        if self.state is SessionState.REFUSED:
+        if self.state is REFUSED:
             self.fail(line.llm, Refused(f"the broker at {self.address} refused this client: {self.trouble}"))
         elif not self.ever_open:
             self._give_up(line, self._begun, now, self._no_broker)
@@ -294,7 +294,7 @@ class Client(Session):
         waits = (
             f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
         )
-        if self.state is not SessionState.OPEN:
+        if self.state is not OPEN:
             return f"{waits}there is no broker at {self.address} ({self.trouble})"
         info = (self.fleet or {}).get(line.llm)
         if info is not None and info.ready:

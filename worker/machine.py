@@ -29,7 +29,12 @@ from ..protocol.messages import (
     Settle,
     WorkerState,
 )
-from ..protocol.session import Log, Send, Session, SessionSettings, SessionState
+from ..protocol.session import ENDED, OPEN, Log, Send, Session, SessionSettings
+
+# As plain names, as in session.py.
+LOADING, READY, UNWELL, DRAINING = WorkerState
+_DONE: int = Outcome.DONE
+_RETURNED: int = Outcome.RETURNED
 
 # Finished answers that wait for their clients: beyond this many bytes no more work is asked for.
 MAX_HELD_BYTES = 256 * 1024 * 1024
@@ -144,7 +149,7 @@ class Worker(Session):
         super().__init__(address, settings, random, now)
         self._give_up_at = None if wait_s is None else now + wait_s
         self.identity = identity
-        self.worker_state = WorkerState.LOADING
+        self.worker_state = LOADING
         self.is_loaded = False
         self.reason = ""
         # By execution, the ids of all rows that were handed out, and the results of those among them that have ended.
@@ -189,7 +194,7 @@ class Worker(Session):
             running.row_ids.pop(execution, None)
             if execution not in self.held or execution in self.finished:
                 continue  # settled or handed back meanwhile
-            if running.stopped is not None and result.outcome != Outcome.DONE:
+            if running.stopped is not None and result.outcome != _DONE:
                 # What it says of itself, if it says anything, is only that it was told to end.
                 result = self._overrun(execution)
             if len(result.payload) > self.limits.max_row_bytes:
@@ -211,18 +216,18 @@ class Worker(Session):
 
     def crash(self, now: float) -> None:
         """The engine is dead: hand over what is finished and leave without a goodbye, so that the rest is charged."""
-        if self.state is SessionState.OPEN:
+        if self.state is OPEN:
             self._send_results()
         self._drain("its engine is dead")
         self._leave(EXIT_ENGINE_DEAD)
 
     def unwell(self, reason: str, now: float) -> None:
         """The engine's server, key or quota is at fault: grant nothing, and try again later."""
-        if self.worker_state is WorkerState.DRAINING:
+        if self.worker_state is DRAINING:
             return
-        if (self.worker_state, self.reason) != (WorkerState.UNWELL, reason):
+        if (self.worker_state, self.reason) != (UNWELL, reason):
             self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
-        self.worker_state, self.reason = WorkerState.UNWELL, reason
+        self.worker_state, self.reason = UNWELL, reason
         self._on_probation = False
         if self._probe_at is None:  # several calls of the same moment make the wait grow once
             self._probe_at = now + self._probe_delay_s
@@ -282,7 +287,7 @@ class Worker(Session):
     # What comes out.
 
     def flush(self, now: float) -> list[object]:
-        if self.state is SessionState.OPEN:
+        if self.state is OPEN:
             if self._hello_due:
                 self._effect(Send(self._hello()))
             self._send_results()
@@ -313,7 +318,7 @@ class Worker(Session):
 
     def _probe(self, now: float) -> None:
         """See whether an unwell LLM is well: load it where it is not, else ask for a single call."""
-        if self.worker_state is not WorkerState.UNWELL:
+        if self.worker_state is not UNWELL:
             return
         if self.is_loaded:
             self._on_probation = True
@@ -323,39 +328,37 @@ class Worker(Session):
 
     def _judge(self, outcomes: set[int]) -> None:
         """Whether an LLM that was unwell is well again, by how rows have ended at one moment."""
-        if self._on_probation and not outcomes <= {Outcome.RETURNED}:
+        if self._on_probation and not outcomes <= {_RETURNED}:
             self._be_ready()
-        if Outcome.DONE in outcomes:
+        if _DONE in outcomes:
             self._on_probation = False
             self._probe_delay_s = _FIRST_PROBE_S
 
     def _be_ready(self) -> None:
-        if self.worker_state in (WorkerState.LOADING, WorkerState.UNWELL):
-            self.worker_state, self.reason = WorkerState.READY, ""
+        if self.worker_state in (LOADING, UNWELL):
+            self.worker_state, self.reason = READY, ""
 
     def _takes_rows(self) -> bool:
         """Whether it is ready, or unwell and to be tried."""
-        return self.worker_state is WorkerState.READY or (
-            self.worker_state is WorkerState.UNWELL and self._on_probation
-        )
+        return self.worker_state is READY or (self.worker_state is UNWELL and self._on_probation)
 
     def _is_idle(self) -> bool:
         """Whether a worker that ends has nothing left to run, or nothing that ever will end."""
-        is_ending = self.worker_state is WorkerState.DRAINING and self.state is not SessionState.ENDED
+        is_ending = self.worker_state is DRAINING and self.state is not ENDED
         return is_ending and (not self.calls or self._exit_code != 0)
 
     def _told_state(self) -> tuple[WorkerState, str]:
         """What the broker hears: one that drains is charged nothing for, so a dying engine is none that drains."""
-        is_dying = self.worker_state is WorkerState.DRAINING and self._exit_code != 0
-        return WorkerState.UNWELL if is_dying else self.worker_state, self.reason
+        is_dying = self.worker_state is DRAINING and self._exit_code != 0
+        return UNWELL if is_dying else self.worker_state, self.reason
 
     def _drain(self, reason: str) -> None:
-        self.worker_state, self.reason = WorkerState.DRAINING, reason
+        self.worker_state, self.reason = DRAINING, reason
 
     def _leave(self, code: int = 0) -> None:
         """End; with a goodbye, unless rows still run: who they are shall be known when the process ends."""
         is_clean = code == 0 or len(self.finished) == len(self.held)
-        self.worker_state = WorkerState.DRAINING
+        self.worker_state = DRAINING
         self.end(self.reason if is_clean else None)
         self._effect(Exit(code))
 
@@ -403,7 +406,7 @@ class Worker(Session):
         self._results += results
 
     def _hand_back(self, executions: Iterable[int]) -> None:
-        self._finish([RowResult(execution, Outcome.RETURNED, b"") for execution in executions])
+        self._finish([RowResult(execution, _RETURNED, b"") for execution in executions])
 
     # Rows that run too long.
 

@@ -23,7 +23,7 @@ from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
 from ..protocol.messages import Hello, Role
-from ..protocol.session import SessionSettings, SessionState
+from ..protocol.session import REFUSED, SessionSettings
 from ..tasks.base import describe
 from .call import Caller, make_room, sentence_of
 from .llm import LLM
@@ -150,11 +150,11 @@ class _Shell:
         return self._finish()
 
     def _is_over(self) -> bool:
-        return self._exit is not None or self._machine.state is SessionState.REFUSED
+        return self._exit is not None or self._machine.state is REFUSED
 
     def _finish(self) -> int:
         code = self._exit or 0
-        if self._machine.state is SessionState.REFUSED:
+        if self._machine.state is REFUSED:
             log.error("the broker at %s refused this worker: %s", self._settings.broker, self._machine.trouble)
             code = EXIT_REFUSED
         if self._load_error is not None and self._tell_owner is not None:
