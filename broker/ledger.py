@@ -152,22 +152,30 @@ class Ledger:
 
     def release(self, client: Client, row_ids: Iterable[bytes]) -> None:
         """The client has the answers of these rows, or wants them no more."""
+        settled: list[int] = []  # yet to be told to ``worker``
+        worker: Worker | None = None
         for row_id in row_ids:
             row = client.rows.pop(row_id, None)
             if row is None:
                 continue
             execution = row.executions[0] if len(row.executions) == 1 else None
             if execution is None or not execution.finished or row.state is not ANSWERED or client.withheld:
+                self._outgoing.settle(worker, settled)
+                settled = []
                 self.drop(row)
                 continue
             # What nearly all are, answered and with one execution, which is over: as ``drop``, less what cannot be.
-            worker = execution.worker
+            own, number = execution.worker, execution.id
+            if own is not worker:
+                self._outgoing.settle(worker, settled)
+                worker, settled = own, []
             self.rows.pop(row_id, None)
-            self.executions.pop(execution.id, None)
-            worker.executions.pop(execution.id, None)
+            self.executions.pop(number, None)
+            own.executions.pop(number, None)
             client.unread_bytes -= row.unread_bytes
             row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
-            self._outgoing.settle(worker, execution.id)
+            settled.append(number)
+        self._outgoing.settle(worker, settled)
 
     # How rows go on.
 
@@ -395,7 +403,7 @@ class Ledger:
             if not execution.finished:
                 self._finish(execution)
                 worker.stopped += 1
-            self._outgoing.settle(worker, execution.id)
+            self._outgoing.settle(worker, [execution.id])
 
     def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
         """A worker that has (re)connected holds this execution: it goes on, or is settled when nobody wants it."""

@@ -88,10 +88,10 @@ class Outgoing:
             whole.payloads += answer.payloads
             collected.size += size
 
-    def settle(self, worker: Worker, execution_id: int) -> None:
-        """Tell a worker with the next flush that nobody waits for this execution any more."""
-        if worker.id in self._peers:
-            self._settles.setdefault(worker, []).append(execution_id)
+    def settle(self, worker: Worker | None, executions: list[int]) -> None:
+        """Tell a worker with the next flush that nobody waits for these executions, if there are any, any more."""
+        if executions and worker is not None and worker.id in self._peers:
+            self._settles.setdefault(worker, []).extend(executions)
 
     def forget(self, peer: Peer) -> None:
         """What is collected for a lost peer is of no use to it."""
