@@ -82,7 +82,7 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether rows may be submitted. One that was refused stays so; who connects anew tries again."""
-        return not self._closing and self._io.is_alive() and self._machine.state is not SessionState.REFUSED
+        return not self._closing and self._io.is_alive() and self._machine.state is not REFUSED
 
     def submit(self, rows: list[Row]) -> None:
         """Send rows; their owners hear of their end. Raises Closed."""
