@@ -65,6 +65,7 @@ class RemoteError(GenpoolError):
 
     Attributes:
         type_name, message, traceback: of the exception, as text. No class is made from a name that came from a peer.
+            The traceback is empty where the worker keeps it to its log (see ``genpool worker --expose-tracebacks``).
         kind: the nearest built-in exception (or, for a failure in this process, genpool error) that it was.
         llm, worker, host: whose failure it was; empty where nobody ran the row.
         attempts: how many executions of the row were charged, the last included.
@@ -92,6 +93,7 @@ class RemoteError(GenpoolError):
         where = f" (LLM {self.llm!r}" if self.llm else ""
         where += f", worker {self.host}:{self.worker}" if where and self.worker else ""
         where += f", after {self.attempts} attempts" if where and self.attempts > 1 else ""
+        where += "; see the worker's log" if where and self.worker and not self.traceback else ""
         return f"{self.type_name}: {self.message}{where + ')' if where else ''}"
 
 

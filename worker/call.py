@@ -24,6 +24,7 @@ from ..tasks.output import LLMOutput, empty_output
 from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall, has_shape
 from .machine import RowResult, StartCall
+from .secret import redacted
 
 log = logging.getLogger("genpool.worker")
 
@@ -63,13 +64,17 @@ class Row:
 class Caller:
     """Makes engine calls on one loaded LLM and turns whatever happens into results.
 
-    ``unwell`` is told when the LLM's server, key or quota is at fault.
+    ``unwell`` is told when the LLM's server, key or quota is at fault. A failure has its traceback only where
+    ``expose_tracebacks``: it tells of this host's paths and of the engine's code.
     """
 
-    def __init__(self, llm: LLM, worker: str, host: str, unwell: Callable[[str], None]) -> None:
+    def __init__(
+        self, llm: LLM, worker: str, host: str, unwell: Callable[[str], None], *, expose_tracebacks: bool = False
+    ) -> None:
         self._llm = llm
         self._worker, self._host = worker, host
         self._unwell = unwell
+        self._expose_tracebacks = expose_tracebacks
         # A plain LLM takes a rendered prompt through a task that passes it on in place of its own.
         self._rendered = copy.copy(llm)
         self._rendered.task = RenderedPromptTask()
@@ -134,7 +139,7 @@ class Caller:
         except CancelledError:
             return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
         except EngineUnwell as error:
-            self._unwell(str(error))
+            self._unwell(message_of(error))
             return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
         except Exception as error:
             make_room(error)
@@ -205,10 +210,11 @@ class Caller:
     def _failed(self, execution: int, error: Exception) -> RowResult:
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
         log.warning("a row failed: %s", sentence_of(error))
+        log.debug("where that was", exc_info=error)
         return RowResult(execution, outcome, pack_failure(self._failure(error)))
 
     def _failure(self, error: Exception) -> Failure:
-        trace = "".join(traceback.format_exception(error))
+        trace = traceback_of(error) if self._expose_tracebacks else ""
         message = message_of(error)
         return Failure(type(error).__name__, message, builtin_name(error), trace, self._worker, self._host)
 
@@ -233,11 +239,16 @@ def make_room(error: BaseException) -> None:
 
 
 def message_of(error: BaseException) -> str:
-    """What it says; a user's exception may be unable to."""
+    """What it says, without secrets; a user's exception may be unable to."""
     try:
-        return str(error)
+        return redacted(str(error))
     except Exception:
         return ""
+
+
+def traceback_of(error: BaseException) -> str:
+    """Where it was raised and what it came of, without secrets."""
+    return redacted("".join(traceback.format_exception(error)))
 
 
 def _arguments(contents: list[Any], task: TaskLike) -> list[Any]:

@@ -79,6 +79,12 @@ from .shell import WorkerSettings, run
     help="End a row that runs for longer: it is aborted where the engine can, or else this process ends, and the row "
     "is tried again or fails.  [default: a row may run for ever]",
 )
+@click.option(
+    "--expose-tracebacks",
+    is_flag=True,
+    help="Send clients the traceback of a row that failed. It tells of this host's paths, so without this it stands "
+    "only in the log, at the level debug.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(
     config: FileSettings | None,
@@ -96,6 +102,7 @@ def worker(
     wait: float | None,
     heartbeat_timeout: float,
     row_timeout: float | None,
+    expose_tracebacks: bool,
     lifeline: int | None,
 ) -> int:
     """Run a worker: a process that loads one LLM and asks a broker for rows.
@@ -118,6 +125,7 @@ def worker(
         wait_s=wait,
         heartbeat_timeout_s=heartbeat_timeout,
         row_timeout_s=row_timeout,
+        expose_tracebacks=expose_tracebacks,
         lifeline=lifeline,
         release=__version__,
     )

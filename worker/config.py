@@ -41,8 +41,8 @@ def read_config(context: click.Context, option: click.Parameter, path: Path | No
     try:
         if not isinstance(settings, dict):
             raise ConfigurationError(f"{_SETTINGS} must be a table of the engine's settings: write [{_SETTINGS}]")
-        for key in cast(dict[str, Any], settings):
-            refuse_secret(key)
+        for key, value in cast(dict[str, Any], settings).items():
+            refuse_secret(key, value)
         context.default_map = dict(_option(context, known, key, value) for key, value in content.items())
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
@@ -61,7 +61,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _option(context: click.Context, known: Mapping[str, click.Parameter], key: str, value: Any) -> tuple[str, object]:
     """The name by which click knows the option ``key``, and its value."""
-    refuse_secret(key)
+    refuse_secret(key, value)
     option = known.get(key.replace("_", "-"))
     if option is None:
         raise ConfigurationError(
@@ -69,7 +69,7 @@ def _option(context: click.Context, known: Mapping[str, click.Parameter], key: s
             f"[{_SETTINGS}]"
         )
     kind, types = _kind(option)
-    if isinstance(value, bool) or not isinstance(value, types):
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
         raise ConfigurationError(f"{key} must be {kind}, got {value!r}")
     try:
         return option.name or key, option.type.convert(value, option, context)
@@ -80,6 +80,8 @@ def _option(context: click.Context, known: Mapping[str, click.Parameter], key: s
 def _kind(option: click.Parameter) -> tuple[str, type | tuple[type, ...]]:
     """What the values of ``option`` are called, and their types in TOML."""
     match option.type:
+        case click.types.BoolParamType():
+            return "true or false", bool
         case click.types.IntParamType():
             return "a whole number", int
         case click.types.FloatParamType():

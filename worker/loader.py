@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_type_hints
 
@@ -80,11 +81,14 @@ def engine_settings(cls: type, pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         key = key.strip()
         if not equals:
+            refuse_secret(re.split(r"\W", key, maxsplit=1)[0], pair)
             raise ConfigurationError(f"a setting is written key=value, got {pair!r}")
         hint = _hint(cls, key)
         if key in settings:
             raise ConfigurationError(f"the setting {key} is given twice")
+        refuse_secret(key, text)
         settings[key] = typed(key, text, hint)
+        refuse_secret(key, settings[key])
     return settings
 
 

@@ -14,11 +14,10 @@ import pickle
 import socket
 import struct
 import sys
-import traceback
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
-from .call import builtin_name, message_of
+from .call import builtin_name, message_of, traceback_of
 from .llm import LLM
 from .loader import load_user_llm
 from .shell import WorkerSettings, run
@@ -35,7 +34,13 @@ def main(descriptor: int) -> None:
     owner = socket.socket(fileno=descriptor)
     head = unpack(_read(owner))
     pickled = _read(owner)
-    settings = WorkerSettings(llm=head["llm"], broker=head["broker"], lifeline=descriptor, release=__version__)
+    settings = WorkerSettings(
+        llm=head["llm"],
+        broker=head["broker"],
+        expose_tracebacks=True,
+        lifeline=descriptor,
+        release=__version__,
+    )
     sys.exit(run(settings, lambda: _load(pickled), lambda error: _tell(owner, error)))
 
 
@@ -52,8 +57,7 @@ def _tell(owner: socket.socket, error: BaseException | None) -> None:
 
 
 def _failure(error: BaseException) -> Failure:
-    trace = "".join(traceback.format_exception(error))
-    kind = type(error).__name__
+    kind, trace = type(error).__name__, traceback_of(error)
     return Failure(kind, message_of(error), builtin_name(error), trace, str(os.getpid()), socket.gethostname())
 
 

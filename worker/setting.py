@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import types
 from collections.abc import Callable, Mapping
 from collections.abc import Callable as AbstractCallable
@@ -14,6 +13,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..protocol.errors import ConfigurationError
 from ..tasks.named import described, named_object
+from .secret import has_login, is_secret_name
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NONES = ("none", "null")
@@ -26,8 +26,6 @@ _KINDS: dict[Any, str] = {
     dict: "a table",
 }
 
-_SECRET = re.compile(r"(^|[_-]|api)(key|token|secret|password)$", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
 class FileSettings:
@@ -37,13 +35,25 @@ class FileSettings:
     values: Mapping[str, Any]
 
 
-def refuse_secret(key: str) -> None:
-    """Raises ConfigurationError where ``key`` is a secret's name: its value shall stand where nobody else reads it."""
-    if _SECRET.search(key):
+_READ_BY_OTHERS = "others can read command lines and configuration"
+
+
+def refuse_secret(key: str, value: object = None) -> None:
+    """Raises ConfigurationError where ``key`` is a secret's name, or ``value`` holds one: nobody else may read it."""
+    if is_secret_name(key):
         raise ConfigurationError(
-            f"{key} is a secret, and others can read command lines and configuration: set api_key_env to the name of "
-            "an environment variable that holds it, or api_key_file to a file"
+            f"{key} is a secret, and {_READ_BY_OTHERS}: set api_key_env to the name of an environment variable that "
+            "holds it, or api_key_file to a file"
         )
+    if isinstance(value, str) and has_login(value):
+        raise ConfigurationError(
+            f"{key} has a password in it, and {_READ_BY_OTHERS}: put the address into an environment variable, such as "
+            "OPENAI_BASE_URL"
+        )
+    if isinstance(value, dict):
+        for name, inner in cast(dict[Any, object], value).items():
+            if isinstance(inner, str):
+                refuse_secret(f"{key}.{name}", inner)
 
 
 def typed(key: str, text: str, hint: Any) -> Any:

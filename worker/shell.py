@@ -25,9 +25,10 @@ from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, Engin
 from ..protocol.messages import Hello, Role
 from ..protocol.session import REFUSED, SessionSettings
 from ..tasks.base import describe
-from .call import Caller, make_room, sentence_of
+from .call import Caller, make_room, message_of, sentence_of
 from .llm import LLM
 from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
+from .secret import redact_logs
 
 log = logging.getLogger("genpool.worker")
 
@@ -41,8 +42,8 @@ class WorkerSettings:
     """What one worker process serves, and how. Times in seconds.
 
     ``concurrency`` None takes what the LLM says of itself. ``wait_s`` is how long a first connection is tried for,
-    and ``row_timeout_s`` how long a row may run, None for ever. ``lifeline`` is a descriptor whose other end the owner
-    holds open.
+    and ``row_timeout_s`` how long a row may run, None for ever. ``expose_tracebacks`` sends clients the tracebacks of
+    their failed rows. ``lifeline`` is a descriptor whose other end the owner holds open.
     """
 
     llm: str
@@ -52,6 +53,7 @@ class WorkerSettings:
     wait_s: float | None = None
     heartbeat_timeout_s: float = 10.0
     row_timeout_s: float | None = None
+    expose_tracebacks: bool = False
     lifeline: int | None = None
     release: str = ""
 
@@ -67,6 +69,7 @@ def run(
     Raises:
         ConfigurationError: from ``load``, when what the user gave cannot be used and there is no owner to tell.
     """
+    redact_logs()
     shell = _Shell(settings, load, tell_owner)
     if settings.lifeline is not None:
         threading.Thread(target=_end_with_owner, args=(settings.lifeline,), name="lifeline", daemon=True).start()
@@ -203,19 +206,25 @@ class _Shell:
         # Whatever a loader raises ends the process with a sentence; SystemExit and KeyboardInterrupt among it.
         except BaseException as error:
             if isinstance(error, EngineUnwell) and self._tell_owner is None:
-                reason = str(error)
+                reason = message_of(error)
                 return lambda now: self._machine.unwell(reason, now)
             make_room(error)
             self._load_error = error
             code = 2 if isinstance(error, ConfigurationError) else EXIT_ENGINE_DEAD
-            told = str(error) if isinstance(error, ConfigurationError) else sentence_of(error)
+            told = message_of(error) if isinstance(error, ConfigurationError) else sentence_of(error)
             goodbye = f"its LLM could not be loaded: {told}"
             return lambda now: self._end(code, goodbye)
         self._llm = llm
         return lambda now: self._loaded(identity, now)
 
     def _describe(self, llm: LLM) -> Hello:
-        self._caller = Caller(llm, str(os.getpid()), socket.gethostname(), self._on_unwell)
+        self._caller = Caller(
+            llm,
+            str(os.getpid()),
+            socket.gethostname(),
+            self._on_unwell,
+            expose_tracebacks=self._settings.expose_tracebacks,
+        )
         identity = replace(
             self._machine.identity,
             model_name=llm.model_name,

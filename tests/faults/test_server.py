@@ -14,6 +14,7 @@ import pytest
 from chat import NO_MODEL, QUOTA, WRONG_KEY, ChatServer
 from fleet import PATIENCE_S, Fleet, until
 from noted import environment
+from written import written
 
 pytest.importorskip("openai")
 
@@ -161,7 +162,7 @@ def test_a_key_that_is_wrong_at_the_start_may_be_corrected_in_its_file(
     fleet: Fleet, server: ChatServer, llm: ProcessLLM, tmp_path: Path
 ) -> None:
     server.key = "right"
-    (tmp_path / "key").write_text("wrong")
+    written(tmp_path / "key", "wrong")
     start_worker(fleet, server, f"api_key_file={tmp_path / 'key'}")
     future = llm.generate(inputs("row"))
     check_unwell(fleet, "401 Incorrect API key provided.")
@@ -174,7 +175,7 @@ def test_a_key_that_is_exchanged_while_it_serves_is_read_again_from_its_file(
     fleet: Fleet, server: ChatServer, llm: ProcessLLM, tmp_path: Path
 ) -> None:
     server.key = "first"
-    (tmp_path / "key").write_text("first")
+    written(tmp_path / "key", "first")
     start_worker(fleet, server, f"api_key_file={tmp_path / 'key'}", "max_retries=0")
     assert answers(llm.generate(inputs("before")).result(PATIENCE_S)) == ["BEFORE"]
     server.key = "second"

@@ -76,7 +76,11 @@ def test_errors_that_no_built_in_fits_are_ours_alone(kind: type[Exception]) -> N
         (failure(llm="smollm2"), "ValueError: too long (LLM 'smollm2')"),
         (
             failure(llm="smollm2", worker="17", host="gpu1", attempts=3),
-            "ValueError: too long (LLM 'smollm2', worker gpu1:17, after 3 attempts)",
+            "ValueError: too long (LLM 'smollm2', worker gpu1:17, after 3 attempts; see the worker's log)",
+        ),
+        (
+            failure(llm="smollm2", worker="17", host="gpu1", traceback="Traceback …"),
+            "ValueError: too long (LLM 'smollm2', worker gpu1:17)",
         ),
         (failure(llm="smollm2", attempts=1), "ValueError: too long (LLM 'smollm2')"),
     ],

@@ -19,6 +19,7 @@ from genpool.tasks.text_generation import TextGenerationTask
 from genpool.worker.call import Caller
 from genpool.worker.llm import LLM, RowCall
 from genpool.worker.machine import RowResult, StartCall
+from genpool.worker.secret import hide
 
 Inputs = list[dict[str, Any]]
 
@@ -84,9 +85,9 @@ class ByBatch(Scripted):
 class Bench:
     """A Caller, and what it said of the LLM's health."""
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LLM, *, expose_tracebacks: bool = False) -> None:
         self.unwell: list[str] = []
-        self.caller = Caller(llm, "4711", "gpu1", self.unwell.append)
+        self.caller = Caller(llm, "4711", "gpu1", self.unwell.append, expose_tracebacks=expose_tracebacks)
 
     def run(self, *contents: Any, n: int = 1, kind: str = "input", seed: int | None = None) -> list[RowResult]:
         return self.run_packed(*(pack_row(content, seed) for content in contents), n=n, kind=kind)
@@ -434,7 +435,33 @@ def test_errors_of_the_request_are_final_and_others_are_tried_again(
     failure = unpack_failure(result.payload)
     assert (failure.type, failure.message, failure.builtin) == (type_name, str(error), builtin)
     assert (failure.worker, failure.host) == ("4711", "gpu1")
-    assert failure.traceback.startswith("Traceback (most recent call last)")
+    assert failure.traceback == ""
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_traceback_is_told_where_that_is_asked_for_and_logged_anyway(
+    by_row: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raise_it(call: RowCall) -> list[LLMOutput]:
+        raise OSError("no GPU")
+
+    llm = ByRow(raise_it) if by_row else Scripted(raiser(OSError("no GPU")))
+    with caplog.at_level(logging.DEBUG, "genpool.worker"):
+        (result,) = Bench(llm, expose_tracebacks=True).run(*inputs("a"))
+    trace = unpack_failure(result.payload).traceback
+    assert trace.startswith("Traceback (most recent call last)")
+    assert trace.endswith("OSError: no GPU\n")
+    assert trace in caplog.text
+
+
+@pytest.mark.parametrize("raised", [EngineUnwell, RowError])
+def test_no_secret_is_told(raised: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    hide("sk-proj-0123456789")
+    bench = Bench(Scripted(raiser(raised("no sk-proj-0123456789"))), expose_tracebacks=True)
+    (result,) = bench.run(*inputs("a"))
+    assert b"sk-proj" not in result.payload
+    assert bench.unwell == (["no [secret]"] if raised is EngineUnwell else [])
+    assert "sk-proj" not in caplog.text
 
 
 def test_an_unwell_llm_hands_the_rows_back_and_says_why() -> None:

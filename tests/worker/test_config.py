@@ -44,6 +44,7 @@ def test_it_says_what_the_options_say(write: Write) -> None:
         wait = 2
         heartbeat-timeout = 2.5
         row_timeout = 60
+        expose-tracebacks = true
         [set]
         base_url = "http://127.0.0.1:8000/v1"
     """)
@@ -62,6 +63,7 @@ def test_it_says_what_the_options_say(write: Write) -> None:
         "wait": 2.0,
         "heartbeat_timeout": 2.5,
         "row_timeout": 60.0,
+        "expose_tracebacks": True,
     }
 
 
@@ -76,6 +78,16 @@ def test_the_command_line_and_the_environment_go_before_it(write: Write, monkeyp
 def test_the_environment_may_name_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENPOOL_WORKER_CONFIG", str(write('llm = "a"')))
     assert worker.make_context("worker", [], auto_envvar_prefix="GENPOOL_WORKER").params["llm"] == "a"
+
+
+def test_tracebacks_are_exposed_only_when_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*arguments: str) -> bool:
+        given = ["--llm", "a", *arguments]
+        return worker.make_context("worker", given, auto_envvar_prefix="GENPOOL_WORKER").params["expose_tracebacks"]
+
+    assert (said(), said("--expose-tracebacks")) == (False, True)
+    monkeypatch.setenv("GENPOOL_WORKER_EXPOSE_TRACEBACKS", "1")
+    assert said()
 
 
 def test_settings_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +121,11 @@ def test_without_one_there_are_no_settings() -> None:
         ('set = "temperature=1"', r"set must be a table of the engine's settings: write \[set\]"),
         ('api_key = "sk-1"', "api_key is a secret"),
         ('[set]\napi_key = "sk-1"', "api_key is a secret"),
+        ('[set]\nbase_url = "http://me:sk-1@host/v1"', "base_url has a password in it"),
+        ('[set]\nextra_body = {api_key = "sk-1"}', "extra_body.api_key is a secret"),
+        ('broker = "tcp://me:sk-1@host:5555"', "broker has a password in it"),
+        ('expose-tracebacks = "yes"', "expose-tracebacks must be true or false, got 'yes'"),
+        ("expose-tracebacks = 1", "expose-tracebacks must be true or false, got 1"),
         ("llm = ", "is no TOML file: "),
         ("a = 1\na = 2", "is no TOML file: "),
     ],

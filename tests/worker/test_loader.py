@@ -141,6 +141,22 @@ def test_a_secret_is_refused_and_not_repeated(key: str) -> None:
     assert "sk-1" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("pair", "sentence"),
+    [
+        ("label=http://me:sk-1@host/v1", "label has a password in it"),
+        ('extra={"api_key": "sk-1"}', "extra.api_key is a secret"),
+        ('extra={"url": "http://me:sk-1@host/v1"}', "extra has a password in it"),
+        ("api_key:sk-1", "api_key is a secret"),
+        ("api_key sk-1", "api_key is a secret"),
+    ],
+)
+def test_a_secret_in_a_value_is_refused_and_not_repeated(pair: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence) as raised:
+        engine_settings(Engine, [pair])
+    assert "sk-1" not in str(raised.value)
+
+
 class TestFileSettings:
     @pytest.mark.parametrize(
         ("key", "value"),

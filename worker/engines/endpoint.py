@@ -18,6 +18,7 @@ import openai
 from openai.types.chat import ChatCompletionMessage
 
 from ...protocol.errors import ConfigurationError, EngineUnwell
+from ..secret import hide_login
 from .answer import Answer, Choice
 from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
@@ -190,7 +191,10 @@ def _http_client(concurrency: int) -> Any:
 def _base_url(given: str | None) -> str | None:
     url = given or os.environ.get("OPENAI_BASE_URL") or None
     if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"base_url must begin with http:// or https://, got {_without_login(url)!r}")
+        got = "" if "@" in url else f", got {url!r}"
+        raise ConfigurationError(f"base_url must begin with http:// or https://{got}")
+    if url is not None:
+        hide_login(url)
     return url
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import openai
 
 from ...protocol.errors import EngineUnwell, RowError
+from ..secret import redacted
 
 _ROW = frozenset({400, 413, 422})
 
@@ -65,7 +66,7 @@ def sentence_of(error: Exception) -> str:
         return f"{error.status_code} {said(error.body) or error.response.reason_phrase}"
     if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
         cause = error.__cause__
-        return f"{error.message.rstrip('.')} ({str(cause) or type(cause).__name__})"
+        return line(f"{error.message.rstrip('.')} ({str(cause) or type(cause).__name__})")
     return line(str(error))
 
 
@@ -80,5 +81,6 @@ def said(body: object) -> str:
 
 
 def line(text: str) -> str:
-    """``text`` in one line that is not too long."""
-    return " ".join(text.split())[:_LONGEST_SENTENCE]
+    """``text`` in one line that is not too long, without secrets: providers repeat a key that they refuse."""
+    # Before it is cut, for of half a secret nobody would know that it is one.
+    return " ".join(redacted(text).split())[:_LONGEST_SENTENCE]

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from ...protocol.errors import ConfigurationError
+from ..secret import hide, hide_environment
+
+_USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 def read_key(env: str | None, file: str | Path | None) -> str | None:
     """The key in ``file``, or without one in the environment variable ``env``; None where that is not set.
 
+    Neither logs nor errors of this process have it from then on: see secret.py.
+
     Raises:
-        ConfigurationError: the file cannot be read or is empty.
+        ConfigurationError: the file cannot be read, is empty, or is ours and can be read by others; or ``env`` is no
+            variable's name.
     """
-    if file is None:
-        return (env and os.environ.get(env, "").strip()) or None
+    key = _variable(env or "") if file is None else _content(Path(file))
+    hide(key)
+    return key or None
+
+
+def _variable(name: str) -> str:
+    if name and name not in os.environ and not _USUAL_NAME.fullmatch(name):
+        # Not repeated, for it may well be the key.
+        raise ConfigurationError("api_key_env must be the name of an environment variable, and what is given is none")
+    return os.environ.get(name, "").strip()
+
+
+def _content(path: Path) -> str:
     try:
-        key = Path(file).expanduser().read_text().strip()
+        with path.expanduser().open() as file:
+            found = os.fstat(file.fileno())
+            key = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"api_key_file {file} cannot be read: {error}") from error
+        raise ConfigurationError(f"api_key_file {path} cannot be read: {error}") from error
+    # As OpenSSH does: a file of another user's (a secret that Docker or Kubernetes mounts) is theirs to protect.
+    if found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"api_key_file {path} can be read by others: chmod 600 {path}")
     if not key:
-        raise ConfigurationError(f"api_key_file {file} is empty")
+        raise ConfigurationError(f"api_key_file {path} is empty")
     return key
 
 
@@ -33,6 +57,7 @@ class Key:
     """
 
     def __init__(self, env: str | None, file: str | Path | None, otherwise: str | None = None) -> None:
+        hide_environment()  # where neither is given, a library may find a key there by itself
         self._read = lambda: read_key(env, file) or otherwise
         self.value = self._read()
 

@@ -33,6 +33,7 @@ from ...tasks.base import TaskLike
 from ...tasks.prompt import SupportedFormats
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
+from ..secret import hide_login
 from .answer import Answer, Choice
 from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, line, said
@@ -154,6 +155,8 @@ class LiteLLM(ServerEngine):
         check_retries(max_retries)
         check_chat_format(prompt_format)
         _check_extra(extra_options or {})
+        if api_base is not None:
+            hide_login(api_base)
         self._model = model
         provider, takes = _provider_of(model, api_base)
         self._wire_names = {name: wire for name, wire in _WIRE_NAMES.items() if wire in takes}

@@ -3,14 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from written import written
 
 from genpool.protocol.errors import ConfigurationError
 from genpool.worker.engines.key import Key, read_key
+from genpool.worker.secret import redacted
 
 
 def test_a_file_goes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", " k1\n")
-    (tmp_path / "key").write_text("k2\n")
+    written(tmp_path / "key", "k2\n")
     assert read_key("MY_KEY", None) == "k1"
     assert read_key("MY_KEY", tmp_path / "key") == "k2"
 
@@ -30,14 +32,45 @@ def test_no_key_is_none(monkeypatch: pytest.MonkeyPatch, value: str | None) -> N
 )
 def test_a_file_without_a_key_is_named(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     if content is not None:
-        (tmp_path / "key").write_bytes(content)
+        written(tmp_path / "key", "").write_bytes(content)
     with pytest.raises(ConfigurationError, match=f"api_key_file .*key {sentence}"):
         read_key(None, tmp_path / "key")
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_file_of_ours_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = written(tmp_path / "key", "sk-1")
+    file.chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"can be read by others: chmod 600 .*key") as raised:
+        read_key(None, file)
+    assert "sk-1" not in str(raised.value)
+
+
+def test_a_file_of_another_user_is_theirs_to_protect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As secrets are that Docker and Kubernetes mount."""
+    file = written(tmp_path / "key", "k")
+    file.chmod(0o644)
+    monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + 1)
+    assert read_key(None, file) == "k"
+
+
+@pytest.mark.parametrize("name", ["sk-proj-1", "gsk_abcdef", "KEY=1", ""])
+def test_a_key_in_the_place_of_its_variables_name_is_not_repeated(name: str) -> None:
+    if not name:
+        assert read_key(name, None) is None
+        return
+    with pytest.raises(ConfigurationError, match="api_key_env must be the name of an environment variable") as raised:
+        read_key(name, None)
+    assert name not in str(raised.value)
+
+
+def test_a_key_is_not_repeated_once_it_was_read(tmp_path: Path) -> None:
+    read_key(None, written(tmp_path / "key", "sk-proj-0123456789\n"))
+    assert redacted("no sk-proj-0123456789") == "no [secret]"
+
+
 def test_a_key_may_be_exchanged(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text("old")
+    file = written(tmp_path / "key", "old")
     key = Key(None, file)
     assert not key.is_new()
     file.write_text("")  # as it is for a moment when somebody writes it

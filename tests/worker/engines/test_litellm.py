@@ -17,6 +17,7 @@ import pytest
 from answering import SLOTS, Reply, Scripted, completion, error
 from extras import require
 from fleet import Fleet, until
+from written import written
 
 require("litellm")
 
@@ -392,8 +393,7 @@ class TestKeys:
     def test_a_file_is_read_again_when_the_key_is_refused(
         self, scripted: Scripted, connect: Connect, tmp_path: Path
     ) -> None:
-        file = tmp_path / "key"
-        file.write_text("old\n")
+        file = written(tmp_path / "key", "old\n")
         llm = connect(api_key_file=file)
         llm.generate_row(row())
         file.write_text("new\n")

@@ -13,6 +13,7 @@ import pytest
 from answering import SLOTS, Reply, Scripted, completion, error, plain_completion
 from fleet import PATIENCE_S, Fleet, until
 from gathering import Gathering
+from written import written
 
 pytest.importorskip("openai")
 
@@ -559,7 +560,7 @@ class TestKeys:
         self, scripted: Scripted, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "k1")
-        (tmp_path / "key").write_text("k2\n")
+        written(tmp_path / "key", "k2\n")
         connect(api_key_file=tmp_path / "key")
         assert scripted.keys == ["Bearer k2"]
 
@@ -576,7 +577,7 @@ class TestKeys:
     @pytest.mark.parametrize("content", [None, "", "\n"])
     def test_a_key_file_without_a_key_is_named(self, tmp_path: Path, content: str | None) -> None:
         if content is not None:
-            (tmp_path / "key").write_text(content)
+            written(tmp_path / "key", content)
         with pytest.raises(ConfigurationError, match=r"api_key_file .*key"):
             OpenAILLM("m", base_url="http://127.0.0.1:9/v1", api_key_file=str(tmp_path / "key"))
 
