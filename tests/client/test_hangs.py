@@ -215,6 +215,7 @@ def test_row_that_raises_fails_alone(local: Local, tmp_path: Path, num_threads: 
     assert isinstance(error, ValueError)
     assert sorted(error.failures) == [0, 3]
     assert error.failures[3].message == "the engine raises"
+    assert "in _do" in error.failures[3].traceback
     assert error.failures[3].attempts == 1
     assert raws(error.partial) == [[], ["a"], ["b"], []]
 

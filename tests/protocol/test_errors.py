@@ -100,6 +100,15 @@ def test_a_remote_error_pickles_with_all_its_fields() -> None:
     assert [str(one) for one in again.others] == ["KeyError: name"]
 
 
+@pytest.mark.parametrize(
+    "name", ["", "Refused", "GenerationError", "os.system", "builtins.ValueError", "__import__", "eval", "SystemExit"]
+)
+def test_a_name_from_the_wire_leads_to_nothing_but_built_in_exceptions(name: str) -> None:
+    assert known_error(name) is Exception
+    assert {kind for kind in map(known_error, dir(builtins)) if kind is not Exception} == {*BUILTINS} - {Exception}
+    assert known_error("WorkerLost") is WorkerLost
+
+
 # A call's failures.
 
 
