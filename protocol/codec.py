@@ -20,7 +20,7 @@ import msgpack
 
 from .errors import DecodeError
 from .frames import LARGE_BYTES, Frame, Frames, Payload
-from .limits import MAX_ROWS_PER_MESSAGE, PROTOCOL_VERSION, ROW_ID_BYTES, Limits
+from .limits import MAX_COUNT, MAX_ROWS_PER_MESSAGE, PROTOCOL_VERSION, ROW_ID_BYTES, Limits
 from .messages import (
     Answer,
     Ask,
@@ -55,7 +55,6 @@ from .packer import Packer
 
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
-_MAX_INT = 2**63 - 1
 _ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
 
@@ -71,8 +70,15 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= _MAX_INT:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
         raise DecodeError("is no count")
+    return value
+
+
+def _first_of_run(value: Any) -> int:
+    # The numbers of the rows behind the first must be counts, too.
+    if _count(value) > MAX_COUNT - MAX_ROWS_PER_MESSAGE:
+        raise DecodeError("is no count that others can follow")
     return value
 
 
@@ -266,7 +272,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "options": _bytes,
         "seconds_left": _optional(_seconds),
         "charged": _count,
-        "first_execution": _count,
+        "first_execution": _first_of_run,
         "ids": _ids,
     },
     Settle: {"executions": _counts},
@@ -385,6 +391,8 @@ def decode(frames: Sequence[Frame]) -> Message:
         plain = _unpack(head[1:])
         if kind in (Hello, Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
             return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
+        if kind is Hello:
+            _field("role", _FIELDS[Hello]["role"], plain)  # only that of another version may say none
         message = _typed(kind, plain)
         _fill(message, plain, frames[1:])
     except DecodeError as error:

@@ -54,6 +54,7 @@ from genpool.protocol.messages import (
 texts = st.text(st.characters(), max_size=12)
 counts = st.integers(0, 2**63 - 1)
 positives = st.integers(1, 2**63 - 1)
+firsts = st.integers(0, 2**63 - 1 - MAX_ROWS_PER_MESSAGE)
 seconds = st.floats(0, 1e12)
 row_ids = st.binary(min_size=ROW_ID_BYTES, max_size=ROW_ID_BYTES)
 payloads = st.binary(max_size=40)
@@ -88,7 +89,7 @@ run_fields: dict[str, SearchStrategy[Any]] = {
 submit_fields = {"llm": texts, "again": st.booleans(), "hedge": st.just(0.0) | st.floats(1, 1e9), **run_fields}
 submit_runs = rows_of(SubmitRun, submit_fields, ids=row_ids, payloads=payloads)
 assign_runs = rows_of(
-    AssignRun, {"charged": counts, "first_execution": counts, **run_fields}, ids=row_ids, payloads=payloads
+    AssignRun, {"charged": counts, "first_execution": firsts, **run_fields}, ids=row_ids, payloads=payloads
 )
 llm_infos = st.builds(
     LLMInfo,
@@ -425,6 +426,7 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a hello without a version": (raw("Hello", b"\x80"), "Hello: version is no count"),
     "a flag for a version": (spoiled("Hello", version=True), "Hello: version is no count"),
     "a foreign refusal without words": (spoiled("Refuse", version=2, reason=7), "Refuse: reason is no text"),
+    "a hello that leaves its role out": (raw("Hello", b"\x81\xa7version\x01"), "Hello: role is none of"),
     "an unknown role": (spoiled("Hello", role="king"), "Hello: role is none of"),
     "no role": (spoiled("Hello", role=None), "Hello: role is none of"),
     "a list for a role": (spoiled("Hello", role=["client"]), "Hello: role is none of"),
@@ -451,6 +453,10 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a run without its llm": (raw("Submit", msgpack.packb({"runs": [{"ids": b""}]})), "Submit: runs lacks some of llm"),
     "runs that are a map": (spoiled("Submit", runs={}), "Submit: runs is no list"),
     "a run that is a number": (spoiled("Submit", runs=[1]), "Submit: runs is no map of names"),
+    "an execution that the next cannot follow": (
+        spoiled_run("Assign", first_execution=2**63 - 1),
+        "Assign: runs first_execution is no count that others can follow",
+    ),
     "an unknown row kind": (spoiled_run("Submit", kind="file"), "Submit: runs kind is none of input, prompt"),
     "no generations": (spoiled_run("Assign", num_generations=0), "Assign: runs num_generations is below 1"),
     "a hedge below 1": (spoiled_run("Submit", hedge=0.5), "Submit: runs hedge is neither 0 nor a number from 1"),
