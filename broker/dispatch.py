@@ -110,7 +110,8 @@ class Dispatcher:
 
     def _hand_out(self, llm: LLM, worker: Worker, share: int, now: float) -> None:
         """Give one worker at most ``share`` rows, within its credit; it goes to the end of the turn."""
-        batch, limits = worker.hello.batch_size, self._limits
+        limits = self._limits
+        batch = min(worker.hello.batch_size, limits.max_rows)
         calls = worker.free_calls
         if batch == 1:
             self._assign(llm, worker, llm.queue.take(min(calls, share, limits.max_rows), now), now)

@@ -99,7 +99,7 @@ class Ledger:
         new: list[Row] = []
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
             known = self.rows.get(row_id)
-            if known is not None and known.state is not MISSING:
+            if known is not None and (known.state is not MISSING or known.client is not client):
                 self._submitted_again(client, known, payload, spec)
                 continue
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
@@ -133,12 +133,14 @@ class Ledger:
             self._outgoing.send(client, Missing(missing[at : at + most]))
 
     def _is_cared_for(self, client: Client, row_id: bytes) -> bool:
-        """Whether an awaited row will be answered with what is held here and at workers."""
+        """Whether an awaited row will be answered with what is held here and at workers, or is another client's."""
         row = self.rows.get(row_id)
         if row is None:
             return False
         if row.client is None:
             self._adopt(client, row)
+        elif row.client is not client:
+            return True
         elif row.state is ANSWERED:
             self._resend(row)
         return row.state is not MISSING
@@ -241,13 +243,14 @@ class Ledger:
             self._answer(row, *row.record.verdict, row.record.charged)
             return
         finished = next((execution for execution in row.executions if execution.finished), None)
-        if finished is None:
+        if finished is None and not row.executions:
             self._run_again(row)
             return
         # It counts as running until the answer is here, so that it runs again if its worker is lost before. A worker
-        # that is away says what it holds when it is back.
+        # that is away says what it holds when it is back. One that came back may run it still.
         row.state = RUNNING
-        self._outgoing.send(finished.worker, Resend([finished.id]))
+        if finished is not None:
+            self._outgoing.send(finished.worker, Resend([finished.id]))
 
     def _run_again(self, row: Row) -> None:
         """Queue a row whose executions came to nothing; without its payload, ask its client for it."""

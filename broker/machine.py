@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..protocol.limits import PROTOCOL_VERSION
+from ..protocol.limits import MAX_COUNT, PROTOCOL_VERSION
 from ..protocol.messages import (
     Ask,
     Assign,
@@ -255,8 +255,10 @@ class Broker:
 
     def _has_room(self, hello: Hello) -> bool:
         """Whether whoever says this may come in. A process that was here has its place until its grace is over."""
-        known = (self.clients, self.workers, self._departures)
-        return sum(map(len, known)) < self.settings.max_peers or any(hello.instance in some for some in known)
+        workers = (self.workers, self._departures)
+        known = (self.clients,) if hello.role == Role.CLIENT else workers
+        taken = len(self.clients) + sum(map(len, workers))
+        return taken < self.settings.max_peers or any(hello.instance in some for some in known)
 
     def _turn_away(self, peer_id: bytes, hello: Hello) -> None:
         reason = (
@@ -278,7 +280,7 @@ class Broker:
             client = self.clients[hello.instance] = Client(peer_id, hello, key)
         else:
             # Its old connection may not have been seen to break yet.
-            self.peers.pop(client.id, None)
+            self._unlink(client)
             client.reconnect(peer_id, hello)
         self._welcome(client)
         self._out.send(client, self._fleet())
@@ -339,7 +341,7 @@ class Broker:
 
     def _lost(self, peer: Peer, why: str, *, silent: bool = False) -> None:
         """The connection is gone; the peer may come back with a new one."""
-        self.peers.pop(peer.id, None)
+        self._unlink(peer)
         self._out.forget(peer)
         if isinstance(peer, Client):
             peer.lost = self._now
@@ -359,6 +361,11 @@ class Broker:
                 self._unassign(peer.id, message)
             self._fleet_changed = True
             self._out.log("warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}")
+
+    def _unlink(self, peer: Peer) -> None:
+        """Its connection counts no more, unless it has become another one's: that said goodbye, and hello as it."""
+        if self.peers.get(peer.id) is peer:
+            del self.peers[peer.id]
 
     def _unassign(self, peer_id: bytes, message: Message) -> None:
         """A message that never left: rows in it were not handed out."""
@@ -383,7 +390,7 @@ class Broker:
             self._fleet_changed = True
 
     def _forget_client(self, client: Client) -> None:
-        self.peers.pop(client.id, None)
+        self._unlink(client)
         self.clients.pop(client.hello.instance, None)
         self._out.forget(client)
         for row in list(client.rows.values()):
@@ -424,7 +431,7 @@ class Broker:
 
     def _on_result(self, worker: Worker, message: Result) -> None:
         worker.hello.credit = message.credit
-        worker.tokens += message.tokens
+        worker.tokens = min(MAX_COUNT, worker.tokens + message.tokens)
         self.ledger.ended(worker, message, self._now)
         self._llm(worker.hello.llm).note_credit(worker)
 
@@ -436,14 +443,14 @@ class Broker:
         if worker.reconciled:
             return
         for execution_id, row_id, finished in zip(message.executions, message.ids, message.finished, strict=True):
-            worker.claimed.add(execution_id)
+            worker.unclaimed.discard(execution_id)
             self.ledger.claim(worker, execution_id, row_id, finished, self._now)
         if message.more:
             return
         worker.reconciled = True
         # What it inherited from its last connection and does not hold never reached it.
-        self.ledger.requeue([e for number, e in worker.executions.items() if number not in worker.claimed])
-        worker.claimed.clear()
+        self.ledger.requeue([e for number, e in worker.executions.items() if number in worker.unclaimed])
+        worker.unclaimed.clear()
         self._llm(worker.hello.llm).note_credit(worker)
 
     # What is said of the whole.

@@ -53,7 +53,7 @@ class Outgoing:
 
     def send(self, peer: Peer, message: Message) -> None:
         """Send in order: behind what the peer has not taken yet."""
-        if peer.id not in self._peers:
+        if self._peers.get(peer.id) is not peer:
             return
         if peer.outbox:
             peer.put_off(message)
@@ -90,7 +90,7 @@ class Outgoing:
 
     def settle(self, worker: Worker | None, executions: list[int]) -> None:
         """Tell a worker with the next flush that nobody waits for these executions, if there are any, any more."""
-        if executions and worker is not None and worker.id in self._peers:
+        if executions and worker is not None and self._peers.get(worker.id) is worker:
             self._settles.setdefault(worker, []).extend(executions)
 
     def forget(self, peer: Peer) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..protocol.messages import Fleet, Hello, LLMInfo, Message, WorkerState
+from ..protocol.limits import MAX_COUNT
+from ..protocol.messages import Fleet, Hello, LLMInfo, Message, Reset, Status, Welcome, WorkerState
 from .queue import FairQueue
 from .row import Execution, Row
 from .straggler import Stragglers
+
+# A peer can have these sent as often as it likes and need not read them: of some the last one counts, and of the
+# others the first, which must stay before what was sent behind it.
+_LAST_COUNTS = (Fleet, Status)
+_FIRST_COUNTS = (Reset, Welcome)
 
 
 @dataclass(slots=True, eq=False)
@@ -24,9 +30,12 @@ class Peer:
     outbox: deque[Message] = field(default_factory=deque[Message])
 
     def put_off(self, message: Message) -> None:
-        """Keep ``message`` until ZeroMQ takes more. Of the fleet only the last word counts."""
-        if isinstance(message, Fleet):
-            self.outbox = deque(one for one in self.outbox if not isinstance(one, Fleet))
+        """Keep ``message`` until ZeroMQ takes more. Of some kinds only one is kept."""
+        kind = type(message)
+        if kind in _LAST_COUNTS:
+            self.outbox = deque(one for one in self.outbox if type(one) is not kind)
+        elif kind in _FIRST_COUNTS and any(type(one) is kind for one in self.outbox):
+            return
         self.outbox.append(message)
 
     def take_outbox(self) -> list[Message]:
@@ -80,7 +89,8 @@ class Worker(Peer):
     """A worker process's connection.
 
     ``executions`` is the ledger that the worker mirrors; ``running`` counts those that are not finished. ``used`` and
-    ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds.
+    ``hello.credit`` are totals of this connection. ``reconciled`` turns true when the worker has said what it holds;
+    until then ``unclaimed`` has what it inherited from its last connection and has not named.
     ``stopped`` counts the rows that were settled while they ran, until its credit shows that its engine runs none of
     them. ``since`` is when its process came, ``gone`` when its connection ended. ``outrun`` counts the rows
     that a hedge answered in its place: many are the mark of a slow worker.
@@ -93,7 +103,7 @@ class Worker(Peer):
     stopped: int = 0
     used: int = 0
     reconciled: bool = False
-    claimed: set[int] = field(default_factory=set[int])
+    unclaimed: set[int] = field(default_factory=set[int])
     done: int = 0
     failed: int = 0
     outrun: int = 0
@@ -104,6 +114,7 @@ class Worker(Peer):
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
         self.since, self.stopped, self.outrun = former.since, former.stopped, former.outrun
+        self.unclaimed = set(self.executions)
         for execution in self.executions.values():
             execution.worker = self
 
@@ -192,6 +203,6 @@ class LLM:
             len(ready),
             states.count(WorkerState.LOADING),
             states.count(WorkerState.UNWELL),
-            sum(hello.batch_size * hello.concurrency for hello in ready),
+            min(MAX_COUNT, sum(hello.batch_size * hello.concurrency for hello in ready)),
             reasons[0] if reasons else "",
         )

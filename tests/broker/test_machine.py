@@ -19,7 +19,7 @@ from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.content import unpack_failure
 from genpool.protocol.frames import Payload
-from genpool.protocol.limits import PROTOCOL_VERSION, Limits
+from genpool.protocol.limits import MAX_COUNT, PROTOCOL_VERSION, Limits
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -623,8 +623,109 @@ def test_nobody_may_release_or_claim_rows_of_another_client() -> None:
     before = bench.picture()
     bench.tell("two", Release(ids("a")))
     bench.tell("two", submit("a", payloads=[b"forged"]))
+    bench.tell("two", Await(ids("a"), False))
     assert bench.picture() == before
+    assert bench.tell("two", Ping(1)) == [("two", Reset("you hold 1 rows here and I know 0"))]
     assert bench.tell("worker", grant(1)) == [("worker", assign(0, "a"))]
+
+
+def test_nobody_may_submit_a_row_that_another_client_was_asked_for() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    assert bench.tell("one", Await(ids("a"), False)) == [("one", Missing(ids("a")))]
+    bench.tell("two", submit("a", payloads=[b"forged"]))
+    bench.tell("one", submit("a"))
+    bench.worker(credit=0)
+    assert bench.tell("worker", grant(1)) == [("worker", assign(0, "a"))]
+
+
+# What only a peer says that lies, or is broken.
+
+
+def test_sums_of_what_workers_say_are_carried_however_large() -> None:
+    bench = Bench()
+    bench.client()
+    for name in ("one", "two"):
+        bench.worker(name, credit=2, batch_size=MAX_COUNT, concurrency=MAX_COUNT)
+    ((_, fleet),) = bench.tick()
+    assert isinstance(fleet, Fleet)
+    assert fleet.llms[0].capacity == MAX_COUNT
+    bench.tell("client", submit("a"), submit("b"))
+    for number in (0, 1):
+        bench.tell("one", result(number, credit=2, tokens=MAX_COUNT))
+        bench.tell("two", result(number, credit=2, tokens=MAX_COUNT))
+    ((_, status),) = bench.tell("client", Ask())
+    assert isinstance(status, Status)
+    assert [worker["tokens"] for worker in status.report["llms"][0]["workers"]] == [MAX_COUNT] * 2
+
+
+def test_a_connection_that_is_another_peers_by_now_is_left_alone() -> None:
+    """Whoever gives its connection up may say hello on it again, as somebody else."""
+    bench = Bench()
+    bench.client("same")
+    bench.tell("same", submit("a"), Reset("enough"))
+    bench.tell("same", worker_hello("same", credit=1))
+    bench.tell("same", hold())
+    bench.client("same/2")
+    assert bench.tell("same/2", Await(ids("a"), False)) == []
+    assert sorted(bench.broker.peers) == [b"same", b"same/2"]
+    bench.end("same")
+    assert not bench.broker.workers
+    assert bench.state_of("a") is RowState.SUSPECTED, "its worker has ended"
+
+
+def test_what_is_for_a_peer_that_is_away_is_not_sent_to_who_has_its_connection() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.tell("one", Await(ids("a"), False))
+    bench.worker(credit=1, held=Hold([5], ids("a"), [False], False))
+    bench.tell("one", Reset("enough"), client_hello("another"))
+    bench.tick()
+    bench.lose("worker", silent=True)
+    assert not any(isinstance(message, Missing) for _, message in bench.tick(SETTINGS.worker_grace_s))
+    assert bench.state_of("a") is RowState.MISSING
+
+
+def test_a_client_and_a_worker_that_name_the_same_process_take_two_places() -> None:
+    bench = Bench(replace(SETTINGS, max_peers=1))
+    bench.client("same")
+    assert not welcomed(bench.tell("same/2", worker_hello("same")))
+
+
+def test_a_batch_has_no_more_rows_than_a_message_may() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(max_rows=3)))
+    bench.client()
+    bench.worker(batch_size=100, credit=1)
+    assert bench.tell("client", submit(*"abcde")) == [("worker", assign(0, *"abc"))]
+    assert bench.tell("worker", grant(2)) == [("worker", assign(3, *"de"))]
+
+
+def test_what_a_peer_that_does_not_read_has_sent_to_it_at_will_does_not_pile_up() -> None:
+    bench = Bench()
+    bench.client()
+    bench.full.add("client")
+    for _ in range(20):
+        bench.tell("client", client_hello("client"), Ask(), Grant(0, WorkerState.READY))
+        bench.broker.malformed(b"client", "no message")
+        bench.tick(0.1)
+    assert Counter(type(message) for message in bench.peer("client").outbox) == {Welcome: 1, Status: 1, Reset: 1}
+
+
+def test_a_row_that_runs_where_nobody_expected_it_is_waited_for_and_not_run_beside() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    bench.tell("one", result(0, credit=0))
+    bench.end("one")  # the answer, which the client has not released, is gone with it
+    bench.worker("two", credit=1, held=Hold([5], ids("a"), [False], False))
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == []
+    assert bench.state_of("a") is RowState.RUNNING
+    assert bench.tell("two", Result([5], [Outcome.DONE], 0, 1, [b"late"])) == [
+        ("client/2", Answer(ids("a"), [Outcome.DONE], [0], [b"late"]))
+    ]
 
 
 def test_a_row_whose_engine_raised_is_tried_again_and_fails_for_good_after_the_last_attempt() -> None:
