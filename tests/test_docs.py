@@ -45,6 +45,9 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
     scripts = {
         "--help",
         "--minutes",
+        "--fuzz",
+        "--again",
+        "--keep",
         "--seed",
         "--repeat",
         "--json",
