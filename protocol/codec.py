@@ -406,8 +406,10 @@ def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
 
 def _unpack(head: bytes) -> dict[str, Any]:
     try:
-        # The length that a list announces is allocated before its items are seen, at every level of nesting.
-        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=_MOST_LLMS)
+        # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
+        # takes a byte at least.
+        longest = min(_MOST_LLMS, len(head))
+        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=longest)
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None

@@ -74,7 +74,7 @@ def test_an_input_can_be_tried_again(tmp_path: Path) -> None:
     file = tmp_path / "input"
     file.write_bytes(b"\x03")
     done = run("--again", file, "codec")
-    assert (done.returncode, "is no finding" in done.stdout) == (0, True)
+    assert (done.returncode, "none is a finding" in done.stdout) == (0, True)
     done = run("--again", file)
     assert done.returncode == 2
     assert "--again takes one TARGET" in done.stderr

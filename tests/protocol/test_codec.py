@@ -597,6 +597,11 @@ def test_lists_that_announce_much_cost_little() -> None:
         decode(raw("Status", bomb))
 
 
+def test_a_short_head_cannot_announce_more_than_it_holds() -> None:
+    with pytest.raises(DecodeError, match="max_array_len"):
+        decode(raw("Status", b"\x81\xa6report\xdd" + struct.pack(">I", 50) + bytes(30)))
+
+
 def test_errors_do_not_repeat_what_the_peer_sent() -> None:
     secret = "s3cret" * 1000
     with pytest.raises(DecodeError) as caught:
