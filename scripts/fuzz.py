@@ -85,7 +85,8 @@ def keep_corpus(target: str, folder: Path) -> int:
     own = CORPUS / target
     with tempfile.TemporaryDirectory() as merged:
         smallest_cover(target, Path(merged), [folder / target, own])
-        found = sorted((file.read_bytes() for file in Path(merged).iterdir()), key=lambda data: (len(data), data))
+        # Where there are too many, the long ones are kept: they reach what others do not.
+        found = sorted((file.read_bytes() for file in Path(merged).iterdir()), key=lambda data: (-len(data), data))
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
     for data in found[:MOST_KEPT]:

@@ -17,7 +17,7 @@ from genpool.broker.peer import LLM, Client, Worker
 from genpool.broker.row import Row, RowState
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.errors import DecodeError
-from genpool.protocol.limits import Limits
+from genpool.protocol.limits import ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -36,6 +36,7 @@ from genpool.protocol.messages import (
     Result,
     Settle,
     Submit,
+    SubmitRun,
 )
 
 from .choices import Choices
@@ -87,12 +88,12 @@ class _Fleet:
                 self._greet()
             case 6 | 7:
                 self._answer()
-            case 8 if self._choices.rarely():
-                self._broker.stood_still(self._choices.one_of((1.5, 60.0)), self._now)
-            case 8 if self._choices.rarely():
-                self._perform(self._broker.stop("it was stopped"))
             case 8:
-                self._broker.connection_broke(self._now)
+                self._befall()
+            case 9:
+                self._die()
+            case 10 if self._choices.below(4) == 3:
+                self._work()
             case _:
                 self._speak()
 
@@ -137,15 +138,53 @@ class _Fleet:
 
     def _answer(self) -> None:
         """A worker answers what it was given, all with one outcome."""
-        number = self._choices.below(len(_PEERS))
+        outcome = self._choices.one_of((Outcome.DONE, Outcome.DONE, Outcome.DONE, *Outcome))
+        self._answer_all(self._choices.below(len(_PEERS)), outcome, self._choices.one_of((b"answer", b"a" * 100)))
+
+    def _answer_all(self, number: int, outcome: Outcome, payload: bytes) -> None:
         executions = self._ran.pop(_PEERS[number], [])
         if executions:
-            outcome = self._choices.one_of((Outcome.DONE, Outcome.DONE, Outcome.DONE, *Outcome))
-            payload = self._choices.one_of((b"answer", b"a" * 100))
             count = len(executions)
             peer = self._broker.peers.get(_PEERS[number])
             credit = peer.hello.credit + count if peer is not None else 0
             self._receive(number, Result(executions, [outcome] * count, 1, min(credit, 2**63 - 1), [payload] * count))
+
+    def _befall(self) -> None:
+        """Something that its host does to the broker."""
+        match self._choices.below(8):
+            case 0:
+                gap_s = self._choices.one_of((1.5, 60.0))
+                self._now += gap_s
+                self._broker.stood_still(gap_s, self._now)
+            case 1:
+                self._perform(self._broker.stop("it was stopped"))
+            case _:
+                self._broker.connection_broke(self._now)
+
+    def _die(self) -> None:
+        """A process ends, and is not waited for any longer, or for that long at least."""
+        self._broker.send_failed(self._choices.one_of(_PEERS), Ping(None), gone=True, now=self._now)
+        self._now += self._choices.one_of((0.5, 0.5, 0.5, 0.1))
+        self._perform(self._broker.tick(self._now))
+
+    def _work(self) -> None:
+        """A client has rows done, enough for the usual time of such rows to be known, and some that may straggle."""
+        client = next((number for number in (1, 3, 5) if _PEERS[number] in self._broker.peers), None)
+        if client is None:
+            return
+        for batch in range(5):
+            ids = [b"%d %d" % (int(self._now * 1000), number) for number in range(2)]
+            ids = [one.rjust(ROW_ID_BYTES, b"%d" % batch) for one in ids]
+            run = SubmitRun("a", "input", 1, b"", None, False, ids, [b"row"] * 2, 1.0)
+            self._receive(client, Submit([run]))
+            self._perform(self._broker.flush(self._now))
+            if batch == 4:
+                break
+            self._now += 0.1
+            for number in range(len(_PEERS)):
+                self._answer_all(number, Outcome.DONE, b"")
+            self._receive(client, Release(ids))
+            self._perform(self._broker.flush(self._now))
 
     def _fail_to_send(self) -> None:
         """One of the last messages could not be sent: its peer is gone, or does not read."""
