@@ -122,9 +122,7 @@ class Ledger:
         """What a client that has (re)connected awaits: the rest is dropped, and what nobody holds is asked for."""
         for row in [row for row in client.rows.values() if row.id not in awaited]:
             self.drop(row)
-        # Nobody but a row's client knows its id, except workers that were given it: who names another's gets nothing.
-        own = [row_id for row_id in awaited if (row := self.rows.get(row_id)) is None or row.client in (None, client)]
-        missing = [row_id for row_id in own if not self._is_cared_for(client, row_id)]
+        missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]
         for row_id in missing:
             # Entered now, so that both ends count the same rows; Submit will say the rest.
             self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, MISSING)

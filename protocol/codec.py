@@ -175,7 +175,7 @@ def _one_of(names: type[Enum]) -> Check:
 def _counts(value: Any) -> list[int]:
     counts = _list(value, MAX_ROWS_PER_MESSAGE)
     for count in counts:
-        if type(count) is not int or count < 0 or count > _MAX_INT:
+        if type(count) is not int or count < 0 or count > MAX_COUNT:
             raise DecodeError("is no count")
     return counts
 
