@@ -8,7 +8,8 @@ from pathlib import Path
 from ..protocol.errors import ConfigurationError
 from ..protocol.keys import KeyPair, PeerKeys, new_pair, read_pair, read_peer_keys, write_keys
 from ..protocol.messages import Role
-from .access import ADMIN, Permission, read_access, write_access
+from .access import ADMIN, Permission
+from .allowed import read_access, write_access
 
 BROKER_KEY = "broker.key"
 ALLOWED = "allowed.toml"

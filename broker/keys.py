@@ -10,7 +10,8 @@ from ..protocol.address import KEYS
 from ..protocol.errors import ConfigurationError
 from ..protocol.keys import is_key, read_pair
 from ..protocol.messages import Role
-from .access import ROLES, Permission, add_access, read_access
+from .access import ROLES, Permission
+from .allowed import add_access, read_access
 from .keyring import ALLOWED, BROKER_KEY, key_files, new_keyring, new_peers, peer_file
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -23,11 +23,12 @@ from ..protocol.address import Connection, is_loopback, read_connection_file, wr
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
-from ..protocol.frames import is_readable, receive, send
 from ..protocol.keys import read_pair
 from ..protocol.messages import Hello, Refuse
 from ..protocol.monitor import next_event
-from .access import OPEN, Access, AccessFile
+from ..protocol.multipart import is_readable, receive, send
+from .access import OPEN, Access
+from .allowed import AccessFile
 from .connections import Connections
 from .doorman import DOMAIN, Doorman
 from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys

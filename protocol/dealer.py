@@ -15,10 +15,11 @@ import zmq
 from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
-from .frames import LARGE_BYTES, is_readable, receive, send
+from .frames import LARGE_BYTES
 from .limits import Limits
 from .messages import Message
 from .monitor import next_event
+from .multipart import is_readable, receive, send
 from .session import Close, Log, Open, Send
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,23 +12,34 @@ import msgpack
 _KEPT_BYTES = 256 * 1024
 
 
-class Packer(threading.local):
-    """A ``msgpack.Packer`` for each thread, made with ``options``; it has none that call Python code."""
+class Packer:
+    """Packs with ``options``, among which are none that call Python code. Any thread may use it.
+
+    A msgpack.Packer serves one thread at a time, so each is taken out of ``_spare`` while it packs.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self._packer = msgpack.Packer(**options)
+        self._spare: list[msgpack.Packer] = []
 
     def pack(self, value: Any) -> bytes:
         """``value`` as msgpack. Raises what msgpack raises: TypeError, ValueError or OverflowError."""
-        packed = self._packer.pack(value)
-        if len(packed) > _KEPT_BYTES:
-            self._packer = msgpack.Packer(**self._options)
+        packer = self._take()
+        packed = packer.pack(value)
+        if len(packed) <= _KEPT_BYTES:
+            self._spare.append(packer)
         return packed
 
     def pack_each(self, values: Sequence[Any]) -> list[bytes]:
-        """``pack`` for each of ``values``, which need not look for this thread's packer each time."""
-        packed: list[bytes] = list(map(self._packer.pack, values))
-        if max(map(len, packed), default=0) > _KEPT_BYTES:
-            self._packer = msgpack.Packer(**self._options)
+        """``pack`` for each of ``values``, with one packer for all."""
+        packer = self._take()
+        packed: list[bytes] = list(map(packer.pack, values))
+        if max(map(len, packed), default=0) <= _KEPT_BYTES:
+            self._spare.append(packer)
         return packed
+
+    def _take(self) -> msgpack.Packer:
+        try:
+            return self._spare.pop()
+        except IndexError:  # rather than a look before: another thread may take the last one
+            return msgpack.Packer(**self._options)

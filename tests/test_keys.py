@@ -15,7 +15,8 @@ from fleet import PATIENCE_S, Fleet, until
 from wire import Peer
 
 from genpool import LLMPool, ProcessLLM
-from genpool.broker.access import Permission, add_access, read_access, write_access
+from genpool.broker.access import Permission
+from genpool.broker.allowed import add_access, read_access, write_access
 from genpool.broker.keyring import new_keyring, new_peers
 from genpool.protocol.address import KEYS
 from genpool.protocol.errors import ConfigurationError, Refused

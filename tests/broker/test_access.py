@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from genpool.broker.access import (
-    OPEN,
-    Access,
-    AccessFile,
-    Permission,
-    add_access,
-    read_access,
-    write_access,
-)
+from genpool.broker.access import OPEN, Access, Permission
+from genpool.broker.allowed import AccessFile, add_access, read_access, write_access
 from genpool.protocol.errors import ConfigurationError
 from genpool.protocol.keys import new_pair
 from genpool.protocol.messages import Hello, Role

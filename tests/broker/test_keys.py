@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from genpool.broker.access import read_access
+from genpool.broker.allowed import read_access
 from genpool.broker.keyring import usual_peer_keys
 from genpool.broker.keys import keys
 from genpool.protocol.errors import ConfigurationError

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from genpool.protocol.frames import LARGE_BYTES, Frames, receive
+from genpool.protocol.frames import LARGE_BYTES, Frames
+from genpool.protocol.multipart import receive
 
 Socket = zmq.Socket[bytes]
 
