@@ -44,7 +44,8 @@ def holders(inode: str) -> set[int]:
 
 def started() -> dict[int, str]:
     """Our children that talk to us over a pipe: id -> the socket that is their end."""
-    pattern = re.compile(r"(?:main\(|'--lifeline', ')(\d+)")
+    # Other tests may have left a process of multiprocessing's, which has a `main(3)`, too.
+    pattern = re.compile(r"(?:genpool\.worker\.local import main; main\(|'--lifeline', ')(\d+)")
     found = {pid: pattern.search(command) for pid, command in children(os.getpid()).items()}
     return {pid: str(Path(f"/proc/{pid}/fd/{match[1]}").readlink()) for pid, match in found.items() if match}
 

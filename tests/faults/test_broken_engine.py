@@ -105,7 +105,7 @@ def test_a_row_that_raises_is_tried_again_and_one_that_is_refused_is_not(
     fleet.start_broker()
     worker, llm = start_worker(fleet), connect(fleet, request)
     raised, refused = llm.generate([{"input": "raise one"}]), llm.generate([{"input": "refuse other"}])
-    with pytest.raises(RuntimeError, match=r"RuntimeError: one raises \(LLM 'noted', worker .*, after 3 attempts\)"):
+    with pytest.raises(RuntimeError, match=r"RuntimeError: one raises \(LLM 'noted', worker .*, after 3 attempts; see"):
         raised.result(PATIENCE_S)
     with pytest.raises(ValueError, match=r"ValueError: other is refused \(LLM 'noted', worker .*\)"):
         refused.result(PATIENCE_S)
