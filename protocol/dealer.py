@@ -16,6 +16,7 @@ from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
 from .frames import LARGE_BYTES
+from .greeting import mechanism_at
 from .limits import Limits
 from .messages import Message
 from .monitor import next_event
@@ -58,6 +59,9 @@ _TROUBLES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it ended the handshake: no genpool broker?",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "what answers there does not speak ZeroMQ: no genpool broker",
 }
+
+# How long the other end may take to say which mechanism it speaks.
+_GREETING_S = 3.0
 
 # Why a handshake failed, where it is about keys.
 _NOT_ALLOWED = "this key is not among those that it allows: see `genpool keys allow`"
@@ -122,7 +126,9 @@ class Dealer:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._endpoint = ""
         self._shook_hands = False
+        self._is_asking = False
         self._poller = zmq.Poller()
 
     def post(self, function: Callable[[float], None]) -> None:
@@ -204,6 +210,8 @@ class Dealer:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._shook_hands = True
             return
+        if self._is_asking:
+            return  # the end of a connection whose handshake has failed
         # A ZeroMQ socket of another type only hangs up.
         if event == zmq.EVENT_DISCONNECTED and not self._shook_hands:
             event = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -214,11 +222,32 @@ class Dealer:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self.machine.kept_out(_NOT_ALLOWED, now)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            self.machine.kept_out(_NEEDS_NO_KEYS if self._has_keys else _NEEDS_KEYS, now)
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._has_keys:
-            self.machine.broken(_OTHER_KEY, now)
+            self._other_mechanism(now)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._endpoint.startswith("tcp://"):
+            self._is_asking = True
+            self._in_thread(self._ask_mechanism, self._sock, self._endpoint)
         else:
             self.machine.broken(_TROUBLES.get(event, "the connection broke"), now)
+
+    def _other_mechanism(self, now: float) -> None:
+        self.machine.kept_out(_NEEDS_NO_KEYS if self._has_keys else _NEEDS_KEYS, now)
+
+    def _ask_mechanism(self, sock: zmq.Socket[bytes], address: str) -> None:
+        """In a thread of its own: when two ends differ about keys, the first that sees it hangs up and tells nothing.
+
+        libzmq has the reason only where that was this end, so ask the other what it speaks.
+        """
+        mechanism = mechanism_at(host_of(address), int(address.rpartition(":")[2]), _GREETING_S)
+        self.post(lambda now: self._asked_mechanism(sock, mechanism, now))
+
+    def _asked_mechanism(self, sock: zmq.Socket[bytes], mechanism: str | None, now: float) -> None:
+        if self._sock is not sock:
+            return
+        if mechanism is not None and mechanism != ("CURVE" if self._has_keys else "NULL"):
+            self._other_mechanism(now)
+        else:
+            trouble = _OTHER_KEY if self._has_keys else _TROUBLES[zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL]
+            self.machine.broken(trouble, now)
 
     def _perform(self, effects: list[object]) -> None:
         for effect in effects:
@@ -271,11 +300,15 @@ class Dealer:
         heartbeat(sock, self._heartbeat_timeout_s, is_broker=False)
         self._monitor = sock.get_monitor_socket(_EVENTS)
         self._poller.register(self._monitor, zmq.POLLIN)
-        self._shook_hands = False
+        self._endpoint = address
+        self._shook_hands = self._is_asking = False
         sock.connect(address)
         if address.startswith("tcp://") and not is_literal(host_of(address)):
-            arguments = (sock, host_of(address))
-            threading.Thread(target=self._look_up, args=arguments, name="genpool-name", daemon=True).start()
+            self._in_thread(self._look_up, sock, host_of(address))
+
+    @staticmethod
+    def _in_thread(function: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=function, args=arguments, name="genpool-asks", daemon=True).start()
 
     def _look_up(self, sock: zmq.Socket[bytes], host: str) -> None:
         """In a thread of its own: libzmq never says that a host's name is unknown, so ask beside it and tell."""

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from genpool.client.link import leave, link_to
@@ -38,16 +37,14 @@ class Fleet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self.processes:
             process.kill()
         for process in self.processes:
             process.wait()
-        if kind is not None:
-            for log in sorted(self.folder.glob("*.log")):
-                sys.stderr.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
+        # pytest shows it where the test has failed. A fixture that holds the fleet does not know whether it has.
+        for log in sorted(self.folder.glob("*.log")):
+            sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}\n")
 
     def start(
         self, *arguments: str, environment: Mapping[str, str] | None = None, host: Sequence[str] = ()

@@ -24,11 +24,7 @@ from genpool import ProcessLLM
 SHORT = ("--heartbeat-timeout", "1")
 DIRECTIONS = pytest.mark.parametrize("direction", ["up", "down", "both"])
 
-ROWS = 1500
-
-# How many bytes all rows are, on their way to the worker and back.
-INPUTS = ROWS * 280
-ANSWERS = ROWS * 330
+ROWS = 100
 WORDS = "word " * 50
 
 
@@ -109,13 +105,12 @@ def test_what_is_finished_while_a_client_is_cut_off_is_answered_when_it_is_back(
 def test_fifty_troubles_in_mid_stream(fleet: Fleet, side: str) -> None:
     """Cuts and short black holes in turn, some of them longer than the heartbeat's timeout."""
     fleet.start_broker("--heartbeat-timeout", "1", "--worker-grace", "5")
-    rows = [f"quick {number} {WORDS}" for number in range(ROWS)]
+    rows = 0
     with Far(fleet) as far:
         chance = random.Random(50)
         for number in range(50):
             direction: Direction = chance.choice(["up", "down"])
-            carried = INPUTS if (direction == "up") == (side == "client") else ANSWERS
-            after = chance.randrange(2_000, carried // 80 - 2_000)
+            after = chance.randrange(2_000, 5_000)
             if number % 2:
                 far.forwarder.cut_after(after, direction)
             else:
@@ -124,13 +119,16 @@ def test_fifty_troubles_in_mid_stream(fleet: Fleet, side: str) -> None:
         broker = {"client": fleet.address, "worker": far.forwarder.address}[side]
         fleet.start_worker("noted", "--load", "noted:load", *SHORT, broker=broker, environment=environ)
         llm = ProcessLLM.connect("noted", broker=far.forwarder.address if side == "client" else fleet.address)
-        future = llm.generate([{"input": row} for row in rows], timeout=110)
-        assert answers(future, 110) == [row.upper() for row in rows]
+        # How many rows pass between two troubles depends on the machine, so they are sent for as long as one is left.
+        while far.forwarder.cuts_made + far.forwarder.holes_made < 50:
+            texts = [f"quick {number} {WORDS}" for number in range(rows, rows + ROWS)]
+            rows += ROWS
+            future = llm.generate([{"input": text} for text in texts], timeout=110)
+            assert answers(future, 110) == [text.upper() for text in texts]
         llm.teardown()
         until(lambda: is_idle(fleet, 1, 4), "the end of all rows")
-        assert (far.forwarder.cuts_made, far.forwarder.holes_made) == (25, 25)
     counts = ended(fleet.folder)
-    assert len(counts) == ROWS
+    assert len(counts) == rows
     assert set(counts.values()) == {1}, "what was finished must not be computed again"
 
 

@@ -562,6 +562,38 @@ def test_a_broker_that_wants_a_key(context: zmq.Context[zmq.Socket[bytes]], run:
         running.wait_for(lambda: running.machine.state is SessionState.REFUSED)
 
 
+@pytest.mark.parametrize("has_keys", [False, True], ids=["needs keys", "needs no keys"])
+def test_a_broker_that_hangs_up_first_is_asked_what_it_speaks(
+    listen: Callable[..., str],
+    run: Callable[..., Running],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_keys: bool,
+) -> None:
+    """Two ends that differ about keys: who reads the other's greeting first hangs up, and the other hears no more."""
+    if has_keys:
+        write_keys(tmp_path / "my.key", PeerKeys(new_pair(), new_pair().public))
+        monkeypatch.setenv(KEYS, str(tmp_path / "my.key"))
+    mechanism = b"NULL" if has_keys else b"CURVE"
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + mechanism.ljust(20, b"\0") + bytes(32)
+
+    has_hung_up = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(greeting[:11])
+        if not has_hung_up.is_set():
+            has_hung_up.set()
+            connection.recv(64)
+        else:
+            assert connection.recv(64) == greeting[:12]
+            connection.sendall(greeting[11:])
+
+    running = run(listen(serve))
+
+    running.wait_for_trouble("it has no keys, and this peer has" if has_keys else "it speaks only to peers with keys")
+    running.wait_for(lambda: running.machine.state is SessionState.REFUSED)
+
+
 def test_a_broker_with_another_key_is_tried_again(
     context: zmq.Context[zmq.Socket[bytes]],
     run: Callable[..., Running],
@@ -622,7 +654,7 @@ def test_a_failed_look_up_does_not_break_what_libzmq_has_connected(
     assert asked.wait(PATIENCE_S)
     go_on.set()
     for thread in threading.enumerate():
-        if thread.name == "genpool-name":
+        if thread.name == "genpool-asks":
             thread.join(PATIENCE_S)
     running.do(lambda now: None)
 
