@@ -10,11 +10,14 @@ import click
 
 from ..protocol.address import check
 from ..protocol.errors import ConfigurationError
+from ..protocol.limits import Limits
 from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
 # With a short timeout the pings come faster, so that a late one is no silence.
 _PINGS_PER_TIMEOUT = 20
+
+_MEBI = 1024 * 1024
 
 log = logging.getLogger("genpool.broker")
 
@@ -88,6 +91,55 @@ log = logging.getLogger("genpool.broker")
     metavar="MEBIBYTES",
     help="How much a client may be sent before it has read it; its rows are held back meanwhile.",
 )
+@click.option(
+    "--max-clients",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many clients are taken in; without it, as many as the limit on open files leaves room for.",
+)
+@click.option(
+    "--max-workers", type=click.IntRange(1), metavar="N", help="How many workers are taken in; without it, as above."
+)
+@click.option(
+    "--max-rows",
+    default=BrokerSettings().max_rows,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many rows of all clients are kept. Who sends more keeps them, and is told when to try again.",
+)
+@click.option(
+    "--max-queued",
+    default=BrokerSettings().max_bytes // _MEBI,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="MEBIBYTES",
+    help="How much these rows may be in all.",
+)
+@click.option(
+    "--max-client-rows",
+    default=Limits().max_client_rows,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many rows of one client are kept.",
+)
+@click.option(
+    "--max-client-queued",
+    default=Limits().max_client_bytes // _MEBI,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="MEBIBYTES",
+    help="How much the rows of one client may be in all.",
+)
+@click.option(
+    "--hello-timeout",
+    default=BrokerSettings().hello_timeout_s,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    metavar="SECONDS",
+    help="How long a connection may stay that is no client's or worker's.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def broker(
     bind: str,
@@ -100,6 +152,13 @@ def broker(
     heartbeat_timeout: float,
     max_attempts: int,
     max_unread: int,
+    max_clients: int | None,
+    max_workers: int | None,
+    max_rows: int,
+    max_queued: int,
+    max_client_rows: int,
+    max_client_queued: int,
+    hello_timeout: float,
     lifeline: int | None,
 ) -> int:
     """Run the broker that clients and workers connect to.
@@ -128,6 +187,18 @@ def broker(
         heartbeat_timeout_s=heartbeat_timeout,
         ping_interval_s=min(BrokerSettings().ping_interval_s, heartbeat_timeout / _PINGS_PER_TIMEOUT),
         max_attempts=max_attempts,
-        max_unread_bytes=max_unread * 1024 * 1024,
+        max_unread_bytes=max_unread * _MEBI,
+        max_clients=max_clients or BrokerSettings().max_clients,
+        max_workers=max_workers or BrokerSettings().max_workers,
+        max_rows=max_rows,
+        max_bytes=max_queued * _MEBI,
+        hello_timeout_s=hello_timeout,
+        limits=_limits(max_client_rows, min(max_client_queued, max_queued) * _MEBI),
     )
     return run(ShellSettings(address, connection_file, keys, lifeline), settings)
+
+
+def _limits(max_client_rows: int, max_client_bytes: int) -> Limits:
+    """The limits to tell: no row is longer than what a client may have, or it could never be taken."""
+    longest = min(Limits().max_row_bytes, max_client_bytes)
+    return Limits(max_row_bytes=longest, max_client_rows=max_client_rows, max_client_bytes=max_client_bytes)

@@ -17,9 +17,18 @@ class Connections:
 
     def __init__(self) -> None:
         self._handles: dict[bytes, socket.socket] = {}
+        self._peers: dict[int, bytes] = {}  # by the inode of the connection's socket
 
     def __contains__(self, peer: bytes) -> bool:
         return peer in self._handles
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @property
+    def inodes(self) -> Container[int]:
+        """What tells the connections from all others that there are."""
+        return self._peers
 
     def note(self, peer: bytes, descriptor: int) -> None:
         """A peer has come; ``descriptor`` is libzmq's, which may be closed by now."""
@@ -27,13 +36,23 @@ class Connections:
             handle = os.dup(descriptor)
             try:
                 self._handles[peer] = socket.socket(fileno=handle)
+                self._peers[os.fstat(handle).st_ino] = peer
             except OSError:
                 os.close(handle)
                 raise
 
+    def take(self, peer: bytes) -> socket.socket | None:
+        """The peer's handle, if there is one, as the caller's own from now on."""
+        handle = self._handles.pop(peer, None)
+        if handle is not None:
+            inode = os.fstat(handle.fileno()).st_ino
+            if self._peers.get(inode) == peer:
+                del self._peers[inode]
+        return handle
+
     def was_silent(self, peer: bytes) -> bool:
         """Whether a peer whose connection broke has left its own end open. The handle is given back."""
-        handle = self._handles.pop(peer, None)
+        handle = self.take(peer)
         if handle is None:
             return False
         with handle:
@@ -47,7 +66,8 @@ class Connections:
     def keep_only(self, peers: Container[bytes]) -> None:
         """Give back the handles of all others: while one is open, its peer does not see that libzmq has closed."""
         for peer in [peer for peer in self._handles if peer not in peers]:
-            self._handles.pop(peer).close()
+            if (handle := self.take(peer)) is not None:
+                handle.close()
 
     def close(self) -> None:
         """Give back all handles."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
-from ..protocol.messages import Answer, Missing, Outcome, Resend, Result, Settle, SubmitRun
+from ..protocol.messages import Answer, Busy, Missing, Outcome, Resend, Result, Settle, SubmitRun
 from .blame import is_guilty, suspect_group_size
 from .outgoing import Outgoing
 from .peer import LLM, Client, Worker
@@ -41,6 +41,11 @@ _COUNTER_BITS = 38
 # As a plain name, for each ``Outcome.DONE`` calls Python code: see row.py.
 _DONE = Outcome.DONE
 
+# A client whose rows find no room comes back after the first of these; each time that none of them finds room again it
+# is told twice as long, up to the last, so that those who wait cost little.
+_FIRST_BUSY_S = 0.5
+_LONGEST_BUSY_S = 8.0
+
 # How long after a worker's loss its return still shows that nobody was to blame.
 _REFUND_S = 60.0
 
@@ -61,6 +66,7 @@ class Ledger:
     ) -> None:
         self.rows: dict[bytes, Row] = {}
         self.executions: dict[int, Execution] = {}
+        self.row_bytes = 0  # of all rows' payloads
         self._settings = settings
         self._started = now
         self._outgoing = outgoing
@@ -91,7 +97,13 @@ class Ledger:
     # What clients say.
 
     def submit(self, client: Client, run: SubmitRun, now: float) -> None:
-        """Enter rows, new or sent again."""
+        """Enter rows, new or sent again, as far as there is room for them."""
+        size = sum(map(len, run.payloads))
+        if client.refused or not self._has_place(client, len(run.ids), size):
+            run = self._admitted(client, run, now)
+            size = sum(map(len, run.payloads))
+        else:
+            client.busy_s = 0.0
         deadline = None if run.seconds_left is None else now + run.seconds_left
         spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge)
         queue = self._llm_of(spec.llm).queue
@@ -100,6 +112,7 @@ class Ledger:
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
             known = self.rows.get(row_id)
             if known is not None and (known.state is not MISSING or known.client is not client):
+                size -= len(payload)
                 self._submitted_again(client, known, payload, spec)
                 continue
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
@@ -108,8 +121,58 @@ class Ledger:
                 self._settle_later(row)
             else:
                 new.append(row)
+        client.row_bytes += size
+        self.row_bytes += size
         if new:
             queue.push_new(client, new)
+
+    def _has_place(self, client: Client, count: int, size: int) -> bool:
+        """Whether so many new rows may be entered, of so many bytes in all."""
+        settings, limits = self._settings, self._settings.limits
+        return (
+            len(client.rows) + count <= limits.max_client_rows
+            and client.row_bytes + size <= limits.max_client_bytes
+            and len(self.rows) + count <= settings.max_rows
+            and self.row_bytes + size <= settings.max_bytes
+        )
+
+    def _admitted(self, client: Client, run: SubmitRun, now: float) -> SubmitRun:
+        """The rows of ``run`` that are known or that there is room for, from its first on; the others are refused."""
+        ids: list[bytes] = []
+        payloads: list[Payload] = []
+        refused: list[bytes] = []
+        count = size = 0
+        for row_id, payload in zip(run.ids, run.payloads, strict=True):
+            if row_id in client.refused:
+                continue  # an earlier copy of this message
+            known = self.rows.get(row_id)
+            if known is None or (known.state is MISSING and known.client is client):
+                count += known is None
+                size += len(payload)
+                if refused or not self._has_place(client, count, size):
+                    refused.append(row_id)
+                    continue
+            ids.append(row_id)
+            payloads.append(payload)
+        if ids:
+            client.busy_s = 0.0
+        self.refuse(client, refused, now)
+        return replace(run, ids=ids, payloads=payloads)
+
+    def refuse(self, client: Client, row_ids: list[bytes], now: float) -> None:
+        """There is no room for these rows: they are the client's again, once it has heard."""
+        if not row_ids:
+            return
+        if now >= client.busy_until:
+            client.busy_s = min(max(_FIRST_BUSY_S, 2 * client.busy_s), _LONGEST_BUSY_S)
+            client.busy_until = now + client.busy_s
+        for row_id in row_ids:
+            if (row := client.rows.get(row_id)) is not None:
+                self.drop(row)  # it was asked for
+        client.refused.update(dict.fromkeys(row_ids))
+        most = self._settings.limits.max_rows
+        for at in range(0, len(row_ids), most):
+            self._outgoing.send(client, Busy(row_ids[at : at + most], client.busy_until - now))
 
     def _submitted_again(self, client: Client, row: Row, payload: Payload, spec: RowSpec) -> None:
         """A row that is known already: from an earlier copy of this message, or from the worker that holds it."""
@@ -117,15 +180,20 @@ class Ledger:
             self._adopt(client, row)
         if row.client is client and row.payload is None:
             row.payload, row.spec = payload, spec
+            client.row_bytes += row.size
+            self.row_bytes += row.size
 
-    def reconcile(self, client: Client, awaited: Collection[bytes]) -> None:
+    def reconcile(self, client: Client, awaited: Collection[bytes], now: float) -> None:
         """What a client that has (re)connected awaits: the rest is dropped, and what nobody holds is asked for."""
         for row in [row for row in client.rows.values() if row.id not in awaited]:
             self.drop(row)
         missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]
+        room = max(0, self._settings.max_rows - len(self.rows))
+        missing, beyond = missing[:room], missing[room:]
         for row_id in missing:
             # Entered now, so that both ends count the same rows; Submit will say the rest.
             self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, MISSING)
+        self.refuse(client, beyond, now)
         most = self._settings.limits.max_rows
         for at in range(0, len(missing), most):
             self._outgoing.send(client, Missing(missing[at : at + most]))
@@ -157,6 +225,7 @@ class Ledger:
         for row_id in row_ids:
             row = client.rows.pop(row_id, None)
             if row is None:
+                client.refused.pop(row_id, None)
                 continue
             execution = row.executions[0] if len(row.executions) == 1 else None
             if execution is None or not execution.finished or row.state is not ANSWERED or client.withheld:
@@ -173,6 +242,9 @@ class Ledger:
             self.executions.pop(number, None)
             own.executions.pop(number, None)
             client.unread_bytes -= row.unread_bytes
+            size = row.size
+            client.row_bytes -= size
+            self.row_bytes -= size
             row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
             settled.append(number)
         self._outgoing.settle(worker, settled)
@@ -185,7 +257,9 @@ class Ledger:
         self._orphans.pop(row.id, None)
         if row.client is not None:
             row.client.rows.pop(row.id, None)
+            row.client.row_bytes -= row.size
             self._note_unread(row.client, row, 0)
+        self.row_bytes -= row.size
         self._withdraw(row, GONE)
         row.state = GONE
         row.payload = None
@@ -440,7 +514,8 @@ class Ledger:
         settings = self._settings
         # An id of this life that is not in the ledger was settled.
         is_late = now >= self._started + max(settings.settle_s, settings.client_grace_s)
-        if is_late or execution_id >> _COUNTER_BITS == self._life:
+        is_full = len(self.rows) >= settings.max_rows
+        if is_late or is_full or execution_id >> _COUNTER_BITS == self._life:
             return None
         spec = RowSpec(worker.hello.llm, "", 1, b"", None)
         row = self.rows[row_id] = Row(row_id, spec, None, None, RUNNING)

@@ -39,6 +39,7 @@ from ..protocol.messages import (
 from .access import OPEN, Access
 from .dispatch import Dispatcher
 from .ledger import Ledger
+from .offence import Offences
 from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
 from .report import Lost, report
@@ -47,8 +48,14 @@ from .settings import BrokerSettings
 # More lost workers than this are not reported: a fleet that loses so many has other troubles.
 _MOST_LOST = 1000
 
+# So many messages, and one for each row that a client may have, wait for a peer that does not read.
+_MOST_UNREAD = 10_000
+
 # How often the log says that peers are turned away.
 _FULL_EVERY_S = 60.0
+
+# In whose name unusable messages of nobody's connections are counted for the log.
+_STRANGERS = b""
 
 
 @dataclass(slots=True)
@@ -78,6 +85,9 @@ class Broker:
         self.ledger = Ledger(settings, epoch, now, self._out, self._llm)
         self._dispatcher = Dispatcher(settings, self.ledger, self._out)
         self._departures: dict[bytes, _Departure] = {}  # by instance
+        self._offences = Offences(
+            settings.max_malformed, settings.shut_out_s
+        )  # by key or process, strangers' by routing id
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
         self._next_ping = now
         self._stood_still_at = float("-inf")
@@ -123,10 +133,30 @@ class Broker:
             self.malformed(peer_id, f"a {type(message).__name__} is not for a {peer.hello.role} to send")
 
     def malformed(self, peer_id: bytes, reason: str) -> None:
-        """Bytes have come that are no message for us; the peer's connection must start anew."""
-        self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}")
-        if peer_id in self.peers:
+        """Bytes have come that are no message for us; the peer's connection must start anew.
+
+        Too many of them end it from here, and its process is kept out for a while.
+        """
+        peer = self.peers.get(peer_id)
+        name = peer_id if peer is None else _name_of(peer.hello, peer.key)
+        if self._offences.is_too_many(name, self._now):
+            self._shut_out(peer_id, peer)
+            return
+        if peer is not None or not self._offences.is_too_many(_STRANGERS, self._now):
+            self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}")
+        if peer is not None:
             self._out.send_past(peer_id, Reset(reason))
+
+    def _shut_out(self, peer_id: bytes, peer: Peer | None) -> None:
+        settings = self.settings
+        why = f"more than {settings.max_malformed} unusable messages a minute"
+        kept_out = "" if peer is None else f", and may come back after {settings.shut_out_s:g} s"
+        self._out.send_past(peer_id, Refuse(f"this process has sent {why}{kept_out}: what speaks here is no genpool"))
+        self._out.drop(peer_id)
+        if peer is not None:
+            self._offences.keep_out(_name_of(peer.hello, peer.key), self._now)
+            self._out.log("warning", f"{self._name(peer_id)} is kept out for {settings.shut_out_s:g} s: it sent {why}")
+            self._lost(peer, f"it sent {why}", silent=True)
 
     def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, silent: bool = False, now: float) -> None:
         """A send could not be made: the peer is ``gone``, or its queue is full and the message must wait.
@@ -171,9 +201,13 @@ class Broker:
         """Time has passed: retry full peers, ping, and let graces end."""
         self._now = now
         for peer in [peer for peer in self.peers.values() if peer.outbox]:
+            if len(peer.outbox) > _MOST_UNREAD + self.settings.limits.max_client_rows:
+                self._give_up(peer, "you do not read what you are sent")
+                continue
             for message in peer.take_outbox():
                 self._out.send_past(peer.id, message)
         self._end_graces()
+        self._offences.tick(now)
         self.ledger.tick(now)
         if now >= max(self.started, self._stood_still_at) + self.settings.settle_s:
             # Before, what seems to straggle may only be unheard yet.
@@ -215,8 +249,12 @@ class Broker:
             self._update_worker(peer, hello)
         elif peer is not None:
             self._welcome(peer)
-        elif not self._has_room(hello):
-            self._turn_away(peer_id, hello)
+        elif kept_out_s := self._offences.kept_out_s(_name_of(hello, key), self._now):
+            text = f"this process has sent too many unusable messages, and is kept out for {kept_out_s:.0f} s more"
+            self._out.send_past(peer_id, Refuse(text))
+            self._out.drop(peer_id)
+        elif lack := self._lack_of_room(hello):
+            self._turn_away(peer_id, hello, lack)
         elif hello.role == Role.CLIENT:
             self._welcome_client(peer_id, hello, key)
         elif hello.llm:
@@ -253,18 +291,27 @@ class Broker:
             elif isinstance(peer, Client):
                 self._forget_client(peer)
 
-    def _has_room(self, hello: Hello) -> bool:
-        """Whether whoever says this may come in. A process that was here has its place until its grace is over."""
-        workers = (self.workers, self._departures)
-        known = (self.clients,) if hello.role == Role.CLIENT else workers
-        taken = len(self.clients) + sum(map(len, workers))
-        return taken < self.settings.max_peers or any(hello.instance in some for some in known)
+    def _lack_of_room(self, hello: Hello) -> str:
+        """Why whoever says this may not come in, or nothing. Who was here has its place until its grace is over."""
+        settings, is_client = self.settings, hello.role == Role.CLIENT
+        clients, workers = len(self.clients), len(self.workers) + len(self._departures)
+        known = (self.clients,) if is_client else (self.workers, self._departures)
+        if any(hello.instance in some for some in known):
+            return ""
+        if is_client and clients >= settings.max_clients:
+            return f"this broker takes {settings.max_clients} clients (--max-clients), and all places are taken"
+        if not is_client and workers >= settings.max_workers:
+            return f"this broker takes {settings.max_workers} workers (--max-workers), and all places are taken"
+        if not is_client and hello.llm not in self.llms and len(self.llms) >= settings.max_llms:
+            return f"this broker knows {settings.max_llms} names of LLMs already, and takes no other one"
+        if clients + workers >= settings.max_peers:
+            return (
+                f"this broker has room for {settings.max_peers} clients and workers, and all places are taken: raise "
+                "the limit on open files that it is started with (ulimit -n, or LimitNOFILE= in a systemd unit)"
+            )
+        return ""
 
-    def _turn_away(self, peer_id: bytes, hello: Hello) -> None:
-        reason = (
-            f"this broker has room for {self.settings.max_peers} clients and workers, and all places are taken: raise "
-            "the limit on open files that it is started with (ulimit -n, or LimitNOFILE= in a systemd unit)"
-        )
+    def _turn_away(self, peer_id: bytes, hello: Hello, reason: str) -> None:
         self._out.send_past(peer_id, Refuse(reason))
         if self._now >= self._said_full_at + _FULL_EVERY_S:
             self._said_full_at = self._now
@@ -367,6 +414,11 @@ class Broker:
         if self.peers.get(peer.id) is peer:
             del self.peers[peer.id]
 
+    def _give_up(self, peer: Peer, reason: str) -> None:
+        """End a connection from here; its peer may come back with a new one, and begins anew."""
+        self._out.send_past(peer.id, Reset(reason))
+        self._lost(peer, reason, silent=True)
+
     def _unassign(self, peer_id: bytes, message: Message) -> None:
         """A message that never left: rows in it were not handed out."""
         runs = message.runs if isinstance(message, Assign) else []
@@ -399,8 +451,18 @@ class Broker:
     # What is said about rows.
 
     def _on_submit(self, client: Client, message: Submit) -> None:
+        held, most = len(client.rows) + len(client.refused), self.settings.limits.max_client_rows
+        if held + sum(len(run.ids) for run in message.runs) > most:
+            ids = {row_id for run in message.runs for row_id in run.ids}
+            held += sum(row_id not in client.rows and row_id not in client.refused for row_id in ids)
+            if held > most:
+                self._give_up(client, f"you have {held} rows here, and this broker takes {most} of one client")
+                return
         for run in message.runs:
-            self.ledger.submit(client, run, self._now)
+            if run.llm in self.llms or len(self.llms) < self.settings.max_llms:
+                self.ledger.submit(client, run, self._now)
+            else:
+                self.ledger.refuse(client, run.ids, self._now)
 
     def _on_release(self, client: Client, message: Release) -> None:
         self.ledger.release(client, message.ids)
@@ -410,14 +472,19 @@ class Broker:
         if client.reconciled:
             return
         client.awaited.update(dict.fromkeys(message.ids))
+        most = self.settings.limits.max_client_rows
+        if len(client.awaited) > most:
+            self._give_up(client, f"you await more than the {most} rows that this broker takes of one client")
+            return
         if not message.more:
             client.reconciled = True
             awaited, client.awaited = client.awaited, {}
-            self.ledger.reconcile(client, awaited)
+            self.ledger.reconcile(client, awaited, self._now)
 
     def _on_client_ping(self, client: Client, message: Ping) -> None:
-        if message.held not in (None, len(client.rows)):
-            text = f"you hold {message.held} rows here and I know {len(client.rows)}"
+        known = len(client.rows) + len(client.refused)
+        if message.held not in (None, known):
+            text = f"you hold {message.held} rows here and I know {known}"
             self._out.send_past(client.id, Reset(text))
 
     def _on_worker_ping(self, worker: Worker, message: Ping) -> None:
@@ -474,3 +541,8 @@ class Broker:
     def _name(self, peer_id: bytes) -> str:
         peer = self.peers.get(peer_id)
         return f"{peer.hello.role} {peer.hello.host}:{peer.hello.pid}" if peer else "an unknown peer"
+
+
+def _name_of(hello: Hello, key: str) -> bytes:
+    """Who answers for what is sent: the key, where there are keys, for a process may call itself what it likes."""
+    return key.encode() if key else hello.instance

@@ -26,7 +26,14 @@ class Log:
     text: str
 
 
-Effect = Send | Log
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Effect: read nothing more of the peer with this routing id, and end its connection when it has heard why."""
+
+    peer: bytes
+
+
+Effect = Send | Log | Drop
 
 
 @dataclass(slots=True)
@@ -50,6 +57,10 @@ class Outgoing:
     def log(self, level: str, text: str) -> None:
         """Write a line to the log."""
         self._effects.append(Log(level, text))
+
+    def drop(self, peer_id: bytes) -> None:
+        """End a connection, known or not, behind what was sent to it."""
+        self._effects.append(Drop(peer_id))
 
     def send(self, peer: Peer, message: Message) -> None:
         """Send in order: behind what the peer has not taken yet."""

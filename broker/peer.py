@@ -57,10 +57,17 @@ class Client(Peer):
     ``unread_bytes`` counts the answers that it was sent on this connection and has not released, and ``withheld`` has
     the rows whose answers stay at their workers until it reads on, with the answers' sizes. ``reconciled`` turns true
     when it has said which rows it awaits; until then ``awaited`` has those that it has named, in its order.
+
+    ``row_bytes`` counts the payloads of its ``rows``. ``refused`` has the ids of rows that there was no room for and
+    that it has not taken home yet: its ledger counts them. It was told to wait for ``busy_s``, until ``busy_until``.
     """
 
     lost: float | None = None
     rows: dict[bytes, Row] = field(default_factory=dict[bytes, Row])
+    row_bytes: int = 0
+    refused: dict[bytes, None] = field(default_factory=dict[bytes, None])
+    busy_s: float = 0.0
+    busy_until: float = 0.0
     reconciled: bool = False
     awaited: dict[bytes, None] = field(default_factory=dict[bytes, None])
     answered: int = 0
@@ -78,6 +85,7 @@ class Client(Peer):
         self.take_outbox()
         self.reconciled = False
         self.awaited.clear()
+        self.refused.clear()
         self.withheld.clear()
         self.unread_bytes = 0
         for row in self.rows.values():
@@ -186,9 +194,9 @@ class LLM:
         return [one for one in self.workers if one.since < self.last_death and (one.running or one in self.free)]
 
     def is_forgotten(self, unserved_since: float) -> bool:
-        """Whether nobody serves it or waits for it, and nobody has served it since then."""
+        """Whether nobody serves it or waits for it, and nobody has served it since then, or ever."""
         is_idle = not self.workers and not len(self.queue) and not self.suspects
-        return is_idle and self.unserved_since <= unserved_since
+        return is_idle and (self.unserved_since <= unserved_since or not self.announced)
 
     def info(self) -> LLMInfo:
         """What clients are told of it."""

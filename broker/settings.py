@@ -23,7 +23,14 @@ class BrokerSettings:
         max_attempts: how often a row may be charged before it fails.
         max_unread_bytes: a client that has been sent so many bytes of answers and has not said that it has them gets
             no more, and its rows are not handed out, until it reads on. The answers wait at their workers.
-        max_peers: how many clients and workers are taken in, those among them that are away and may come back.
+        max_rows, max_bytes: how many rows of all clients are kept, and how many bytes they may have in all. What a
+            single client may have there is in ``limits``.
+        max_clients, max_workers, max_peers: how many clients, workers, and of both together are taken in, those among
+            them that are away and may come back.
+        max_llms: how many names of LLMs are known at once.
+        hello_timeout_s: how long a connection may stay that is no client's or worker's, or is none any more.
+        max_malformed: so many unusable messages a minute are borne from a connection, and as many at once.
+        shut_out_s: how long a process is kept out that has sent more.
         llm_memory_s: how long the name of an LLM that nobody serves and nobody waits for is remembered.
     """
 
@@ -34,6 +41,14 @@ class BrokerSettings:
     ping_interval_s: float = 0.5
     max_attempts: int = 3
     max_unread_bytes: int = 64 * 1024 * 1024
+    max_rows: int = 2_000_000
+    max_bytes: int = 4 * 1024 * 1024 * 1024
+    max_clients: int = sys.maxsize
+    max_workers: int = sys.maxsize
     max_peers: int = sys.maxsize
+    max_llms: int = 10_000
+    hello_timeout_s: float = 10.0
+    max_malformed: int = 10
+    shut_out_s: float = 60.0
     llm_memory_s: float = 3600.0
     limits: Limits = Limits()

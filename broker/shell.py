@@ -33,8 +33,9 @@ from .connections import Connections
 from .doorman import DOMAIN, Doorman
 from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys
 from .machine import Broker
-from .outgoing import Effect, Log, Send
+from .outgoing import Drop, Effect, Log, Send
 from .settings import BrokerSettings
+from .visitor import Visitors
 
 log = logging.getLogger("genpool.broker")
 
@@ -52,6 +53,13 @@ _DESCRIPTORS_PER_PEER = 2
 # that come and go, to who is turned away or in the place of one that was not seen to break. More would waste places.
 _LEAST_RESERVE = 64
 _RESERVED_SHARE = 1 / 16
+
+# Of these, so many are the broker's own. With fewer than so many left, connections that are no peer's are hurried.
+_OWN_DESCRIPTORS = 16
+_SPARE_DESCRIPTORS = 16
+
+# How often the log says that connections were ended.
+_ENDED_EVERY_S = 60.0
 
 # Where the system sets no limit, or more: what Linux gives a process at most.
 _MOST_DESCRIPTORS = 1 << 20
@@ -91,14 +99,15 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     Raises:
         ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
-    settings = replace(settings, max_peers=_room())
+    descriptors = _descriptors()
+    settings = replace(settings, max_peers=_room(descriptors))
     gc.set_threshold(*_GC_THRESHOLDS)
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
     door = _Door(context, router, shell.keys) if shell.keys is not None else None
     try:
-        loop = _Loop(router, shell, settings, door)
+        loop = _Loop(router, shell, settings, door, descriptors)
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
@@ -116,14 +125,18 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     return 0
 
 
-def _room() -> int:
-    """For how many peers the limit on open files is enough, raised as far as it goes: a shell often sets 1024."""
+def _descriptors() -> int:
+    """The limit on open files, raised as far as it goes: a shell often sets 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # some systems tell a limit that they do not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)
+    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)
+
+
+def _room(limit: int) -> int:
+    """For how many peers this limit on open files is enough."""
     room = (limit - max(_LEAST_RESERVE, int(limit * _RESERVED_SHARE))) // _DESCRIPTORS_PER_PEER
     if room < 1:
         raise ConfigurationError(
@@ -139,6 +152,7 @@ def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> 
     router.setsockopt(zmq.IPV6, "[" in address)
     # A frame larger than this drops its sender's connection, so it leaves room for a head beside the body's frames.
     router.setsockopt(zmq.MAXMSGSIZE, max(8 * 1024 * 1024, settings.limits.max_frame_bytes))
+    router.setsockopt(zmq.HANDSHAKE_IVL, int(settings.hello_timeout_s * 1000))
     heartbeat(router, settings.heartbeat_timeout_s, is_broker=True)
     if address.startswith("ipc://"):
         _refuse_live_ipc(Path(address.removeprefix("ipc://")), address)
@@ -245,16 +259,25 @@ class _Loop:
     """Receive a burst, flush the machine, perform its effects; tick in between."""
 
     def __init__(
-        self, router: zmq.Socket[bytes], shell: ShellSettings, settings: BrokerSettings, door: _Door | None = None
+        self,
+        router: zmq.Socket[bytes],
+        shell: ShellSettings,
+        settings: BrokerSettings,
+        door: _Door | None = None,
+        descriptors: int = _MOST_DESCRIPTORS,
     ) -> None:
         self._router = router
         self._door = door
+        self._descriptors = descriptors
         self._shell = shell
         self._frame_bytes = settings.limits.max_frame_bytes
         access = OPEN if door is None else door.access
         self._machine = Broker(settings, os.urandom(16), time.monotonic(), access)
         self._last_now = time.monotonic()
         self._connections = Connections()
+        self._visitors = Visitors(settings.hello_timeout_s)
+        self._ended = 0  # connections, since the log has said so last
+        self._next_ended = 0.0
         self.is_orphaned = False
         self._stopping = False
         self._must_look = False
@@ -265,7 +288,7 @@ class _Loop:
     def run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
-        monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         poller.register(monitor, zmq.POLLIN)
         poller.register(self._ear, zmq.POLLIN)
         if self._shell.lifeline is not None:
@@ -280,6 +303,8 @@ class _Loop:
                     next_tick = now + self._shell.tick_s
                     self._perform(self._machine.tick(now))
                     self._connections.keep_only(self._machine.peers)
+                    self._observe(monitor)
+                    self._end_connections(now)
                     if self._door is not None and (now >= next_look or self._must_look):
                         next_look, self._must_look = now + _LOOK_S, False
                         self._look_at_list(self._door)
@@ -291,11 +316,11 @@ class _Loop:
                 if self._router in ready:
                     self._receive()
                 if monitor in ready:
-                    next_event(monitor)
-                    self._machine.connection_broke(self._now())
+                    self._observe(monitor)
             self._perform(self._machine.stop("it was stopped"))
         finally:
             self._connections.close()
+            self._visitors.close()
             self._router.disable_monitor()
             monitor.close(linger=0)
 
@@ -304,6 +329,24 @@ class _Loop:
         if changed is not None:
             self._machine.admit(changed, self._now())
             self._perform(self._machine.flush(self._now()))
+
+    def _observe(self, monitor: zmq.Socket[bytes]) -> None:
+        while is_readable(monitor):
+            event, descriptor = next_event(monitor)
+            if event == zmq.EVENT_ACCEPTED:
+                self._visitors.accepted(descriptor, self._now())
+            else:
+                self._visitors.closed(descriptor)
+                self._machine.connection_broke(self._now())
+
+    def _end_connections(self, now: float) -> None:
+        """End those that may not stay. All that the monitor tells must have been read."""
+        used = len(self._visitors) + len(self._connections) + _OWN_DESCRIPTORS
+        is_short = used + _SPARE_DESCRIPTORS > self._descriptors
+        self._ended += self._visitors.tick(now, self._connections.inodes, is_short=is_short)
+        if self._ended and now >= self._next_ended:
+            log.warning("ended %d connections that were no client's or worker's", self._ended)
+            self._ended, self._next_ended = 0, now + _ENDED_EVERY_S
 
     def _now(self) -> float:
         now = time.monotonic()
@@ -328,9 +371,13 @@ class _Loop:
             except zmq.Again:
                 break
             peer, frames = envelope.bytes, receive(self._router)
+            if peer in self._visitors:
+                continue
             if not peer.startswith(_AUTOMATIC):
                 # Whoever chooses its id could lie in wait for one that another will have.
-                self._send(Send(peer, Refuse("a peer of this broker sets no routing id (ZMQ_ROUTING_ID)")), {})
+                self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
+                refusal = Refuse("a peer of this broker sets no routing id (ZMQ_ROUTING_ID)")
+                self._perform([Send(peer, refusal), Drop(peer)])
                 continue
             try:
                 message = decode(frames)
@@ -339,8 +386,9 @@ class _Loop:
             else:
                 key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
                 self._machine.received(peer, message, self._now(), key)
-                if peer not in self._connections and peer in self._machine.peers:
-                    self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
+            if peer not in self._connections:
+                # Also of one that is no peer: until the next tick, it may have to be shown out.
+                self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
         self._perform(self._machine.flush(self._now()))
 
     def _perform(self, effects: list[Effect]) -> None:
@@ -348,6 +396,8 @@ class _Loop:
         for effect in effects:
             if isinstance(effect, Log):
                 log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
+            elif isinstance(effect, Drop):
+                self._visitors.show_out(effect.peer, self._connections.take(effect.peer), self._now())
             elif effect.peer in blocked:
                 # In order: nothing overtakes a message that could not be sent.
                 self._failed(effect, gone=blocked[effect.peer])

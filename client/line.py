@@ -52,6 +52,13 @@ class Line:
         if row.spec.lost_after_s is not None:
             self.next_loss_at = min(self.next_loss_at, now + row.spec.lost_after_s)
 
+    def put_back(self, row: Row) -> None:
+        """A row that was at the broker is at home again, before all others."""
+        row.submitted = False
+        self.waiting.appendleft(row)
+        self.at_broker -= 1
+        self.bytes_at_broker -= len(row.payload)
+
     def bury(self) -> None:
         """One more entry of ``waiting`` is over."""
         self.dead += 1

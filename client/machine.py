@@ -17,6 +17,7 @@ from ..protocol.messages import (
     Answer,
     Ask,
     Await,
+    Busy,
     Fleet,
     Hello,
     LLMInfo,
@@ -90,6 +91,7 @@ class Client(Session):
         self._timed: set[RowSpec] = set()
         self._order = count()
         self._asked = False
+        self._busy_until = now  # the broker has no room for rows before
 
     # What goes in, beside what Session takes.
 
@@ -148,6 +150,9 @@ class Client(Session):
         return len(self.submitted)
 
     def _opened(self, now: float) -> None:
+        self._busy_until = now
+        # Another broker may take fewer rows than the last one.
+        self._take_home(list(self.submitted)[self.limits.max_client_rows :])
         self._releases.clear()  # what is not awaited is released
         ids = list(self.submitted)
         most = self.limits.max_rows
@@ -176,6 +181,10 @@ class Client(Session):
             case Missing():
                 rows = [row for row_id in message.ids if (row := self.submitted.get(row_id)) is not None]
                 self._send_rows(rows, again=True, now=now)
+            case Busy():
+                # Not to the same instant as all others that were turned away.
+                self._busy_until = max(self._busy_until, now + message.seconds * (1 + self._random() / 2))
+                self._take_home(message.ids)
             case Status():
                 self._asked = False
                 self._effect(Reported(dict(message.report)))
@@ -204,7 +213,7 @@ class Client(Session):
         self._tell_endings()  # before all that is sent: somebody may wait for them
         if self.state is OPEN:
             self._flush_releases()
-            for line in self.lines.values():
+            for line in self.lines.values() if now >= self._busy_until else ():
                 if line.waiting and self.fleet is not None and line.llm in self.fleet:
                     self._fill_window(line, self.fleet[line.llm], now)
             self._tell_endings()  # of rows that cannot be sent
@@ -296,6 +305,8 @@ class Client(Session):
         )
         if self.state is not OPEN:
             return f"{waits}there is no broker at {self.address} ({self.trouble})"
+        if now < self._busy_until:
+            return f"{waits}the broker at {self.address} is full and takes no more rows for now"
         info = (self.fleet or {}).get(line.llm)
         if info is not None and info.ready:
             return f"{waits}its {info.ready} workers are at work"
@@ -311,19 +322,27 @@ class Client(Session):
         return f"no worker is ready ({loading}{unwell})"
 
     def _fill_window(self, line: Line, info: LLMInfo, now: float) -> None:
-        room = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity) - line.at_broker
-        waiting, submitted, most = line.waiting, self.submitted, self.limits.max_row_bytes
+        limits, lines = self.limits, len(self.lines)
+        waiting, submitted, most = line.waiting, self.submitted, self._longest_row
+        # Each line has its share of what the broker takes from this client, so that none waits for the others.
+        window = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity)
+        window = min(window, max(1, limits.max_client_rows // lines))
+        room = min(window - line.at_broker, limits.max_client_rows - len(submitted))
+        window_bytes = min(_WINDOW_BYTES, limits.max_client_bytes // lines)
         rows: list[Row] = []
         size = line.bytes_at_broker
-        while waiting and len(rows) < room and (size < _WINDOW_BYTES or not line.at_broker + len(rows)):
+        most_size = size + limits.max_client_bytes - sum(one.bytes_at_broker for one in self.lines.values())
+        while waiting and len(rows) < room and (size < window_bytes or not line.at_broker + len(rows)):
             row = waiting[0]
             if row.spec.required and not has_told(info):
+                break
+            row_size = len(row.payload)
+            if size + row_size > most_size and row_size <= most and not row.over:
                 break
             waiting.popleft()
             if row.over:
                 line.dead -= 1
                 continue
-            row_size = len(row.payload)
             if row_size > most or row.spec.required:
                 fault = self._fault(row, info)
                 if fault is not None:
@@ -338,9 +357,13 @@ class Client(Session):
         line.bytes_at_broker = size
         self._send_rows(rows, again=False, now=now)
 
+    @property
+    def _longest_row(self) -> int:
+        return min(self.limits.max_row_bytes, self.limits.max_client_bytes)
+
     def _fault(self, row: Row, info: LLMInfo) -> GenpoolError | None:
         """Why the row cannot be sent, if it cannot."""
-        size, most = len(row.payload), self.limits.max_row_bytes
+        size, most = len(row.payload), self._longest_row
         if size > most:
             return RowError(f"the row has {size} bytes and this broker takes rows of up to {most}")
         return unknown_options(info, row.spec.required) if row.spec.required else None
@@ -396,6 +419,12 @@ class Client(Session):
         line.at_broker -= 1
         line.bytes_at_broker -= len(row.payload)
         self._releases.append(row.id)
+
+    def _take_home(self, row_ids: Iterable[bytes]) -> None:
+        """Take rows back that the broker is not to have yet; those of one line come in their order."""
+        for row in reversed([row for row_id in row_ids if (row := self.submitted.pop(row_id, None)) is not None]):
+            self.lines[row.spec.llm].put_back(row)
+            self._releases.append(row.id)
 
     def _flush_releases(self) -> None:
         most = self.limits.max_rows

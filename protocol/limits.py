@@ -29,9 +29,13 @@ class Limits:
         target_message_bytes: a sender closes a message when its body passes this; a single longer row still goes.
         max_row_bytes: the longest row or answer that is carried.
         max_rows: the most rows in one message.
+        max_client_rows, max_client_bytes: how many rows a client may have at the broker, and how many bytes they may
+            have in all. The broker takes no row beyond that, and says so (Busy).
     """
 
     max_frame_bytes: int = 512 * 1024
     target_message_bytes: int = 256 * 1024
     max_row_bytes: int = 64 * 1024 * 1024
     max_rows: int = 1024
+    max_client_rows: int = 100_000
+    max_client_bytes: int = 512 * 1024 * 1024

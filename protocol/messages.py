@@ -9,6 +9,9 @@ A ledger has one writer and messages on a connection keep their order, so when i
 holds (Ping), the reader's count must be the same at that moment, whatever else is in flight. A difference means
 that something was lost: the connection is opened anew, and both ends say what they hold (Await, Hold).
 
+Rows that the broker has no room for (Busy) are no exception: they count in its ledger until the client, which takes
+them back home, removes them with a Release as it does all others. The broker keeps no more of them than their ids.
+
 A row is one input (or rendered prompt) for one LLM. An execution is one hand-out of a row to one worker.
 """
 
@@ -157,7 +160,7 @@ class Submit:
 
 @dataclass(slots=True)
 class Release:
-    """Client to broker: rows that it wants no more, because their answer has arrived or they were cancelled."""
+    """Client to broker: rows to forget: their answer has arrived, or they were cancelled, or were not taken (Busy)."""
 
     ids: list[bytes]
 
@@ -175,6 +178,14 @@ class Missing:
     """Broker to client: awaited rows that nobody holds; submit them again."""
 
     ids: list[bytes]
+
+
+@dataclass(slots=True)
+class Busy:
+    """Broker to client: submitted rows that it has no room for. Release them, and submit no row for so many seconds."""
+
+    ids: list[bytes]
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -310,6 +321,7 @@ Message = (
     | Release
     | Await
     | Missing
+    | Busy
     | Answer
     | Fleet
     | Ask

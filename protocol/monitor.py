@@ -11,7 +11,7 @@ _EVENT = struct.Struct("=hi")
 
 
 def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
-    """The event that has come, as one of ``zmq.EVENT_…``, and its value.
+    """The event that has come, as one of ``zmq.EVENT_…``, and its value: for most, the connection's descriptor.
 
     pyzmq has this in ``zmq.utils.monitor``, but importing that imports asyncio, which takes as long as all of zmq.
     """

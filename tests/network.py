@@ -542,7 +542,7 @@ class Network:
             if isinstance(effect, outgoing.Log):
                 self.log.append(effect.text)
                 continue
-            assert isinstance(effect, outgoing.Send)
+            assert isinstance(effect, outgoing.Send), "nobody here is to be dropped"
             wire = self._wires.get(effect.peer)
             if effect.peer not in blocked and wire is not None and wire.is_open:
                 if len(wire.down.waiting) < self.weather.high_water:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,7 +34,14 @@ from genpool.protocol.session import SessionSettings, SessionState
 EXAMPLES = int(os.environ.get("GENPOOL_MODEL_EXAMPLES", "50"))
 
 # Small, so that every limit is met, and short, so that every time-out is.
-LIMITS = Limits(max_frame_bytes=4096, target_message_bytes=400, max_row_bytes=1000, max_rows=5)
+LIMITS = Limits(
+    max_frame_bytes=4096,
+    target_message_bytes=400,
+    max_row_bytes=1000,
+    max_rows=5,
+    max_client_rows=16,
+    max_client_bytes=90,
+)
 BROKER = BrokerSettings(
     settle_s=1.0,
     client_grace_s=3.0,
@@ -42,6 +49,8 @@ BROKER = BrokerSettings(
     max_unread_bytes=150,
     limits=LIMITS,
 )
+# One whose room for rows is soon taken.
+FULL_BROKER = replace(BROKER, max_rows=24, max_bytes=160)
 SESSION = SessionSettings(silence_s=2.1)
 WINDOW_ROWS = 12
 HIGH_WATER = 6
@@ -119,7 +128,7 @@ CALLS = st.builds(
 class Watched(Network):
     """The network, and what really happened in it: the machines' own books are not asked."""
 
-    def __init__(self, seed: int, delay_s: float, weather: Weather) -> None:
+    def __init__(self, broker: BrokerSettings, seed: int, delay_s: float, weather: Weather) -> None:
         self.credit: dict[Wire, int] = {}
         self.handed: Counter[Wire] = Counter()
         self.payload_of: dict[int, bytes] = {}
@@ -135,7 +144,7 @@ class Watched(Network):
         self.kinds: dict[Endpoint, Kind] = {}
         self.sick: set[Endpoint] = set()
         self.ever_sick: set[bytes] = set()
-        super().__init__(BROKER, seed=seed, delay_s=delay_s, weather=weather, session_settings=SESSION)
+        super().__init__(broker, seed=seed, delay_s=delay_s, weather=weather, session_settings=SESSION)
 
     def sent_up(self, wire: Wire, message: Message) -> None:
         if isinstance(message, (Hello, Grant, Result)) and isinstance(wire.end, FakeWorker):
@@ -299,6 +308,7 @@ class Model(RuleBasedStateMachine):
         self.ended_at: dict[bytes, float] = {}
 
     @initialize(
+        broker=st.sampled_from([BROKER, BROKER, FULL_BROKER]),
         seed=st.integers(0, 2**16),
         delay_s=st.sampled_from([0.001, 0.02, 0.15]),
         lag_s=st.sampled_from([0.0, 0.05, 0.5]),
@@ -311,6 +321,7 @@ class Model(RuleBasedStateMachine):
     )
     def begin(
         self,
+        broker: BrokerSettings,
         seed: int,
         delay_s: float,
         lag_s: float,
@@ -321,7 +332,7 @@ class Model(RuleBasedStateMachine):
         calls: list[Call],
         pace_s: float,
     ) -> None:
-        self.network = Watched(seed, delay_s, Weather(lag_s, stale, twice, high_water))
+        self.network = Watched(broker, seed, delay_s, Weather(lag_s, stale, twice, high_water))
         self.pace_s = pace_s
         for kind in workers:
             self.network.spawn(kind)
@@ -605,6 +616,8 @@ def look_at_client(client: FakeClient) -> None:
         assert line.bytes_at_broker == sum(len(row.payload) for row in here)
         assert line.at_home == sum(not row.over for row in line.waiting)
         assert line.dead == sum(row.over for row in line.waiting)
+    assert len(machine.submitted) <= LIMITS.max_client_rows
+    assert sum(len(row.payload) for row in machine.submitted.values()) <= LIMITS.max_client_bytes
     somewhere = {id(row) for line in machine.lines.values() for row in line.waiting} | {
         id(row) for row in machine.submitted.values()
     }
@@ -615,8 +628,12 @@ def look_at_broker(broker: Broker) -> None:
     ledger = broker.ledger
     for row in ledger.rows.values():
         look_at_broker_row(broker, row)
+    assert ledger.row_bytes == sum(row.size for row in ledger.rows.values()) <= broker.settings.max_bytes
     for client in broker.clients.values():
         assert all(ledger.rows.get(row.id) is row and row.client is client for row in client.rows.values())
+        assert client.row_bytes == sum(row.size for row in client.rows.values()) <= LIMITS.max_client_bytes
+        assert not client.rows.keys() & client.refused.keys()
+        assert len(client.rows) + len(client.refused) <= LIMITS.max_client_rows
         assert client.unread_bytes == sum(row.unread_bytes for row in client.rows.values())
         assert client.unread_bytes <= BROKER.max_unread_bytes + LIMITS.max_row_bytes
         assert all(row.state in (RowState.ANSWERED, RowState.RUNNING) for row in client.withheld)

@@ -124,7 +124,7 @@ class _Measured:
 
 
 def _measure(backlog: int, rows: int, payload: bytes) -> _Measured:
-    with running_fleet(0) as fleet:
+    with running_fleet(0, broker_arguments=("--max-client-rows", str(backlog + _PLACES))) as fleet:
         loop = Loop(fleet.address)
         now = time.monotonic()
         # On top of the rows that wait there are those that the workers hold.

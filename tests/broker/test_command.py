@@ -93,6 +93,13 @@ def test_a_connection_file_that_cannot_be_written_is_refused(fleet: Fleet) -> No
         ("--heartbeat-timeout", "0"),
         ("--heartbeat-timeout", "100000"),
         ("--max-attempts", "0"),
+        ("--max-clients", "0"),
+        ("--max-workers", "0"),
+        ("--max-rows", "0"),
+        ("--max-queued", "0"),
+        ("--max-client-rows", "0"),
+        ("--max-client-queued", "0"),
+        ("--hello-timeout", "0"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused(fleet: Fleet, option: str, value: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from genpool.broker.machine import Broker
-from genpool.broker.outgoing import Log, Send
+from genpool.broker.outgoing import Drop, Log, Send
 from genpool.broker.peer import LLM, Client, Worker
 from genpool.broker.row import Execution, RowState
 from genpool.broker.settings import BrokerSettings
@@ -26,6 +26,7 @@ from genpool.protocol.messages import (
     Assign,
     AssignRun,
     Await,
+    Busy,
     Fleet,
     Goodbye,
     Grant,
@@ -155,6 +156,7 @@ class Bench:
         self.broker.tick(self.now)
         self.logs: list[str] = []
         # Peers that ZeroMQ cannot send to at the moment: gone, or full.
+        self.dropped: list[str] = []
         self.gone: set[str] = set()
         self.full: set[str] = set()
         self._ids = count()
@@ -208,6 +210,9 @@ class Bench:
             if isinstance(effect, Log):
                 self.logs.append(effect.text)
                 continue
+            if isinstance(effect, Drop):
+                self.dropped.append(effect.peer.decode())
+                continue
             assert isinstance(effect, Send)
             name = effect.peer.decode()
             assert decode(encode(effect.message, 1 << 20)) == effect.message
@@ -238,6 +243,8 @@ class Bench:
             assert row.client is not None or row.id in broker.ledger._orphans
         for one in broker.clients.values():
             assert all(broker.ledger.rows[row_id] is row for row_id, row in one.rows.items())
+            assert one.row_bytes == sum(row.size for row in one.rows.values())
+        assert broker.ledger.row_bytes == sum(row.size for row in broker.ledger.rows.values())
         for name, llm in broker.llms.items():
             states = Counter(row.state for row in broker.ledger.rows.values() if row.spec.llm == name)
             assert (len(llm.queue), len(llm.suspects)) == (states[RowState.QUEUED], states[RowState.SUSPECTED])
@@ -380,6 +387,7 @@ ALL_BUT_HELLO: list[Message] = [
     Refuse("no"),
     Reset("no"),
     Missing(ids("a")),
+    Busy(ids("a"), 1.0),
     answer(["a"], 0),
     Fleet([]),
     Status({}),
@@ -434,6 +442,91 @@ def test_unusable_bytes_reset_the_peer_that_sent_them_and_nobody_else() -> None:
     assert len(bench.logs) == 2
 
 
+def garble(bench: Bench, name: str, times: int) -> list[Sent]:
+    for _ in range(times):
+        bench.broker.malformed(name.encode(), "an empty message")
+    return bench.flush()
+
+
+REFUSED = (
+    "this process has sent more than 10 unusable messages a minute, and may come back after 60 s: what speaks here is "
+    "no genpool"
+)
+
+
+def test_who_sends_too_many_unusable_messages_is_dropped_and_kept_out_for_a_while_and_nobody_else() -> None:
+    bench = Bench()
+    bench.client("bad")
+    bench.client("good")
+    bench.worker(credit=2)
+    bench.tell("bad", submit("a"))
+    bench.tell("good", submit("b"))
+    assert garble(bench, "bad", 10) == [("bad", Reset("an empty message"))] * 10
+    assert (bench.dropped, bench.peer("bad").hello.host) == ([], "bad")
+    assert garble(bench, "bad", 1) == [("bad", Refuse(REFUSED))]
+    assert bench.dropped == ["bad"]
+    assert bench.logs[-2:] == [
+        "client bad:7 is kept out for 60 s: it sent more than 10 unusable messages a minute",
+        "client bad:7 is away: it sent more than 10 unusable messages a minute; its 1 rows are kept for 10 s",
+    ]
+    bench.now += 20
+    ((_, refusal),) = bench.tell("bad/2", client_hello("bad"))
+    assert refusal == Refuse("this process has sent too many unusable messages, and is kept out for 40 s more")
+    assert bench.dropped == ["bad", "bad/2"]
+    bench.tick(0.1)
+    assert bench.state_of("a") is None
+    assert bench.tell("worker", result(1, credit=2)) == [("good", answer(["b"], 1))]
+    bench.tick(40)
+    assert welcomed(bench.tell("bad/3", client_hello("bad")))
+
+
+def test_where_there_are_keys_it_is_the_key_that_is_kept_out() -> None:
+    bench = Bench()
+    for name, key in (("bad", "key"), ("good", "another key")):
+        bench.broker.received(name.encode(), client_hello(name), bench.now, key)
+    garble(bench, "bad", 11)
+    for name, key in (("renamed", "key"), ("late", "another key")):
+        bench.broker.received(name.encode(), client_hello(name), bench.now, key)
+    assert reasons(bench.flush()) == ["this process has sent too many unusable messages, and is kept out for 60 s more"]
+    assert bench.dropped == ["bad", "renamed"]
+
+
+def test_a_few_unusable_messages_now_and_then_are_borne() -> None:
+    bench = Bench()
+    bench.client()
+    for _ in range(50):
+        assert garble(bench, "client", 1) == [("client", Reset("an empty message"))]
+        bench.tick(6)
+    garble(bench, "client", 5)
+    bench.client("client/2")
+    garble(bench, "client/2", 5)
+    assert not bench.dropped
+    garble(bench, "client/2", 1)
+    assert bench.dropped == ["client/2"], "a new connection makes no new process"
+
+
+def test_a_worker_that_is_shut_out_charges_nobody_and_its_rows_go_elsewhere() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("bad")
+    bench.tell("client", submit("a"))
+    garble(bench, "bad", 11)
+    bench.worker("good")
+    assert assigned(bench.tick(SETTINGS.worker_grace_s)) == {"good": ["a"]}
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 0
+
+
+def test_a_stranger_that_sends_only_garbage_is_dropped_and_does_not_fill_the_log() -> None:
+    bench = Bench()
+    for number in range(100):
+        sent = garble(bench, f"stranger{number}", 11)
+        assert [type(message) for _, message in sent] == [Refuse]
+    assert bench.dropped == [f"stranger{number}" for number in range(100)]
+    assert len(bench.logs) == 10
+    bench.tick(60)
+    assert not bench.broker._offences._buckets
+
+
 def test_a_broker_that_stops_says_so() -> None:
     bench = Bench()
     bench.client()
@@ -483,6 +576,33 @@ def test_who_comes_to_a_full_broker_is_told_what_to_do_and_leaves_nothing_behind
     assert assigned(bench.tell("client", submit("a"))) == {"worker": ["a"]}, "those inside go on"
 
 
+def test_clients_workers_and_names_have_limits_of_their_own() -> None:
+    bench = Bench(replace(SETTINGS, max_clients=1, max_workers=2, max_llms=1))
+    bench.client()
+    bench.worker()
+    assert reasons(bench.tell("late", client_hello("late"))) == [
+        "this broker takes 1 clients (--max-clients), and all places are taken"
+    ]
+    assert reasons(bench.tell("late", worker_hello("late", llm="another"))) == [
+        "this broker knows 1 names of LLMs already, and takes no other one"
+    ]
+    assert welcomed(bench.tell("second", worker_hello("second")))
+    bench.lose("second")
+    assert reasons(bench.tell("late", worker_hello("late"))) == [
+        "this broker takes 2 workers (--max-workers), and all places are taken"
+    ]
+    assert welcomed(bench.tell("second/2", worker_hello("second")))
+
+
+def test_rows_for_names_beyond_the_limit_are_not_taken_and_such_names_are_forgotten_with_their_rows() -> None:
+    bench = limited(max_llms=2)
+    sent = bench.tell("one", submit("a", llm="x"), submit("b", llm="y"), submit("c", llm="z"))
+    assert told(sent) == {"one": [(ids("c"), 0.5)]}
+    bench.tell("one", Release(ids(*"abc")))
+    bench.tick(0.1)
+    assert not bench.broker.llms
+
+
 def test_a_place_is_free_when_a_peer_has_left_or_its_grace_is_over() -> None:
     bench = Bench(replace(SETTINGS, max_peers=2))
     bench.client("leaves")
@@ -522,6 +642,137 @@ def test_the_log_says_only_now_and_then_that_peers_are_turned_away() -> None:
     bench.tell("later", worker_hello("later"))
     assert len(bench.logs) == 2
     assert bench.logs[1].startswith("worker later:8 was turned away: ")
+
+
+# A broker that has no room for rows.
+
+
+def told(sent: list[Sent]) -> dict[str, list[tuple[list[bytes], float]]]:
+    """Which rows were not taken of whom, and when to come back."""
+    busy: dict[str, list[tuple[list[bytes], float]]] = {}
+    for name, message in sent:
+        if isinstance(message, Busy):
+            busy.setdefault(name, []).append((message.ids, message.seconds))
+    return busy
+
+
+def limited(**said: Any) -> Bench:
+    limits = {name: value for name, value in said.items() if name.startswith("max_client")}
+    rest = {name: value for name, value in said.items() if name not in limits}
+    bench = Bench(replace(SETTINGS, limits=Limits(**limits), **rest))
+    bench.client("one")
+    bench.client("two")
+    return bench
+
+
+@pytest.mark.parametrize(
+    "limit", [{"max_rows": 3}, {"max_bytes": 3}, {"max_client_bytes": 3}], ids=["rows", "bytes", "bytes of a client"]
+)
+def test_rows_beyond_the_room_are_not_taken_and_their_client_is_told_when_to_come_back(limit: dict[str, int]) -> None:
+    bench = limited(**limit)
+    sent = bench.tell("one", submit("a", "b"), submit("c", "d", "e"))
+    assert told(sent) == {"one": [(ids("d", "e"), 0.5)]}
+    assert [*map(bench.state_of, "abcde")] == [RowState.QUEUED] * 3 + [None] * 2
+    assert bench.tell("one", Ping(5)) == [], "its ledger has them until it releases them"
+    assert bench.tell("one", Release(ids("d", "e")), Ping(3)) == []
+    assert bench.tell("one", Release(ids("a")), submit("d"), Ping(3)) == []
+    assert bench.state_of("d") is RowState.QUEUED
+
+
+def test_a_full_broker_goes_on_with_what_it_has() -> None:
+    bench = limited(max_rows=2)
+    bench.tell("one", submit("a", "b"))
+    assert told(bench.tell("two", submit("c"))) == {"two": [(ids("c"), 0.5)]}
+    bench.worker(credit=9)
+    bench.tell("worker", result(0, 1, credit=9))
+    assert bench.tell("two", Release(ids("c")), Ping(0)) == []
+    bench.tell("one", Release(ids("a", "b")), Ping(0))
+    assert assigned(bench.tell("two", submit("c"))) == {"worker": ["c"]}
+
+
+def test_a_client_that_finds_no_room_again_and_again_is_told_longer_times() -> None:
+    bench = limited(max_rows=0)
+    times: list[float] = []
+    for number in range(7):
+        name = f"row{number}"
+        ((_, seconds),) = told(bench.tell("one", submit(name)))["one"]
+        times.append(seconds)
+        bench.tell("one", Release(ids(name)))
+        bench.now += seconds
+    assert times == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert told(bench.tell("two", submit("other"))) == {"two": [(ids("other"), 0.5)]}
+
+
+def test_what_was_on_its_way_already_makes_no_longer_time_of_it() -> None:
+    bench = limited(max_rows=0)
+    bench.tell("one", submit("a"))
+    bench.now += 0.125
+    assert told(bench.tell("one", submit("b"), submit("b"))) == {"one": [(ids("b"), 0.375)]}
+
+
+def test_a_client_that_goes_beyond_what_is_taken_of_one_loses_its_connection_and_nobody_else_anything() -> None:
+    bench = limited(max_client_rows=4, max_rows=4)
+    bench.worker(credit=1)
+    bench.tell("one", submit("a", "b"))
+    assert told(bench.tell("two", submit("c", "d", "e"))) == {"two": [(ids("e"), 0.5)]}
+    assert bench.tell("two", submit("c", "d", "e"), Ping(3)) == [], "the same again"
+    reason = "you have 5 rows here, and this broker takes 4 of one client"
+    assert bench.tell("two", submit("f", "g")) == [("two", Reset(reason))]
+    assert bench.tell("two", submit("h")) == [("two", Reset("say hello first"))]
+    bench.tell("two/2", client_hello("two"))
+    assert bench.tell("two/2", Await(ids("c"), False), Ping(1)) == []
+    assert bench.tell("two/2", submit("d", "i"), Ping(3)) == [("two/2", Busy(ids("i"), 0.5))]
+    assert sorted(assigned(bench.tell("worker", result(0, credit=3)))["worker"]) == ["b", "c"]
+
+
+def test_a_client_may_await_no_more_rows_than_are_taken_of_one() -> None:
+    bench = limited(max_client_rows=4)
+    assert bench.tell("one", Await(ids(*"abc"), True)) == []
+    reason = "you await more than the 4 rows that this broker takes of one client"
+    assert bench.tell("one", Await(ids(*"de"), True)) == [("one", Reset(reason))]
+    assert not bench.broker.ledger.rows
+
+
+def test_rows_that_are_awaited_and_find_no_room_are_not_asked_for() -> None:
+    bench = limited(max_rows=2)
+    sent = bench.tell("one", Await(ids(*"abc"), False))
+    assert sent == [("one", Busy(ids("c"), 0.5)), ("one", Missing(ids(*"ab")))]
+    assert bench.tell("one", Ping(3), submit(*"ab", again=True), Release(ids("c")), Ping(2)) == []
+
+
+def test_a_row_that_was_asked_for_may_find_no_room_for_its_bytes() -> None:
+    bench = limited(max_client_bytes=3)
+    bench.tell("one", Await(ids("long", "a"), False))
+    sent = bench.tell("one", submit("long", "a", again=True), Ping(2))
+    assert sent == [("one", Busy(ids("long", "a"), 0.5))]
+    assert bench.tell("one", Release(ids("long", "a")), Ping(0)) == []
+
+
+def test_a_client_that_comes_back_has_no_refused_rows_left() -> None:
+    bench = limited(max_rows=0)
+    bench.tell("one", submit("a"))
+    bench.client("one/2")
+    assert bench.tell("one/2", Await([], False), Ping(0)) == []
+
+
+def test_a_worker_may_not_claim_more_rows_than_there_is_room_for() -> None:
+    bench = Bench(replace(SETTINGS, max_rows=2), age=0.0)
+    other_life = list(range(5))
+    names = ids(*numbered("row", 5))
+    bench.worker(held=Hold(other_life, names, [False] * 5, False))
+    assert len(bench.broker.ledger.rows) == 2
+
+
+def test_a_peer_that_never_reads_is_given_up() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(max_client_rows=10)))
+    bench.client("deaf")
+    bench.full.add("deaf")
+    bench.tell("deaf", *(Await([], False), *(Ask() for _ in range(200))))
+    assert len(bench.peer("deaf").outbox) <= 3, "of the status the last word counts"
+    bench.peer("deaf").outbox.extend(Busy([], 1.0) for _ in range(10_011))
+    bench.full.clear()
+    assert bench.tick(0.1) == [("deaf", Reset("you do not read what you are sent"))]
+    assert not bench.broker.peers
 
 
 # Rows, from one end to the other.
@@ -705,7 +956,7 @@ def test_what_a_peer_that_does_not_read_has_sent_to_it_at_will_does_not_pile_up(
     bench = Bench()
     bench.client()
     bench.full.add("client")
-    for _ in range(20):
+    for _ in range(5):
         bench.tell("client", client_hello("client"), Ask(), Grant(0, WorkerState.READY))
         bench.broker.malformed(b"client", "no message")
         bench.tick(0.1)

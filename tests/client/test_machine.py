@@ -27,6 +27,7 @@ from genpool.protocol.messages import (
     Answer,
     Ask,
     Await,
+    Busy,
     Fleet,
     Goodbye,
     Hello,
@@ -347,6 +348,92 @@ def test_messages_are_bounded_in_rows_and_bytes() -> None:
     sizes = [[len(payload) for run in submit.runs for payload in run.payloads] for submit in driven.of(Submit)]
     assert [len(size) for size in sizes[:3]] == [10, 10, 5]
     assert sizes[3:] == [[60], [60], [60], [60], [500], [4]]
+
+
+# What a broker takes of one client, and one that has no room.
+
+
+def test_no_more_rows_are_at_the_broker_than_it_takes_of_a_client() -> None:
+    driven = Driven(Limits(max_client_rows=10))
+    driven.open(info("a"))
+    rows = driven.submit(*numbered(25))
+    assert driven.payloads == numbered(10)
+    driven.answer(*rows[:4])
+    assert driven.payloads == numbered(14)
+
+
+def test_no_more_bytes_are_at_the_broker_than_it_takes_of_a_client() -> None:
+    driven = Driven(Limits(max_client_bytes=100))
+    driven.open(info("a"))
+    sizes = [60, 30, 20, 5, 101, 100, 1]
+    rows = driven.submit(*[bytes(size) for size in sizes])
+    assert [*map(len, driven.payloads)] == [60, 30]
+    driven.answer(rows[0])
+    assert [*map(len, driven.payloads)] == [60, 30, 20, 5]
+    assert str(driven.ended[bytes(101)]) == "the row has 101 bytes and this broker takes rows of up to 100"
+    driven.answer(*rows[1:4])
+    assert [*map(len, driven.payloads)] == [60, 30, 20, 5, 100]
+
+
+def test_each_llm_has_its_share_of_what_the_broker_takes() -> None:
+    driven = Driven(Limits(max_client_rows=10, max_client_bytes=80))
+    driven.open(info("a"), info("b"))
+    for llm in ("a", "b"):
+        driven.client.submit([driven.row(b"%s%d" % (llm.encode(), at), spec_of(llm)) for at in range(9)], driven.now)
+    driven.flush()
+    assert driven.payloads == [b"%s%d" % (llm, at) for llm in (b"a", b"b") for at in range(5)]
+
+
+def test_rows_that_the_broker_has_no_room_for_wait_at_home_before_the_others_until_the_time_is_over() -> None:
+    driven = Driven(Limits(max_client_rows=4))
+    driven.open(info("a"), info("b"))
+    rows = driven.submit(*numbered(6))
+    driven.receive(Busy([row.id for row in rows[1:4]], 2.0))
+    assert driven.of(Release)[-1].ids == [row.id for row in reversed(rows[1:4])]
+    assert driven.ledger == {rows[0].id}
+    driven.submit(b"for b", llm="b")
+    driven.answer(rows[0])
+    driven.keep_alive(2)
+    assert driven.payloads == numbered(4), "it waits a little longer than it was told to"
+    driven.keep_alive(2)
+    assert driven.payloads == [*numbered(4), b"1", b"2", b"for b"]
+    assert driven.ledger == set(driven.client.submitted)
+
+
+def test_a_row_that_was_withdrawn_before_the_broker_said_that_it_has_no_room_is_released_once() -> None:
+    driven = Driven()
+    driven.open(info("a"))
+    one, two = driven.submit(b"one", b"two")
+    driven.withdraw(one)
+    driven.receive(Busy([one.id, two.id], 0.1))
+    assert [release.ids for release in driven.of(Release)] == [[one.id], [two.id]]
+    driven.withdraw(two)
+    driven.keep_alive(1)
+    assert driven.payloads == [b"one", b"two"]
+    assert driven.client.lines == {}
+
+
+def test_the_next_broker_may_take_fewer_rows_and_is_asked_at_once() -> None:
+    driven = Driven()
+    driven.open(info("a"))
+    rows = driven.submit(*numbered(10))
+    driven.receive(Busy([rows[9].id], 3600.0))
+    driven.client.broken("it was cut", driven.now)
+    driven.limits = Limits(max_client_rows=4)
+    driven.open(info("a"))
+    assert [row_id for message in driven.of(Await) for row_id in message.ids] == [row.id for row in rows[:4]]
+    assert driven.ledger == {row.id for row in rows[:4]}
+    driven.answer(*rows[:4])
+    assert driven.payloads[10:] == numbered(8)[4:]
+
+
+def test_a_quiet_line_says_that_the_broker_is_full(driven: Driven) -> None:
+    (row,) = driven.submit(b"row")
+    driven.receive(Busy([row.id], 60.0))
+    driven.keep_alive(11)
+    assert driven.log == [
+        "1 rows for 'a' had no answer for 10 s: the broker at tcp://broker:5555 is full and takes no more rows for now"
+    ]
 
 
 # How rows end.
@@ -884,12 +971,12 @@ def test_a_message_for_others_is_logged_and_does_no_harm(driven: Driven) -> None
 def test_whatever_happens_the_counts_agree_and_every_row_ends_once(seed: int) -> None:
     """``Driven`` checks every ping against the ledger that the messages before it make."""
     chance = random.Random(seed)
-    driven = Driven(Limits(max_rows=chance.choice([3, 1024]), max_row_bytes=1000))
+    driven = Driven(Limits(max_rows=chance.choice([3, 1024]), max_row_bytes=1000, max_client_rows=300))
     driven.open(info("a"), info("b"))
     rows: list[Row] = []
     withdrawn: set[bytes] = set()
     for step in range(300):
-        match chance.randrange(7):
+        match chance.randrange(8):
             case 0 | 1:
                 deadline = chance.choice([None, driven.now + chance.uniform(0, 2)])
                 names = [b"%d" % (1000 * step + at) for at in range(chance.randint(1, 80))]
@@ -905,6 +992,9 @@ def test_whatever_happens_the_counts_agree_and_every_row_ends_once(seed: int) ->
             case 4:
                 capacity = chance.randint(0, 200)
                 driven.receive(Fleet([info("a", capacity=capacity), info("b", ready=capacity % 2)]))
+            case 6:
+                there = list(driven.client.submitted)
+                driven.receive(Busy(there[chance.randint(0, len(there)) :], chance.uniform(0, 0.3)))
             case 5 if chance.random() < 0.2:
                 driven.client.broken("it was cut", driven.now)
                 driven.open(info("a"), info("b"))
@@ -915,6 +1005,8 @@ def test_whatever_happens_the_counts_agree_and_every_row_ends_once(seed: int) ->
             there = [row for row in driven.client.submitted.values() if row.spec.llm == line.llm]
             assert (line.at_broker, line.bytes_at_broker) == (len(there), sum(len(row.payload) for row in there))
             assert line.at_home == sum(not row.over for row in line.waiting)
+        assert len(driven.client.submitted) <= 300
+    driven.keep_alive(1)
     while driven.client.submitted:
         driven.answer(*driven.client.submitted.values())
     assert withdrawn.isdisjoint(driven.ended)
@@ -1018,6 +1110,9 @@ MESSAGES: dict[str, Message] = {
     "missing": Missing([row_id(2)]),
     "missing what is over": Missing([row_id(number) for number in (1, 3, 99)]),
     "missing what was never sent": Missing([row_id(4)]),
+    "busy": Busy([row_id(2)], 0.05),
+    "busy with what is over": Busy([row_id(number) for number in (1, 3, 99)], 0.05),
+    "busy with what was never sent": Busy([row_id(4)], 3600.0),
     "status": Status({}),
     "hello": Hello(role="client", instance=b"i" * 16),
     "settle": Settle([1]),

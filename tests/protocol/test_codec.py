@@ -24,6 +24,7 @@ from genpool.protocol.messages import (
     Assign,
     AssignRun,
     Await,
+    Busy,
     Fleet,
     Goodbye,
     Grant,
@@ -123,7 +124,7 @@ hellos = st.builds(
 outcomes = st.sampled_from(Outcome)
 MESSAGES: dict[type[Any], SearchStrategy[Any]] = {
     Hello: hellos,
-    Welcome: st.builds(Welcome, payloads, seconds, st.builds(Limits, positives, positives, positives, positives)),
+    Welcome: st.builds(Welcome, payloads, seconds, st.builds(Limits, *[positives] * 6)),
     Refuse: st.builds(Refuse, texts),
     Reset: st.builds(Reset, texts),
     Ping: st.builds(Ping, st.none() | counts),
@@ -132,6 +133,7 @@ MESSAGES: dict[type[Any], SearchStrategy[Any]] = {
     Release: st.builds(Release, st.lists(row_ids, max_size=5)),
     Await: st.builds(Await, st.lists(row_ids, max_size=5), st.booleans()),
     Missing: st.builds(Missing, st.lists(row_ids, max_size=5)),
+    Busy: st.builds(Busy, st.lists(row_ids, max_size=5), seconds),
     Answer: rows_of(Answer, {}, ids=row_ids, outcomes=outcomes, attempts=counts, payloads=payloads),
     Fleet: st.builds(Fleet, st.lists(llm_infos, max_size=3)),
     Ask: st.just(Ask()),
@@ -164,6 +166,7 @@ EXAMPLES: dict[str, Message] = {
         Release([ROW_ID]),
         Await([ROW_ID], True),
         Missing([ROW_ID]),
+        Busy([ROW_ID], 0.5),
         Answer([ROW_ID], [Outcome.DONE], [1], [b"answer"]),
         Fleet([INFO]),
         Ask(),
