@@ -16,6 +16,9 @@ from .straggler import Stragglers
 _LAST_COUNTS = (Fleet, Status)
 _FIRST_COUNTS = (Reset, Welcome)
 
+# Replicas of one LLM say the same; many names of models are a mistake, and would only be long.
+_MOST_MODEL_NAMES = 16
+
 
 @dataclass(slots=True, eq=False)
 class Peer:
@@ -205,7 +208,8 @@ class LLM:
         reasons = [worker.hello.reason for worker in self.workers if worker.hello.state == WorkerState.UNWELL]
         return LLMInfo(
             self.name,
-            sorted({hello.model_name for hello in ready if hello.model_name}) or [self.last_hello.model_name],
+            sorted({hello.model_name for hello in ready if hello.model_name})[:_MOST_MODEL_NAMES]
+            or [self.last_hello.model_name],
             self.last_hello.task,
             sorted(self.last_hello.options),
             len(ready),

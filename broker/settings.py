@@ -27,7 +27,7 @@ class BrokerSettings:
             single client may have there is in ``limits``.
         max_clients, max_workers, max_peers: how many clients, workers, and of both together are taken in, those among
             them that are away and may come back.
-        max_llms: how many names of LLMs are known at once.
+        max_llms: how many names of LLMs are known at once. What is told of all of them must fit into a message.
         hello_timeout_s: how long a connection may stay that is no client's or worker's, or is none any more.
         max_malformed: so many unusable messages a minute are borne from a connection, and as many at once.
         shut_out_s: how long a process is kept out that has sent more.
@@ -46,7 +46,7 @@ class BrokerSettings:
     max_clients: int = sys.maxsize
     max_workers: int = sys.maxsize
     max_peers: int = sys.maxsize
-    max_llms: int = 10_000
+    max_llms: int = 1000
     hello_timeout_s: float = 10.0
     max_malformed: int = 10
     shut_out_s: float = 60.0

@@ -20,7 +20,16 @@ import msgpack
 
 from .errors import DecodeError
 from .frames import LARGE_BYTES, Frame, Frames, Payload
-from .limits import MAX_COUNT, MAX_ROWS_PER_MESSAGE, PROTOCOL_VERSION, ROW_ID_BYTES, Limits
+from .limits import (
+    MAX_COUNT,
+    MAX_HELLO_BYTES,
+    MAX_NAME_BYTES,
+    MAX_REASON_BYTES,
+    MAX_ROWS_PER_MESSAGE,
+    PROTOCOL_VERSION,
+    ROW_ID_BYTES,
+    Limits,
+)
 from .messages import (
     Answer,
     Ask,
@@ -56,6 +65,7 @@ from .packer import Packer
 
 Check = Callable[[Any], Any]
 MAX_HEAD_BYTES = 4 * 1024 * 1024
+MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 _ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
 
@@ -68,6 +78,20 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise DecodeError("is no text")
     return value
+
+
+def _text_of(most_bytes: int) -> Check:
+    def checked(value: Any) -> str:
+        # Nearly all are so short that they need not be encoded.
+        if 4 * len(_text(value)) > most_bytes and len(value.encode(errors="surrogatepass")) > most_bytes:
+            raise DecodeError(f"is longer than {most_bytes} bytes")
+        return value
+
+    return checked
+
+
+_name = _text_of(MAX_NAME_BYTES)
+_reason = _text_of(MAX_REASON_BYTES)
 
 
 def _count(value: Any) -> int:
@@ -212,18 +236,18 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Hello: {
         "role": _one_of(Role),
         "instance": _bytes,
-        "host": _text,
+        "host": _name,
         "pid": _count,
         "version": _count,
-        "release": _text,
-        "llm": _text,
+        "release": _name,
+        "llm": _name,
         "state": _one_of(WorkerState),
-        "reason": _text,
-        "model_name": _text,
+        "reason": _reason,
+        "model_name": _name,
         "task": _plain_mapping(_DEEPEST_TASK),
         "batch_size": _positive,
         "concurrency": _positive,
-        "options": _list_of(_text),
+        "options": _list_of(_name),
         "credit": _count,
     },
     Welcome: {"epoch": _bytes, "ping_interval_s": _seconds, "limits": _record(Limits), "version": _count},
@@ -235,13 +259,13 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "max_client_rows": _positive,
         "max_client_bytes": _positive,
     },
-    Refuse: {"reason": _text, "version": _count},
-    Reset: {"reason": _text},
+    Refuse: {"reason": _reason, "version": _count},
+    Reset: {"reason": _reason},
     Ping: {"held": _optional(_count)},
-    Goodbye: {"reason": _text},
+    Goodbye: {"reason": _reason},
     Submit: {"runs": _list_of(_record(SubmitRun))},
     SubmitRun: {
-        "llm": _text,
+        "llm": _name,
         "kind": _one_of(RowKind),
         "num_generations": _positive,
         "options": _bytes,
@@ -256,15 +280,15 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Busy: {"ids": _ids, "seconds": _seconds},
     Answer: {"ids": _ids, "outcomes": _outcomes, "attempts": _counts},
     LLMInfo: {
-        "name": _text,
-        "model_names": _list_of(_text),
+        "name": _name,
+        "model_names": _list_of(_name),
         "task": _plain_mapping(_DEEPEST_TASK),
-        "options": _list_of(_text),
+        "options": _list_of(_name),
         "ready": _count,
         "loading": _count,
         "unwell": _count,
         "capacity": _count,
-        "reason": _text,
+        "reason": _reason,
     },
     Fleet: {"llms": _list_of(_record(LLMInfo), most=_MOST_LLMS)},
     Ask: {},
@@ -282,7 +306,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
     Result: {"executions": _counts, "outcomes": _outcomes, "tokens": _count, "credit": _count},
-    Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _text},
+    Grant: {"credit": _count, "state": _one_of(WorkerState), "reason": _reason},
     Hold: {"executions": _counts, "ids": _ids, "finished": _list_of(_flag), "more": _flag},
 }
 
@@ -323,8 +347,16 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
 # Fields that do not stand in the head as they are.
-_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "limits"))
+_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "limits", "reason"))
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
+
+# How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
+# and what is collected of many hellos is longer.
+_LARGEST = {
+    Hello: (MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE),
+    Fleet: (MAX_COLLECTED_BYTES, _MOST_LLMS),
+    Status: (MAX_COLLECTED_BYTES, _MOST_LLMS),
+}
 
 _packer = Packer()
 
@@ -368,12 +400,20 @@ def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
             name, item = "sizes", [len(payload) for payload in item]
         elif name == "ids":
             item = b"".join(item)
+        elif name == "reason":
+            item = _shortened(item)
         elif name == "limits":
             item = _plain(item, payloads)
         else:
             item = [_plain(one, payloads) for one in item]
         plain[name] = item
     return plain
+
+
+def _shortened(reason: str) -> str:
+    """A reason that is not too long to be carried: it is for people, who read its beginning."""
+    most = MAX_REASON_BYTES // 4 - 1
+    return reason if len(reason) <= most else reason[:most] + "…"
 
 
 def decode(frames: Sequence[Frame]) -> Message:
@@ -390,10 +430,11 @@ def decode(frames: Sequence[Frame]) -> Message:
     kind = _KINDS.get(head[:1])
     if kind is None:
         raise DecodeError(f"a message of the unknown kind {head[:1]!r}")
-    if len(head) > MAX_HEAD_BYTES:
-        raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {MAX_HEAD_BYTES}")
+    most_bytes, longest = _LARGEST.get(kind, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE))
+    if len(head) > most_bytes:
+        raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {most_bytes}")
     try:
-        plain = _unpack(head[1:])
+        plain = _unpack(head[1:], longest)
         if kind in (Hello, Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
             return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
         if kind is Hello:
@@ -409,12 +450,11 @@ def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
     return Refuse(_field("reason", _text, plain) if "reason" in plain else "", plain["version"])
 
 
-def _unpack(head: bytes) -> dict[str, Any]:
+def _unpack(head: bytes, longest: int) -> dict[str, Any]:
     try:
         # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
         # takes a byte at least.
-        longest = min(_MOST_LLMS, len(head))
-        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=longest)
+        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=min(longest, len(head)))
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None

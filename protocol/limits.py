@@ -14,6 +14,12 @@ MAX_COUNT = 2**63 - 1
 # The head is never split over frames, so it bounds how many rows one message may name. 4096 ids are 64 KiB.
 MAX_ROWS_PER_MESSAGE = 4096
 
+# Names (of LLMs, models, hosts, options), and reasons. Hello has several, a task's description among them, and what it
+# says goes on to all clients: so it is bounded as a whole too.
+MAX_NAME_BYTES = 1024
+MAX_REASON_BYTES = 4096
+MAX_HELLO_BYTES = 32 * 1024
+
 # Options travel in the head too, once for each run of rows in a message.
 MAX_OPTIONS_BYTES = 64 * 1024
 

@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from ..protocol.limits import MAX_NAME_BYTES
 from ..tasks.named import TASKS
 from .config import read_config
 from .llm import LLM
@@ -117,6 +118,8 @@ def worker(
     over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died
     or did not end a row within --row-timeout, 1 the same with Python's interpreter lock held.
     """
+    if len(llm.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise ConfigurationError(f"the name of an LLM (--llm) may have {MAX_NAME_BYTES} bytes at most; shorten it")
     settings = WorkerSettings(
         llm=llm,
         broker=resolve(broker),

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from genpool.broker.settings import BrokerSettings
 from genpool.protocol import codec
 from genpool.protocol.codec import MAX_HEAD_BYTES, decode
 from genpool.protocol.errors import DecodeError
 from genpool.protocol.frames import LARGE_BYTES, Frames, Payload
-from genpool.protocol.limits import MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
+from genpool.protocol.limits import MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -475,7 +476,7 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     ),
     "too many executions": (
         spoiled("Settle", executions=[1] * (MAX_ROWS_PER_MESSAGE + 1)),
-        f"Settle: executions has {MAX_ROWS_PER_MESSAGE + 1} entries",
+        f"{MAX_ROWS_PER_MESSAGE + 1} exceeds max_array_len({MAX_ROWS_PER_MESSAGE})",
     ),
     "executions in a map": (spoiled("Resend", executions={"a": 1}), "Resend: executions is no list"),
     "a flag that is a number": (spoiled("Await", more=1), "Await: more is no flag"),
@@ -603,6 +604,45 @@ def test_lists_that_announce_much_cost_little() -> None:
 def test_a_short_head_cannot_announce_more_than_it_holds() -> None:
     with pytest.raises(DecodeError, match="max_array_len"):
         decode(raw("Status", b"\x81\xa6report\xdd" + struct.pack(">I", 50) + bytes(30)))
+
+
+LONG_NAMES: dict[str, tuple[list[bytes], str]] = {
+    "host": (spoiled("Hello", host="h" * 1025), "Hello: host is longer than 1024 bytes"),
+    "llm": (spoiled("Hello", llm="ü" * 513), "Hello: llm is longer than 1024 bytes"),
+    "model": (spoiled("Hello", model_name="m" * 1025), "Hello: model_name is longer than 1024 bytes"),
+    "option": (spoiled("Hello", options=["o" * 1025]), "Hello: options is longer than 1024 bytes"),
+    "llm of rows": (spoiled_run("Submit", llm="l" * 1025), "Submit: runs llm is longer than 1024 bytes"),
+    "reason": (spoiled("Grant", reason="r" * 4097), "Grant: reason is longer than 4096 bytes"),
+    "hello": (
+        spoiled("Hello", options=["o" * 1000] * 33),
+        f"more than {MAX_HELLO_BYTES}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("frames", "complaint"), LONG_NAMES.values(), ids=LONG_NAMES)
+def test_what_is_too_long_for_a_name_a_reason_or_a_hello_is_an_error(frames: list[bytes], complaint: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(frames)
+    assert complaint in str(caught.value)
+
+
+def test_names_may_be_as_long_as_is_told() -> None:
+    hello = Hello(role=Role.WORKER, llm="\udc80" * 341, host="h" * 1024, options=["ü" * 512])
+    assert decode(encode(hello, 1000)) == hello
+
+
+@pytest.mark.parametrize("letter", ["r", "ü", "\udc80", "😀"])
+def test_a_reason_that_is_too_long_is_carried_by_its_beginning(letter: str) -> None:
+    grant = decode(encode(Grant(0, WorkerState.UNWELL, letter * 10_000), 1000))
+    assert isinstance(grant, Grant)
+    assert grant.reason == letter * 1023 + "…"
+
+
+def test_what_is_told_of_all_llms_is_carried_when_each_says_as_much_as_it_may() -> None:
+    info = LLMInfo("l" * 1024, ["m" * 1024] * 16, {"name": "t" * 31_000}, [], 1, 0, 0, 1, "😀" * 1000)
+    fleet = Fleet([info] * BrokerSettings().max_llms)
+    assert decode(encode(fleet, 1000)) == fleet
 
 
 def test_errors_do_not_repeat_what_the_peer_sent() -> None:

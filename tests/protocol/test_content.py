@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -283,3 +284,28 @@ def test_outputs_are_a_list_of_dicts(value: Any) -> None:
 def test_a_failure_is_a_map(value: Any) -> None:
     with pytest.raises(DecodeError, match="a failure that is no map"):
         unpack_failure(msgpack.packb(value))
+
+
+@pytest.mark.parametrize("kind", [b"\xdd", b"\xdf", b"\xdb", b"\xc6"], ids=["list", "map", "text", "bytes"])
+@pytest.mark.parametrize("levels", [1, 900])
+def test_long_lengths_that_are_announced_take_no_memory(kind: bytes, levels: int) -> None:
+    """Without a look at what follows, nested lists would be allocated as long as they say, at each level."""
+    size = 4_000_000
+    bomb = (kind + (size - 10_000).to_bytes(4)) * levels
+    bomb += b"\xc0" * (size - len(bomb) - 5_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="the content cannot be read"):
+            unpack(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_list_that_is_as_long_as_it_says_is_opened() -> None:
+    value = [[0.5] * 100_000, {"numbers": list(range(70_000)), 7: "\ud800"}]
+    assert unpack(pack(value)) == value
+    assert unpack_row(pack_row(value, 1)) == (value, 1)
+    broken = pack(value)[:-1]
+    with pytest.raises(DecodeError, match="announces more than there is"):
+        unpack(broken)
