@@ -108,11 +108,14 @@ class Ledger:
         spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
+        client.row_bytes += size
+        self.row_bytes += size
+        known_bytes = 0
         new: list[Row] = []
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
             known = self.rows.get(row_id)
             if known is not None and (known.state is not MISSING or known.client is not client):
-                size -= len(payload)
+                known_bytes += len(payload)
                 self._submitted_again(client, known, payload, spec)
                 continue
             row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
@@ -121,8 +124,9 @@ class Ledger:
                 self._settle_later(row)
             else:
                 new.append(row)
-        client.row_bytes += size
-        self.row_bytes += size
+        if known_bytes:
+            client.row_bytes -= known_bytes
+            self.row_bytes -= known_bytes
         if new:
             queue.push_new(client, new)
 
@@ -141,10 +145,12 @@ class Ledger:
         ids: list[bytes] = []
         payloads: list[Payload] = []
         refused: list[bytes] = []
+        seen: set[bytes] = set()
         count = size = 0
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
-            if row_id in client.refused:
-                continue  # an earlier copy of this message
+            if row_id in client.refused or row_id in seen:
+                continue  # an earlier copy of this message, or of the row
+            seen.add(row_id)
             known = self.rows.get(row_id)
             if known is None or (known.state is MISSING and known.client is client):
                 count += known is None
@@ -175,16 +181,21 @@ class Ledger:
             self._outgoing.send(client, Busy(row_ids[at : at + most], client.busy_until - now))
 
     def _submitted_again(self, client: Client, row: Row, payload: Payload, spec: RowSpec) -> None:
-        """A row that is known already: from an earlier copy of this message, or from the worker that holds it."""
+        """A row that is known already: from an earlier copy of this message, or from the worker that holds it.
+
+        Without room for its payload it is asked for again if it must run once more.
+        """
         if row.client is None:
             self._adopt(client, row)
-        if row.client is client and row.payload is None:
+        is_wanted = row.client is client and row.payload is None and row.state is not MISSING
+        if is_wanted and self._has_place(client, 0, len(payload)):
             row.payload, row.spec = payload, spec
             client.row_bytes += row.size
             self.row_bytes += row.size
 
     def reconcile(self, client: Client, awaited: Collection[bytes], now: float) -> None:
         """What a client that has (re)connected awaits: the rest is dropped, and what nobody holds is asked for."""
+        client.refused.clear()
         for row in [row for row in client.rows.values() if row.id not in awaited]:
             self.drop(row)
         missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]

@@ -20,9 +20,10 @@ from pathlib import Path
 import zmq
 
 from ..protocol.address import Connection, is_loopback, read_connection_file, write_connection_file
-from ..protocol.codec import decode, encode
+from ..protocol.codec import MAX_HEAD_BYTES, decode, encode
 from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
+from ..protocol.frames import Frame
 from ..protocol.keys import read_pair
 from ..protocol.messages import Hello, Refuse
 from ..protocol.monitor import next_event
@@ -271,6 +272,7 @@ class _Loop:
         self._descriptors = descriptors
         self._shell = shell
         self._frame_bytes = settings.limits.max_frame_bytes
+        self._message_bytes = MAX_HEAD_BYTES + max(settings.limits.max_row_bytes, settings.limits.target_message_bytes)
         access = OPEN if door is None else door.access
         self._machine = Broker(settings, os.urandom(16), time.monotonic(), access)
         self._last_now = time.monotonic()
@@ -380,6 +382,7 @@ class _Loop:
                 self._perform([Send(peer, refusal), Drop(peer)])
                 continue
             try:
+                self._look_at_size(frames)
                 message = decode(frames)
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
@@ -390,6 +393,11 @@ class _Loop:
                 # Also of one that is no peer: until the next tick, it may have to be shown out.
                 self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
         self._perform(self._machine.flush(self._now()))
+
+    def _look_at_size(self, frames: list[Frame]) -> None:
+        """A message has a head and rows up to a limit, or one longer row. Of two frames, libzmq bounds each."""
+        if len(frames) > 2 and (size := sum(map(len, frames))) > self._message_bytes:
+            raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")
 
     def _perform(self, effects: list[Effect]) -> None:
         blocked: dict[bytes, bool] = {}

@@ -23,6 +23,7 @@ from genpool.protocol.messages import (
     Ask,
     Assign,
     Await,
+    Busy,
     Goodbye,
     Grant,
     Hello,
@@ -43,9 +44,25 @@ from .choices import Choices
 from .garbage import MAKERS, Vocabulary, passed_on, received
 
 # Small, so that every limit is met, and short, so that every time-out is.
-_LIMITS = Limits(max_frame_bytes=200, target_message_bytes=400, max_row_bytes=1000, max_rows=3)
+_LIMITS = Limits(
+    max_frame_bytes=200,
+    target_message_bytes=400,
+    max_row_bytes=1000,
+    max_rows=3,
+    max_client_rows=8,
+    max_client_bytes=1500,
+)
 _SETTINGS = BrokerSettings(
-    settle_s=1.0, client_grace_s=3.0, max_unread_bytes=150, max_peers=6, llm_memory_s=100.0, limits=_LIMITS
+    settle_s=1.0,
+    client_grace_s=3.0,
+    max_unread_bytes=150,
+    max_rows=12,
+    max_bytes=2000,
+    max_clients=3,
+    max_peers=6,
+    max_llms=5,
+    llm_memory_s=100.0,
+    limits=_LIMITS,
 )
 _EPOCH = bytes(range(16))
 _PEERS = tuple(bytes([number]) * 5 for number in range(6))
@@ -210,7 +227,7 @@ class _Fleet:
                     self._ran.setdefault(effect.peer, []).extend(executions)
                     rows += len(run.ids)
                 assert rows <= _LIMITS.max_rows, "a message has too many rows"
-            case Answer() | Missing():
+            case Answer() | Missing() | Busy():
                 assert len(message.ids) <= _LIMITS.max_rows, "a message has too many rows"
             case Settle():
                 assert len(message.executions) <= _LIMITS.max_rows, "a message has too many rows"
@@ -271,10 +288,15 @@ def _look_at_rows(broker: Broker) -> None:
         assert all(ledger.rows.get(row.id) is row and row.client is client for row in client.rows.values())
         assert client.unread_bytes == sum(row.unread_bytes for row in client.rows.values())
         assert all(row.state in (RowState.ANSWERED, RowState.RUNNING) for row in client.withheld)
+        assert client.row_bytes == sum(row.size for row in client.rows.values()) <= _LIMITS.max_client_bytes
+        assert not client.rows.keys() & client.refused.keys()
+        assert len(client.rows) + len(client.refused) <= _LIMITS.max_client_rows
         owned += len(client.rows)
     orphans = [row for row in ledger.rows.values() if row.client is None]
     assert {row.id for row in orphans} == set(ledger._orphans)
     assert len(ledger.rows) == owned + len(orphans), "a row is of nobody"
+    assert ledger.row_bytes == sum(row.size for row in ledger.rows.values()) <= _SETTINGS.max_bytes
+    assert len(ledger.rows) <= _SETTINGS.max_rows
     for row in ledger.rows.values():
         _look_at_row(broker, row)
 

@@ -17,6 +17,7 @@ from genpool.protocol.limits import ROW_ID_BYTES
 from genpool.protocol.messages import (
     Answer,
     Await,
+    Busy,
     Fleet,
     Goodbye,
     Hello,
@@ -35,7 +36,7 @@ from genpool.protocol.session import Close, Open, Send, SessionSettings, Session
 from .choices import Choices
 from .garbage import LLMS, MAKERS, Vocabulary, passed_on, received
 
-_KINDS = (Answer, Answer, Answer, Fleet, Fleet, Missing, Status, Ping, Welcome, Reset, Goodbye, Refuse)
+_KINDS = (Answer, Answer, Answer, Fleet, Fleet, Missing, Status, Ping, Welcome, Reset, Goodbye, Refuse, Busy)
 _MOST_STEPS = 200
 _MOST_ROWS = 40
 

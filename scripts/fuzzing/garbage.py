@@ -14,6 +14,7 @@ from genpool.protocol.messages import (
     Assign,
     AssignRun,
     Await,
+    Busy,
     Fleet,
     Goodbye,
     Grant,
@@ -219,4 +220,5 @@ MAKERS: dict[type[Any], Callable[[Choices, Vocabulary], Message]] = {
     Result: _result,
     Grant: lambda choices, words: Grant(choices.count(), choices.one_of(tuple(WorkerState)), choices.text()),
     Hold: _hold,
+    Busy: lambda choices, words: Busy(_ids(choices, words), choices.seconds()),
 }

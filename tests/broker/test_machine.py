@@ -748,6 +748,12 @@ def test_a_row_that_was_asked_for_may_find_no_room_for_its_bytes() -> None:
     assert bench.tell("one", Release(ids("long", "a")), Ping(0)) == []
 
 
+def test_a_row_that_is_named_twice_is_taken_or_refused_once() -> None:
+    bench = limited(max_client_rows=3, max_rows=2)
+    assert told(bench.tell("one", submit(*"aabbcc"), Ping(3))) == {"one": [(ids("c"), 0.5)]}
+    assert bench.tell("one", submit(*"cacb"), Ping(3)) == []
+
+
 def test_a_client_that_comes_back_has_no_refused_rows_left() -> None:
     bench = limited(max_rows=0)
     bench.tell("one", submit("a"))

@@ -172,6 +172,13 @@ def test_deep_nesting_and_long_lengths_that_are_announced_take_no_memory(fleet: 
     work(fleet, "after")
 
 
+def test_a_row_longer_than_is_taken_is_unusable(fleet: Fleet) -> None:
+    fleet.start_broker("--max-client-queued", "2")
+    with Peer(fleet.address, client_hello()) as peer:
+        peer.send_frames(b"S\x81\xa4runs\x90", *[bytes(MEBI)] * 7)
+        assert peer.wait_for(Reset).reason == f"a message of {7 * MEBI + 8} bytes, more than {6 * MEBI}"
+
+
 # Over a limit.
 
 
