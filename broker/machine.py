@@ -54,8 +54,9 @@ _MOST_UNREAD = 10_000
 # How often the log says that peers are turned away.
 _FULL_EVERY_S = 60.0
 
-# In whose name unusable messages of nobody's connections are counted for the log.
+# In whose name unusable messages of nobody's connections, and refusals, are counted for the log.
 _STRANGERS = b""
+_REFUSED = b"refused"
 
 
 @dataclass(slots=True)
@@ -250,8 +251,10 @@ class Broker:
         elif peer is not None:
             self._welcome(peer)
         elif kept_out_s := self._offences.kept_out_s(_name_of(hello, key), self._now):
-            text = f"this process has sent too many unusable messages, and is kept out for {kept_out_s:.0f} s more"
-            self._out.send_past(peer_id, Refuse(text))
+            # Not refused for good: others may have the same key, and have done nothing.
+            who = "who has this key" if key else "this process"
+            text = f"{who} has sent too many unusable messages, and is kept out for {kept_out_s:.0f} s more"
+            self._out.send_past(peer_id, Reset(text))
             self._out.drop(peer_id)
         elif lack := self._lack_of_room(hello):
             self._turn_away(peer_id, hello, lack)
@@ -276,7 +279,8 @@ class Broker:
 
     def _refuse(self, peer_id: bytes, hello: Hello, reason: str) -> None:
         self._out.send_past(peer_id, Refuse(reason))
-        self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}")
+        if not self._offences.is_too_many(_REFUSED, self._now):
+            self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}")
 
     def admit(self, access: Access, now: float) -> None:
         """The list of allowed keys has changed: who may not be here any more must go, and is charged nothing."""

@@ -28,6 +28,7 @@ from ..protocol.keys import read_pair
 from ..protocol.messages import Hello, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
+from ..protocol.printable import printable
 from .access import OPEN, Access
 from .allowed import AccessFile
 from .connections import Connections
@@ -403,7 +404,7 @@ class _Loop:
         blocked: dict[bytes, bool] = {}
         for effect in effects:
             if isinstance(effect, Log):
-                log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
+                log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
             elif isinstance(effect, Drop):
                 self._visitors.show_out(effect.peer, self._connections.take(effect.peer), self._now())
             elif effect.peer in blocked:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,8 @@ from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteEr
 from .child import Child, describe_exit
 from .link import Link, leave, link_to
 from .row import Row
+
+log = logging.getLogger("genpool.client")
 
 _BROKER = (
     "from genpool.cli import genpool; sys.exit(genpool.main(['--log-level', 'error', 'broker', '--bind', {address!r}, "
@@ -68,9 +72,21 @@ class PrivateBroker:
         self.__init__()
 
     def _ended(self, _: int) -> bool:
-        # One that was told to end has removed its folder.
-        Path(self._folder).mkdir(mode=0o700, exist_ok=True)
-        return True
+        return _is_own_folder(Path(self._folder))
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Make the folder anew if it is gone, as a broker that was told to end removes it; False if it is another's.
+
+    Whoever is faster in making it could listen there in the broker's place.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(0o700)
+    found = path.lstat()
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    if not is_own:
+        log.error("the private broker cannot start again: %s is not this process's own folder any more", path)
+    return is_own
 
 
 _broker = PrivateBroker()

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ..protocol.address import resolve
 from ..protocol.errors import NoBroker
+from ..protocol.printable import printable
 from .link import Link, leave, link_to
 from .parameter import SECONDS
 
@@ -204,7 +205,7 @@ def _table(title: str, columns: Mapping[str, str], rows: Sequence[Report]) -> Ta
 
 def _cell(value: Any) -> Text:
     # As Text: a bracket in a name is no markup.
-    text = "" if value is None else str(value)
+    text = "" if value is None else printable(str(value))
     return Text(text, style=_STATE_STYLES.get(text, ""))
 
 

@@ -21,6 +21,7 @@ from .limits import Limits
 from .messages import Message
 from .monitor import next_event
 from .multipart import is_readable, receive, send
+from .printable import printable
 from .session import Close, Log, Open, Send
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Dealer:
                 case Send():
                     self._send(effect.message)
                 case Log():
-                    self._log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
+                    self._log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
                 case Open():
                     self._open()
                 case Close():

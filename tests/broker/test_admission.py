@@ -6,7 +6,7 @@ import pytest
 
 from genpool.broker.access import Access, Permission
 from genpool.broker.machine import Broker
-from genpool.broker.outgoing import Send
+from genpool.broker.outgoing import Log, Send
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.messages import (
     Assign,
@@ -98,6 +98,15 @@ def test_a_hello_that_is_refused_leaves_nothing_behind() -> None:
     assert not door.broker.clients
     assert [message for _, message in door.tell("one", submit())] != []
     assert not door.broker.ledger.rows
+
+
+def test_who_is_refused_again_and_again_does_not_fill_the_log() -> None:
+    door = Door("allowed")
+    for number in range(100):
+        door.broker.received(b"peer %d" % number, client(), door.now, "unknown")
+    effects = door.broker.flush(door.now)
+    assert len([effect for effect in effects if isinstance(effect, Send)]) == 100
+    assert len([effect for effect in effects if isinstance(effect, Log)]) == SETTINGS.max_malformed
 
 
 def test_the_rows_of_a_worker_that_must_go_run_elsewhere_and_are_not_charged() -> None:

@@ -470,8 +470,8 @@ def test_who_sends_too_many_unusable_messages_is_dropped_and_kept_out_for_a_whil
         "client bad:7 is away: it sent more than 10 unusable messages a minute; its 1 rows are kept for 10 s",
     ]
     bench.now += 20
-    ((_, refusal),) = bench.tell("bad/2", client_hello("bad"))
-    assert refusal == Refuse("this process has sent too many unusable messages, and is kept out for 40 s more")
+    ((_, word),) = bench.tell("bad/2", client_hello("bad"))
+    assert word == Reset("this process has sent too many unusable messages, and is kept out for 40 s more")
     assert bench.dropped == ["bad", "bad/2"]
     bench.tick(0.1)
     assert bench.state_of("a") is None
@@ -487,7 +487,10 @@ def test_where_there_are_keys_it_is_the_key_that_is_kept_out() -> None:
     garble(bench, "bad", 11)
     for name, key in (("renamed", "key"), ("late", "another key")):
         bench.broker.received(name.encode(), client_hello(name), bench.now, key)
-    assert reasons(bench.flush()) == ["this process has sent too many unusable messages, and is kept out for 60 s more"]
+    text = "who has this key has sent too many unusable messages, and is kept out for 60 s more"
+    sent = bench.flush()
+    assert sent[0] == ("renamed", Reset(text))
+    assert [type(message) for name, message in sent if name == "late"] == [Welcome, Fleet]
     assert bench.dropped == ["bad", "renamed"]
 
 

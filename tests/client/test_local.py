@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pickle
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -196,6 +197,25 @@ def test_private_broker_that_ends_comes_back_and_rows_are_answered(
     assert waiting.result(LIMIT_S)[0][0]["raw_output"] == "waiting"
     assert answer(llm, "later") == "later"
     assert brokers() not in ([], [broker])
+
+
+def test_private_broker_does_not_come_back_in_a_folder_that_another_could_have_made(
+    local: Local, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    local(loader(tmp_path)).start()
+    folder = Path(local_module._broker.address.removeprefix("ipc://")).parent
+    (broker,) = brokers()
+    os.kill(broker, signal.SIGSTOP)
+    (tmp_path / "another").mkdir()
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "another")
+    try:
+        os.kill(broker, signal.SIGKILL)
+        until(lambda: "is not this process's own folder any more" in caplog.text, "the refusal")
+        assert brokers() == []
+        assert list((tmp_path / "another").iterdir()) == []
+    finally:
+        folder.unlink()
 
 
 def test_stopped_worker_is_never_started_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,18 @@ def test_a_row_longer_than_is_taken_is_unusable(fleet: Fleet) -> None:
         assert peer.wait_for(Reset).reason == f"a message of {7 * MEBI + 8} bytes, more than {6 * MEBI}"
 
 
+def test_what_a_peer_says_of_itself_forges_no_line_and_commands_no_terminal(fleet: Fleet) -> None:
+    fleet.start_broker()
+    hello = replace(worker_hello(), host="gpu\x1b[2J\n2026-01-01 INFO forged", llm="name\x1b]0;title\x07")
+    with Peer(fleet.address, hello):
+        fleet.wait_for(lambda report: report["llms"])
+        fleet.start("status", "--broker", fleet.address).wait(PATIENCE_S)
+    for log in (said(fleet), (fleet.folder / "1-status.log").read_text()):
+        assert "gpu\\x1b[2J\\n2026" in log
+        assert "\x1b" not in log
+        assert "\n2026-01-01 INFO forged" not in log
+
+
 # Over a limit.
 
 
@@ -248,6 +261,6 @@ def test_a_flood_of_unusable_messages_costs_its_sender_the_connection_and_nobody
             wait_for(one, monitor)
     with Peer(fleet.address) as again:
         again.send(client_hello("bad"))
-        assert "is kept out for" in again.wait_for(Refuse).reason
+        assert "is kept out for" in again.wait_for(Reset).reason
     work(fleet, "after")
     assert len(said(fleet).splitlines()) < 60
