@@ -36,15 +36,17 @@ def write_private(path: Path, text: str, what: str) -> None:
 
 
 def refuse_shared(path: Path, what: str) -> None:
-    """See that nobody but its owner can read the file, for it holds a secret.
+    """See that nobody but its owner can read a file of ours that holds a secret.
+
+    A file of another user's (a secret that Docker or Kubernetes mounts) is theirs to protect, as OpenSSH sees it.
 
     Raises:
         ConfigurationError: with the command that mends it.
         OSError: when there is no such file.
     """
-    mode = path.stat().st_mode & 0o777
-    if mode & _OTHERS:
+    found = path.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & _OTHERS:
         raise ConfigurationError(
-            f"{what} {str(path)!r} holds a secret, and others can read it (its mode is {mode:04o}): "
+            f"{what} {str(path)!r} holds a secret, and others can read it (its mode is {found.st_mode & 0o777:04o}): "
             f"run `chmod 600 {path}`"
         )

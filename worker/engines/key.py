@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
 
 from ...protocol.errors import ConfigurationError
+from ...protocol.private import refuse_shared
 from ..secret import hide, hide_environment
 
 _USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -36,15 +36,12 @@ def _variable(name: str) -> str:
 
 
 def _content(path: Path) -> str:
+    path = path.expanduser()
     try:
-        with path.expanduser().open() as file:
-            found = os.fstat(file.fileno())
-            key = file.read().strip()
+        refuse_shared(path, "api_key_file")
+        key = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"api_key_file {path} cannot be read: {error}") from error
-    # As OpenSSH does: a file of another user's (a secret that Docker or Kubernetes mounts) is theirs to protect.
-    if found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(f"api_key_file {path} can be read by others: chmod 600 {path}")
     if not key:
         raise ConfigurationError(f"api_key_file {path} is empty")
     return key

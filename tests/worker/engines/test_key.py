@@ -41,7 +41,7 @@ def test_a_file_without_a_key_is_named(tmp_path: Path, content: bytes | None, se
 def test_a_file_of_ours_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     file = written(tmp_path / "key", "sk-1")
     file.chmod(mode)
-    with pytest.raises(ConfigurationError, match=r"can be read by others: chmod 600 .*key") as raised:
+    with pytest.raises(ConfigurationError, match=r"others can read it \(.*\): run `chmod 600 .*key`") as raised:
         read_key(None, file)
     assert "sk-1" not in str(raised.value)
 
