@@ -88,7 +88,7 @@ class Ledger:
             self._is_settling = False
             settled, self._settling = self._settling, {}
             for row in settled.values():
-                self._llm_of(row.spec.llm).queue.push(row)
+                self._enqueue(row, front=False)
         for row_id in [row_id for row_id, until in self._orphans.items() if now >= until]:
             self.drop(self.rows[row_id])
         for instance in [instance for instance, (until, _) in self._charges.items() if now >= until]:
@@ -340,19 +340,23 @@ class Ledger:
         if row.client is not None:
             self._note_unread(row.client, row, 0)
         if row.payload is not None:
-            llm = self._llm_of(row.spec.llm)
-            if row.record.suspect_group:
-                row.state = SUSPECTED
-                llm.suspects.append(row)
-            elif row.record.resumed and self._is_settling:
+            if row.record.resumed and self._is_settling:
                 self._settle_later(row)  # another worker may hold its answer
             else:
-                llm.queue.push(row, front=True)
+                self._enqueue(row, front=True)
         elif row.client is not None:
             row.state = MISSING
             self._outgoing.send(row.client, Missing([row.id]))
         else:
             self.drop(row)
+
+    def _enqueue(self, row: Row, *, front: bool) -> None:
+        llm = self._llm_of(row.spec.llm)
+        if row.record.suspect_group:
+            row.state = SUSPECTED
+            llm.suspects.append(row)
+        else:
+            llm.queue.push(row, front=front)
 
     def _settle_later(self, row: Row) -> None:
         row.state = SETTLING

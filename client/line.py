@@ -54,7 +54,7 @@ class Line:
 
     def put_back(self, row: Row) -> None:
         """A row that was at the broker is at home again, before all others."""
-        row.submitted = False
+        row.submitted, row.returned = False, True
         self.waiting.appendleft(row)
         self.at_broker -= 1
         self.bytes_at_broker -= len(row.payload)

@@ -383,12 +383,14 @@ class Client(Session):
             if runs and (size + row_size > most_bytes or rows_in_message >= most_rows):
                 self._effect(Send(Submit(runs)))
                 runs, size, rows_in_message = [], 0, 0
-            if not runs or row.spec is not spec:
+            # What was at a broker before may be at a worker, which a broker that has just begun hears of.
+            is_again = again or row.returned
+            if not runs or row.spec is not spec or is_again is not runs[-1].again:
                 spec = row.spec
                 left = None if spec.deadline is None else max(0.0, spec.deadline - now)
                 ids, payloads = [], []
                 what = (spec.llm, spec.kind, spec.num_generations, spec.options)
-                runs.append(SubmitRun(*what, left, again, ids, payloads, spec.hedge))
+                runs.append(SubmitRun(*what, left, is_again, ids, payloads, spec.hedge))
             ids.append(row.id)
             payloads.append(row.payload)
             size += row_size

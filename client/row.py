@@ -54,7 +54,8 @@ class Owner(Protocol):
 class Row:
     """One row. ``place`` tells its owner which input and share of it this is.
 
-    The rest is the machine's: whether it has ``taken`` the row, has ``submitted`` it, and is done with it (``over``).
+    The rest is the machine's: whether it has ``taken`` the row, has ``submitted`` it, had ``returned`` it from a broker
+    before, and is done with it (``over``).
     """
 
     id: bytes
@@ -65,6 +66,7 @@ class Row:
     since: float = 0.0
     taken: bool = False
     submitted: bool = False
+    returned: bool = False
     over: bool = False
 
 

@@ -2346,6 +2346,18 @@ def test_a_row_submitted_again_that_a_worker_holds_is_not_handed_out() -> None:
     assert sent == [("client", Answer(ids("a", "b"), [0, 0], [0, 0], [b"one", b"two"]))]
 
 
+def test_a_suspect_that_was_submitted_again_waits_until_the_workers_have_spoken_too() -> None:
+    bench = Bench(age=0.0)
+    bench.client()
+    bench.tell("client", submit("a", again=True))
+    bench.worker(credit=0, held=Hold([5 << 38], ids("a"), [False], False))
+    bench.worker("two", credit=1)
+    assert assigned(bench.end("worker")) == {}
+    assert assigned(bench.tick(SETTINGS.settle_s)) == {"two": ["a"]}
+    (execution,) = bench.broker.ledger.executions.values()
+    assert execution.row.record.suspect_group
+
+
 @pytest.mark.parametrize("by", ["await", "submit"])
 def test_answers_of_an_earlier_life_are_kept_for_the_client_that_has_yet_to_come(by: str) -> None:
     bench = Bench(age=0.0)

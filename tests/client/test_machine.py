@@ -397,6 +397,8 @@ def test_rows_that_the_broker_has_no_room_for_wait_at_home_before_the_others_unt
     assert driven.payloads == numbered(4), "it waits a little longer than it was told to"
     driven.keep_alive(2)
     assert driven.payloads == [*numbered(4), b"1", b"2", b"for b"]
+    again = {payload: run.again for message in driven.of(Submit) for run in message.runs for payload in run.payloads}
+    assert again == {b"0": False, b"1": True, b"2": True, b"3": False, b"for b": False}
     assert driven.ledger == set(driven.client.submitted)
 
 
