@@ -72,7 +72,7 @@ def read_access(path: Path) -> Access:
         )
     try:
         said = tomllib.loads(content.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{_WHAT} {str(path)!r} is no TOML: {error}") from None
     entries = said.pop("allowed", [])
     if said or not isinstance(entries, list):

@@ -175,7 +175,7 @@ def read_connection_file(path: Path) -> Connection:
             f"{str(path)!r} is neither an address (tcp://HOST:PORT) nor an existing connection file; "
             f"does `genpool broker --connection-file {path}` run?"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{_WHAT} {str(path)!r} cannot be read: {error}") from None
     said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
     if not isinstance(said.get("address"), str):

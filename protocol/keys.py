@@ -113,7 +113,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ConfigurationError(f"{_name(path)} cannot be read: {error.strerror}") from None
     try:
         content: Any = json.loads(text)
-    except ValueError:  # what it says may quote the secret
+    except (ValueError, RecursionError):  # what it says may quote the secret
         raise ConfigurationError(f"{_name(path)} is no key file: it is not JSON") from None
     return cast(Mapping[str, Any], content) if isinstance(content, dict) else {}
 
