@@ -71,9 +71,9 @@ def test_what_a_file_holds_is_used_or_complained_of(read: Callable[[Path], objec
 @pytest.mark.parametrize(
     "content", [b"[" * DEEP, b"a = " + b"[" * DEEP, b'{"a":' * DEEP], ids=["lists", "toml", "maps"]
 )
-def test_deep_nesting_is_complained_of(tmp_path: Path, read: Callable[[Path], object], content: str) -> None:
+def test_deep_nesting_is_complained_of(tmp_path: Path, read: Callable[[Path], object], content: bytes) -> None:
     path = tmp_path / "file"
     path.touch(0o600)
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(ConfigurationError):
         read(path)
