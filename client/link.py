@@ -67,7 +67,7 @@ class Link:
         self.users = 0
         identity = Hello(role=Role.CLIENT, instance=os.urandom(16), host=socket.gethostname(), pid=os.getpid())
         self._machine = Client(address, identity, SessionSettings(), random.Random().random, time.monotonic())
-        self._dealer = Dealer(address, self._machine, self._perform, Role.CLIENT, log=log)
+        self._dealer = Dealer([self._machine], self._perform, Role.CLIENT, log=log)
         self._fleet: dict[str, LLMInfo] | None = None
         self._report: dict[str, Any] | None = None
         self._news = threading.Condition()

@@ -168,7 +168,8 @@ class Client(Session):
 
     def _refused(self, reason: str, now: float) -> None:
         super()._refused(reason, now)
-        self._effect(TurnedAway())
+        if self.state is REFUSED:
+            self._effect(TurnedAway())
 
     def _on_message(self, message: Message, now: float) -> None:
         match message:

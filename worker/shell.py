@@ -119,8 +119,7 @@ class _Shell:
             settings.row_timeout_s,
         )
         self._dealer = Dealer(
-            settings.broker,
-            self._machine,
+            [self._machine],
             self._perform,
             Role.WORKER,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
