@@ -530,8 +530,12 @@ class Broker:
         # A ping's count is of the ledger after all that was said before it.
         self._out.flush_settles()
         for peer in self.peers.values():
-            held = len(peer.executions) if isinstance(peer, Worker) and peer.reconciled else None
-            self._out.send_past(peer.id, Ping(held))
+            if isinstance(peer, Worker):
+                llm = self._llm(peer.hello.llm)
+                held = len(peer.executions) if peer.reconciled else None
+                self._out.send_past(peer.id, Ping(held, len(llm.queue) + len(llm.suspects)))
+            else:
+                self._out.send_past(peer.id, Ping(None))
 
     def _fleet(self) -> Fleet:
         return Fleet([llm.info() for llm in self.llms.values() if llm.announced])

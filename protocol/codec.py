@@ -261,7 +261,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Refuse: {"reason": _reason, "version": _count},
     Reset: {"reason": _reason},
-    Ping: {"held": _optional(_count)},
+    Ping: {"held": _optional(_count), "waiting": _count},
     Goodbye: {"reason": _reason},
     Submit: {"runs": _list_of(_record(SubmitRun))},
     SubmitRun: {

@@ -118,10 +118,12 @@ class Reset:
 class Ping:
     """Either direction, at every interval: alive, and how many entries the ledger that I write holds now.
 
-    None says nothing about a ledger: a worker writes none, and a broker has none before the worker's Hold.
+    None says nothing about a ledger: a worker writes none, and a broker has none before the worker's Hold. To a worker
+    a broker also says how many rows wait there for its LLM.
     """
 
     held: int | None
+    waiting: int = 0
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
 from ..protocol.messages import Hello, Role
-from ..protocol.session import REFUSED, SessionSettings
+from ..protocol.session import SessionSettings
 from ..tasks.base import describe
 from .call import Caller, make_room, message_of, sentence_of
 from .llm import LLM
@@ -119,7 +119,7 @@ class _Shell:
             settings.row_timeout_s,
         )
         self._dealer = Dealer(
-            [self._machine],
+            self._machine.desks,
             self._perform,
             Role.WORKER,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
@@ -152,12 +152,13 @@ class _Shell:
         return self._finish()
 
     def _is_over(self) -> bool:
-        return self._exit is not None or self._machine.state is REFUSED
+        return self._exit is not None or self._machine.is_refused
 
     def _finish(self) -> int:
         code = self._exit or 0
-        if self._machine.state is REFUSED:
-            log.error("the broker at %s refused this worker: %s", self._settings.broker, self._machine.trouble)
+        if self._machine.is_refused:
+            for desk in self._machine.desks:
+                log.error("the broker at %s refused this worker: %s", desk.address, desk.trouble)
             code = EXIT_REFUSED
         if self._load_error is not None and self._tell_owner is not None:
             return code

@@ -168,7 +168,7 @@ class _Process:
     def _look(self) -> None:
         worker = self._worker
         assert worker.finished.keys() <= worker.held.keys(), "an answer is kept that nobody waits for"
-        assert worker._held_bytes == sum(len(result.payload) for result in worker.finished.values())
+        assert worker.held_bytes == sum(len(result.payload) for result in worker.finished.values())
         assert set(worker.calls) >= set(self._running)
         assert len(worker.calls) <= self._identity.concurrency, "more calls than the engine takes"
         running = {number for call in worker.calls.values() for number in call.row_ids}

@@ -360,7 +360,7 @@ def test_an_answer_over_the_brokers_limit_fails_its_row_in_a_sentence() -> None:
     failure = unpack_failure(sent.message.payloads[0])
     assert failure.message == "the answer has 1001 bytes and this broker carries answers of up to 1000"
     assert (failure.type, failure.builtin, failure.host) == ("RowError", "ValueError", "host")
-    assert bench.worker._held_bytes == len(sent.message.payloads[0])
+    assert bench.worker.held_bytes == len(sent.message.payloads[0])
 
 
 # New connections.
@@ -962,7 +962,7 @@ def check(bench: Bench, effects: list[object], after: tuple[str, str]) -> None:
     worker = bench.worker
     assert len(worker.calls) <= worker.identity.concurrency, after
     assert worker.finished.keys() <= worker.held.keys(), after
-    assert worker._held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
+    assert worker.held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
     free = worker._credit() - worker._used
     assert 0 <= free <= worker.identity.concurrency, after
     assert free == 0 or worker._takes_rows(), after
