@@ -46,7 +46,7 @@ from .task import client_task
     "--broker",
     envvar=["GENPOOL_GENERATE_BROKER", "GENPOOL_BROKER"],
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
 )
 @click.option(
     "--task",

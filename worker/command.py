@@ -35,7 +35,7 @@ from .shell import WorkerSettings, run
     "--broker",
     envvar=["GENPOOL_WORKER_BROKER", "GENPOOL_BROKER"],
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
 )
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), help="A ready-made engine.")
 @click.option("--model", metavar="NAME|FILE", help="The engine's model: a GGUF file, or a name that the server knows.")

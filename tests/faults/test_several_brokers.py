@@ -94,15 +94,14 @@ def test_the_broker_in_use_is_killed_in_mid_call_and_the_next_one_goes_on(
 
 
 def test_one_after_the_other_is_killed_and_comes_back(brokers: Brokers, llm: ProcessLLM, tmp_path: Path) -> None:
-    rows = [f"quick {number} {'word ' * 20}" for number in range(600)]
-    future = llm.generate([{"input": row} for row in rows], timeout=50)
     for number in (0, 1, 2):
-        seen = len(ended(tmp_path))
-        until(lambda seen=seen: len(ended(tmp_path)) > seen, "a row's end")
+        rows = [f"sleep:0.01 {number}-{row}" for row in range(100)]
+        future = llm.generate([{"input": row} for row in rows], timeout=50)
+        until(lambda number=number: f"{number}-0" in ended(tmp_path), "a row's end")
         brokers.brokers[number].kill()
         brokers.brokers[number].wait()
+        assert [row[0]["raw_output"] for row in future.result()] == [row.upper() for row in rows]
         brokers.start_one(number)
-    assert [row[0]["raw_output"] for row in future.result()] == [row.upper() for row in rows]
     for number in range(3):
         until(lambda number=number: brokers.workers_at(number) == WORKERS, "the workers' return")
 
