@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
@@ -19,6 +23,7 @@ from genpool.protocol.messages import (
     Result,
     Role,
     RowKind,
+    Settle,
     Welcome,
 )
 from genpool.protocol.session import Log, Send, SessionSettings, SessionState
@@ -267,3 +272,68 @@ def test_the_llm_is_told_of_at_every_broker() -> None:
     several.flush()
     for name in "ab":
         assert several.said[name][-1] == Grant(several.desks[name]._used, "unwell", "no server")
+
+
+class Weather:
+    """Brokers that hand out what they were told, or more that crosses a smaller grant, and connections that break."""
+
+    def __init__(self, data: st.DataObject, concurrency: int) -> None:
+        self.several = Several("abc", concurrency)
+        self.handed: dict[str, set[int]] = {name: set() for name in "abc"}
+        self._data = data
+        self._numbers = count()
+
+    def step(self) -> None:
+        name = self._data.draw(st.sampled_from("abc"), "broker")
+        desk = self.several.desks[name]
+        actions = (self.assign, self.assign, self.done, self.done, self.ping, self.settle, self.break_or_open)
+        action = self._data.draw(st.sampled_from(actions), "action")
+        if desk.state is SessionState.OPEN or action == self.break_or_open:
+            action(name, desk)
+        if self._data.draw(st.booleans(), "tick"):
+            self.several.tick(0.1)
+
+    def assign(self, name: str, desk: Desk) -> None:
+        for _ in range(self.several.credit(name) + self._data.draw(st.integers(0, 1), "crossing")):
+            number = next(self._numbers)
+            self.handed[name].add(number)
+            self.several.assign(name, number, 1)
+
+    def done(self, name: str, desk: Desk) -> None:
+        running = [number for call in self.several.worker.calls.values() for number in call.row_ids]
+        if running:
+            self.several.done(self._data.draw(st.sampled_from(running), "done"))
+
+    def ping(self, name: str, desk: Desk) -> None:
+        self.several.tell(name, Ping(len(desk.held), self._data.draw(st.integers(0, 2), "waiting")))
+
+    def settle(self, name: str, desk: Desk) -> None:
+        for number in sorted(desk.finished)[:1]:
+            self.handed[name].discard(number)
+            self.several.tell(name, Settle([number]))
+
+    def break_or_open(self, name: str, desk: Desk) -> None:
+        if desk.state is SessionState.OPEN:
+            self.several.lose(name)
+        else:
+            self.several.open(name)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_whatever_comes_the_engine_is_never_overfull_and_no_place_is_lost(data: st.DataObject) -> None:
+    concurrency = data.draw(st.integers(1, 5), "concurrency")
+    weather = Weather(data, concurrency)
+    several, worker = weather.several, weather.several.worker
+    for _ in range(data.draw(st.integers(0, 40), "steps")):
+        weather.step()
+        assert len(worker.calls) <= concurrency
+        assert {name: set(desk.held) for name, desk in several.desks.items()} == weather.handed
+    for call in list(worker.calls.values()):
+        several.done(*call.row_ids)
+    for name in "abc":
+        several.open(name)
+        several.tell(name, Ping(len(several.desks[name].held), 0))
+    several.tick(0.1)
+    assert sum(several.credits) == concurrency
+    assert all(set(desk.finished) == weather.handed[name] for name, desk in several.desks.items())
