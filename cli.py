@@ -18,6 +18,8 @@ _COMMANDS = {
     "keys": (".broker.keys:keys", "Make keys, show them, and say who may come in."),
     "generate": (".client.generate:generate", "Generate over a file of rows with the LLMs of a fleet."),
     "status": (".client.status:status", "Show the fleet: LLMs, workers, what waits."),
+    "drain": (".client.dismissal:drain", "Have workers finish what they run, and end."),
+    "kick": (".client.dismissal:kick", "End a client's session, and withdraw its rows."),
 }
 
 

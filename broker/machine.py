@@ -19,6 +19,9 @@ from ..protocol.messages import (
     Ask,
     Assign,
     Await,
+    Dismiss,
+    Dismissed,
+    Drain,
     Fleet,
     Goodbye,
     Grant,
@@ -39,6 +42,7 @@ from ..protocol.messages import (
 from .access import OPEN, Access
 from .dispatch import Dispatcher
 from .ledger import Ledger
+from .naming import find, info_of, name_of
 from .offence import Offences
 from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
@@ -53,6 +57,12 @@ _MOST_UNREAD = 10_000
 
 # How often the log says that peers are turned away.
 _FULL_EVERY_S = 60.0
+
+# So many clients that were kicked are known: whose session ended by that does not come back by itself.
+_MOST_KICKED = 10_000
+
+_DRAINED = "an admin had it drained"
+_KICKED = "an admin has ended the session of this client"
 
 # In whose name unusable messages of nobody's connections, and refusals, are counted for the log.
 _STRANGERS = b""
@@ -90,6 +100,7 @@ class Broker:
             settings.max_malformed, settings.shut_out_s
         )  # by key or process, strangers' by routing id
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
+        self._kicked: dict[bytes, None] = {}  # by instance, the first one first
         self._next_ping = now
         self._stood_still_at = float("-inf")
         self._said_full_at = float("-inf")
@@ -103,6 +114,7 @@ class Broker:
                 Release: self._on_release,
                 Await: self._on_await,
                 Ask: self._on_ask,
+                Dismiss: self._on_dismiss,
             },
             Worker: {
                 Ping: self._on_worker_ping,
@@ -275,6 +287,8 @@ class Broker:
         )
         if any(peer.key != key for peer in known if peer is not None):
             return "it says that it is a process which has another key"
+        if hello.instance in self._kicked:
+            return _KICKED
         return self.access.refusal(key, hello)
 
     def _refuse(self, peer_id: bytes, hello: Hello, reason: str) -> None:
@@ -352,6 +366,8 @@ class Broker:
         self._welcome(worker)
         self._out.log("info", f"worker {hello.host}:{hello.pid} serves {hello.llm!r}: {hello.state}")
         self._update_worker(worker, hello)
+        if worker.is_dismissed and hello.state != WorkerState.DRAINING:
+            self._out.send(worker, Drain(_DRAINED))  # it was lost on the way
 
     def _update_worker(self, worker: Worker, hello: Hello) -> None:
         former, worker.hello = worker.hello, hello
@@ -406,7 +422,7 @@ class Broker:
             was_deaf = self._now < self._stood_still_at + self.settings.settle_s
             grace_s = max(self.settings.worker_grace_s, self.settings.settle_s if was_deaf else 0.0)
             # One that was told to stop and is killed before it has finished was not ended by what it ran.
-            is_blameless = silent or was_deaf or peer.hello.state == WorkerState.DRAINING
+            is_blameless = silent or was_deaf or peer.is_draining
             self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless, why)
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
@@ -451,6 +467,50 @@ class Broker:
         self._out.forget(client)
         for row in list(client.rows.values()):
             self.ledger.drop(row)
+
+    # Who is sent away.
+
+    def _on_dismiss(self, client: Client, message: Dismiss) -> None:
+        self._out.send(client, self._dismiss(client, message))
+
+    def _dismiss(self, client: Client, message: Dismiss) -> Dismissed:
+        is_worker = message.role == Role.WORKER
+        if (refusal := self.access.refusal_to_dismiss(client.key)) is not None:
+            what = "drain a worker" if is_worker else "kick a client"
+            self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}")
+            return Dismissed([], refusal, is_refused=True)
+        if is_worker:
+            serving = [one for one in self.workers.values() if message.llm in ("", one.hello.llm)]
+            found = find(message.name, f"worker of {message.llm!r}" if message.llm else "worker", serving)
+        else:
+            found = find(message.name, "client", [one for one in self.clients.values() if one is not client])
+        if isinstance(found, str):
+            return Dismissed([], found)
+        told = Dismissed([info_of(peer) for peer in found])
+        for peer in found:
+            self._out.log("info", f"client {name_of(client)} dismisses {message.role} {name_of(peer)}")
+            if isinstance(peer, Worker):
+                self._drain(peer)
+            else:
+                self._kick(peer)
+        return told
+
+    def _drain(self, worker: Worker) -> None:
+        worker.is_dismissed = True
+        self._out.send(worker, Drain(_DRAINED))
+        # As it will say itself: one that cannot hear it yet is given nothing more. Not of one that is unwell, which may
+        # have a dead engine, and then who runs in it is charged.
+        if worker.hello.state in (WorkerState.READY, WorkerState.LOADING):
+            self._on_grant(worker, Grant(worker.used, WorkerState.DRAINING, _DRAINED))
+
+    def _kick(self, client: Client) -> None:
+        self._kicked[client.hello.instance] = None
+        if len(self._kicked) > _MOST_KICKED:
+            del self._kicked[next(iter(self._kicked))]
+        if client.lost is None:
+            self._out.send_past(client.id, Refuse(_KICKED))
+            self._out.drop(client.id)
+        self._forget_client(client)
 
     # What is said about rows.
 

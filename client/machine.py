@@ -18,6 +18,8 @@ from ..protocol.messages import (
     Ask,
     Await,
     Busy,
+    Dismiss,
+    Dismissed,
     Fleet,
     Hello,
     LLMInfo,
@@ -66,6 +68,13 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class HasDismissed:
+    """Effect: the answer to ``dismiss``."""
+
+    answer: Dismissed
+
+
+@dataclass(frozen=True, slots=True)
 class TurnedAway:
     """Effect: the broker has refused this client."""
 
@@ -91,6 +100,7 @@ class Client(Session):
         self._timed: set[RowSpec] = set()
         self._order = count()
         self._asked = False
+        self._to_dismiss: Dismiss | None = None
         self._busy_until = now  # the broker has no room for rows before
 
     # What goes in, beside what Session takes.
@@ -141,6 +151,12 @@ class Client(Session):
         if self.state is OPEN:
             self._effect(Send(Ask()))
 
+    def dismiss(self, message: Dismiss, now: float) -> None:
+        """Have the broker send others away; HasDismissed follows when it has said whom."""
+        self._to_dismiss = message
+        if self.state is OPEN:
+            self._effect(Send(message))
+
     # What Session asks for.
 
     def _hello(self) -> Hello:
@@ -160,6 +176,8 @@ class Client(Session):
             self._effect(Send(Await(ids[at : at + most], at + most < len(ids))))
         if self._asked:
             self._effect(Send(Ask()))
+        if self._to_dismiss is not None:
+            self._effect(Send(self._to_dismiss))
 
     def _broken(self, now: float) -> None:
         self.fleet = None
@@ -189,6 +207,9 @@ class Client(Session):
             case Status():
                 self._asked = False
                 self._effect(Reported(dict(message.report)))
+            case Dismissed():
+                self._to_dismiss = None
+                self._effect(HasDismissed(message))
             case Ping():
                 pass
             case _:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..protocol.messages import (
     Assign,
     AssignRun,
+    Drain,
     Grant,
     Hello,
     Hold,
@@ -122,6 +123,8 @@ class Desk(Session):
                 self._settle(message.executions)
             case Resend():
                 self._results += [self.finished[number] for number in message.executions if number in self.finished]
+            case Drain():
+                self.worker.told_to_drain(message.reason, now)
             case Ping():
                 self.waiting = message.waiting
                 if message.held is not None and message.held != len(self.held):

@@ -218,9 +218,9 @@ class Worker(Desk):
             self._probe_at = now + self._probe_delay_s
             self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
 
-    def drain(self, now: float) -> None:
+    def drain(self, now: float, reason: str = _TOLD_TO_STOP) -> None:
         """Take no more, finish what runs, then exit with 0."""
-        self._drain(_TOLD_TO_STOP)
+        self._drain(reason)
         if not self.is_loaded:
             self._leave()
 
@@ -235,6 +235,12 @@ class Worker(Desk):
         """What brokers hear: one that drains is charged nothing for, so a dying engine is none that drains."""
         is_dying = self.worker_state is DRAINING and self._exit_code != 0
         return UNWELL if is_dying else self.worker_state, self.reason
+
+    def told_to_drain(self, reason: str, now: float) -> None:
+        """A broker has passed on that somebody wants this worker away: from all brokers."""
+        if self.worker_state is not DRAINING:
+            self._effect(Log("info", f"this worker drains: {reason}"))
+            self.drain(now, reason)
 
     def has_place(self) -> bool:
         """Whether a call may begin now."""

@@ -14,6 +14,7 @@ from typing import Any
 from genpool.protocol.errors import DecodeError
 from genpool.protocol.messages import (
     Assign,
+    Drain,
     Goodbye,
     Grant,
     Hello,
@@ -34,7 +35,7 @@ from genpool.worker.machine import Exit, RowResult, StartCall, Worker
 from .choices import Choices
 from .garbage import MAKERS, Vocabulary, passed_on, received
 
-_KINDS = (Assign, Assign, Assign, Assign, Settle, Settle, Resend, Ping, Welcome, Reset, Goodbye, Refuse)
+_KINDS = (Assign, Assign, Assign, Assign, Settle, Settle, Resend, Ping, Welcome, Reset, Goodbye, Refuse, Drain)
 _MOST_STEPS = 200
 _ROW_TIMEOUT_S = 10.0
 
