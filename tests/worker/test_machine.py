@@ -13,6 +13,7 @@ from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
     Assign,
     AssignRun,
+    Drain,
     Goodbye,
     Grant,
     Hello,
@@ -503,6 +504,26 @@ def test_a_drain_outlasts_a_cut() -> None:
         Send(replace(bench.identity, state="draining", reason="it was told to stop", credit=0)),
     ]
     assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold((0, False))]
+
+
+def test_the_broker_can_have_it_drain() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    assert bench.tell(Drain("so says an admin")) == [Send(Grant(1, DRAINING, "so says an admin"))]
+    assert bench.logs == ["this worker drains: so says an admin"]
+    assert bench.tell(Drain("so says an admin"), Assign([run(1)])) == [
+        Send(Result([1], [Outcome.RETURNED], 0, 2, [b""]))
+    ]
+    assert len(bench.logs) == 1
+    bench.work(0, 0)
+    bench.tell(Settle([0, 1]))
+    assert bench.tick(0.1) == [Send(Goodbye("so says an admin")), Close(linger_s=1.0), Exit(0)]
+
+
+def test_the_broker_can_have_one_drain_that_still_loads() -> None:
+    bench = Bench()
+    bench.connect()
+    assert bench.tell(Drain("")) == [Send(Goodbye("")), Close(linger_s=1.0), Exit(0)]
 
 
 # Unwell.
