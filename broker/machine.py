@@ -156,7 +156,7 @@ class Broker:
             self._shut_out(peer_id, peer)
             return
         if peer is not None or not self._offences.is_too_many(_STRANGERS, self._now):
-            self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}")
+            self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}", peer and peer.hello)
         if peer is not None:
             self._out.send_past(peer_id, Reset(reason))
 
@@ -168,7 +168,9 @@ class Broker:
         self._out.drop(peer_id)
         if peer is not None:
             self._offences.keep_out(_name_of(peer.hello, peer.key), self._now)
-            self._out.log("warning", f"{self._name(peer_id)} is kept out for {settings.shut_out_s:g} s: it sent {why}")
+            self._out.log(
+                "warning", f"{self._name(peer_id)} is kept out for {settings.shut_out_s:g} s: it sent {why}", peer.hello
+            )
             self._lost(peer, f"it sent {why}", silent=True)
 
     def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, silent: bool = False, now: float) -> None:
@@ -248,6 +250,11 @@ class Broker:
             self.started, len(self.ledger.rows), self.llms.values(), self.clients.values(), self._lost_workers, now
         )
 
+    def row_of(self, execution: int) -> bytes | None:
+        """The id of the row that is executed so; None where that is over."""
+        known = self.ledger.executions.get(execution)
+        return None if known is None else known.row.id
+
     # Who comes.
 
     def _on_hello(self, peer_id: bytes, peer: Peer | None, hello: Hello, key: str) -> None:
@@ -294,7 +301,7 @@ class Broker:
     def _refuse(self, peer_id: bytes, hello: Hello, reason: str) -> None:
         self._out.send_past(peer_id, Refuse(reason))
         if not self._offences.is_too_many(_REFUSED, self._now):
-            self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}")
+            self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}", hello)
 
     def admit(self, access: Access, now: float) -> None:
         """The list of allowed keys has changed: who may not be here any more must go, and is charged nothing."""
@@ -333,7 +340,7 @@ class Broker:
         self._out.send_past(peer_id, Refuse(reason))
         if self._now >= self._said_full_at + _FULL_EVERY_S:
             self._said_full_at = self._now
-            self._out.log("warning", f"{hello.role} {hello.host}:{hello.pid} was turned away: {reason}")
+            self._out.log("warning", f"{hello.role} {hello.host}:{hello.pid} was turned away: {reason}", hello)
 
     def _welcome(self, peer: Peer) -> None:
         self.peers[peer.id] = peer
@@ -364,7 +371,7 @@ class Broker:
         llm.announced = True
         llm.workers[worker] = None
         self._welcome(worker)
-        self._out.log("info", f"worker {hello.host}:{hello.pid} serves {hello.llm!r}: {hello.state}")
+        self._out.log("info", f"worker {hello.host}:{hello.pid} serves {hello.llm!r}: {hello.state}", hello)
         self._update_worker(worker, hello)
         if worker.is_dismissed and hello.state != WorkerState.DRAINING:
             self._out.send(worker, Drain(_DRAINED))  # it was lost on the way
@@ -390,7 +397,7 @@ class Broker:
 
     def _log_state(self, hello: Hello) -> None:
         reason = f" ({hello.reason})" if hello.reason else ""
-        self._out.log("info", f"worker {hello.host}:{hello.pid} of {hello.llm!r} is {hello.state}{reason}")
+        self._out.log("info", f"worker {hello.host}:{hello.pid} of {hello.llm!r} is {hello.state}{reason}", hello)
 
     # Who goes.
 
@@ -414,7 +421,9 @@ class Broker:
             peer.lost = self._now
             if peer.rows:
                 kept = f"its {len(peer.rows)} rows are kept for {self.settings.client_grace_s:g} s"
-                self._out.log("warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}")
+                self._out.log(
+                    "warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}", peer.hello
+                )
         elif isinstance(peer, Worker):
             del self.workers[peer.hello.instance]
             llm = self._llm(peer.hello.llm)
@@ -427,7 +436,9 @@ class Broker:
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True
-            self._out.log("warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}")
+            self._out.log(
+                "warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}", peer.hello
+            )
 
     def _unlink(self, peer: Peer) -> None:
         """Its connection counts no more, unless it has become another one's: that said goodbye, and hello as it."""
@@ -455,7 +466,9 @@ class Broker:
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
                 if client.rows:
                     who = f"client {client.hello.host}:{client.hello.pid}"
-                    self._out.log("warning", f"{who} did not come back: its {len(client.rows)} rows are dropped")
+                    self._out.log(
+                        "warning", f"{who} did not come back: its {len(client.rows)} rows are dropped", client.hello
+                    )
                 self._forget_client(client)
         for llm in [llm for llm in self.llms.values() if llm.is_forgotten(self._now - self.settings.llm_memory_s)]:
             del self.llms[llm.name]
@@ -477,7 +490,7 @@ class Broker:
         is_worker = message.role == Role.WORKER
         if (refusal := self.access.refusal_to_dismiss(client.key)) is not None:
             what = "drain a worker" if is_worker else "kick a client"
-            self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}")
+            self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}", client.hello)
             return Dismissed([], refusal, is_refused=True)
         if is_worker:
             serving = [one for one in self.workers.values() if message.llm in ("", one.hello.llm)]
@@ -488,7 +501,7 @@ class Broker:
             return Dismissed([], found)
         told = Dismissed([info_of(peer) for peer in found])
         for peer in found:
-            self._out.log("info", f"client {name_of(client)} dismisses {message.role} {name_of(peer)}")
+            self._out.log("info", f"client {name_of(client)} dismisses {message.role} {name_of(peer)}", peer.hello)
             if isinstance(peer, Worker):
                 self._drain(peer)
             else:

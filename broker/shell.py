@@ -25,17 +25,19 @@ from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
 from ..protocol.frames import Frame
 from ..protocol.keys import read_pair
-from ..protocol.messages import Hello, Refuse
+from ..protocol.messages import Hello, Message, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
 from ..protocol.printable import printable
+from ..protocol.trace import trace
 from .access import OPEN, Access
 from .allowed import AccessFile
 from .connections import Connections
 from .doorman import DOMAIN, Doorman
 from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys
 from .machine import Broker
-from .outgoing import Drop, Effect, Log, Send
+from .naming import name_of
+from .outgoing import Drop, Effect, Log, Send, fields_of
 from .settings import BrokerSettings
 from .visitor import Visitors
 
@@ -388,6 +390,8 @@ class _Loop:
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
             else:
+                if log.isEnabledFor(logging.DEBUG):
+                    self._trace("received from", peer, message)
                 key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
                 self._machine.received(peer, message, self._now(), key)
             if peer not in self._connections:
@@ -404,7 +408,8 @@ class _Loop:
         blocked: dict[bytes, bool] = {}
         for effect in effects:
             if isinstance(effect, Log):
-                log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
+                level = logging.getLevelNamesMapping()[effect.level.upper()]
+                log.log(level, "%s", printable(effect.text), extra={"fields": effect.fields})
             elif isinstance(effect, Drop):
                 self._visitors.show_out(effect.peer, self._connections.take(effect.peer), self._now())
             elif effect.peer in blocked:
@@ -413,7 +418,15 @@ class _Loop:
             else:
                 self._send(effect, blocked)
 
+    def _trace(self, way: str, peer_id: bytes, message: Message) -> None:
+        peer = self._machine.peers.get(peer_id)
+        if peer is not None:
+            who = f"{way} {peer.hello.role} {printable(name_of(peer))}"
+            trace(log, who, message, self._machine.row_of, **fields_of(peer.hello))
+
     def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            self._trace("sent to", effect.peer, effect.message)
         frames = encode(effect.message, self._frame_bytes)
         try:
             send(self._router, [effect.peer, *frames])

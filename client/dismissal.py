@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import click
 
 from ..protocol.address import resolve
 from ..protocol.errors import NoBroker
+from ..protocol.logs import say
 from ..protocol.messages import Dismiss, PeerInfo, Role
 from ..protocol.printable import printable
 from .link import Link, leave, link_to
@@ -102,7 +104,7 @@ def run_drain(settings: DrainSettings) -> int:
     finally:
         leave(link)
     if left:
-        click.echo(f"{_workers(left)} still there after {settings.timeout_s:g} s, draining: {_names(left)}", err=True)
+        say(f"{_workers(left)} still there after {settings.timeout_s:g} s, draining: {_names(left)}", logging.WARNING)
         return _EXIT_LEFT
     click.echo(f"{_workers(told)} gone, which ran {_rows(told)}: {_names(told)}")
     return 0
@@ -134,7 +136,7 @@ def _wait(link: Link, workers: Sequence[PeerInfo], timeout_s: float | None) -> l
             if left and now >= next_word:
                 next_word = now + _SAY_EVERY_S
                 rows = sum(running.get(key, 0) for key in left)
-                click.echo(f"waiting for {_count(len(left), 'worker')} to end {_count(rows, 'row')}", err=True)
+                say(f"waiting for {_count(len(left), 'worker')} to end {_count(rows, 'row')}")
         remains = [one for one in workers if _key(one) in left]
         left_s = _ASK_EVERY_S if timeout_s is None else begun + timeout_s - time.monotonic()
         if not remains or left_s <= 0:

@@ -11,6 +11,7 @@ import click
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from ..protocol.logs import is_json
 from ..tasks.named import TASKS
 from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
@@ -199,7 +200,10 @@ def generate(
             hedge=hedge,
             strict=strict,
             quiet=quiet,
-            draws_bar=sys.stderr.isatty() and not quiet and not (target == STANDARD_STREAM and sys.stdout.isatty()),
+            draws_bar=sys.stderr.isatty()
+            and not quiet
+            and not is_json()
+            and not (target == STANDARD_STREAM and sys.stdout.isatty()),
         )
     )
 

@@ -275,7 +275,7 @@ class Client(Session):
             self._lose(line, now)
         if now - line.quiet_since >= line.next_notice_s:
             line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + LONGEST_NOTICE_S)
-            self._effect(Log("warning", self._notice(line, now)))
+            self._effect(Log("warning", self._notice(line, now), {"llm": line.llm}))
             if line.unserved_since is not None:
                 self._missed.setdefault(line.llm, line.unserved_since)
 
@@ -299,7 +299,8 @@ class Client(Session):
 
     def _tell_returns(self, fleet: dict[str, LLMInfo], now: float) -> None:
         for name in [name for name in self._missed if name in fleet and fleet[name].ready]:
-            self._effect(Log("warning", f"{name!r} is served again, after {now - self._missed.pop(name):.0f} s"))
+            text = f"{name!r} is served again, after {now - self._missed.pop(name):.0f} s"
+            self._effect(Log("warning", text, {"llm": name}))
 
     def _give_up(self, line: Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
         for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:

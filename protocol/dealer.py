@@ -23,6 +23,7 @@ from .monitor import next_event
 from .multipart import is_readable, receive, send
 from .printable import printable
 from .session import Close, Log, Open, Send
+from .trace import trace
 
 if TYPE_CHECKING:
     from .keys import PeerKeys
@@ -85,6 +86,7 @@ class Machine(Protocol):
     def kept_out(self, reason: str, now: float) -> None: ...
     def tick(self, now: float) -> list[object]: ...
     def flush(self, now: float) -> list[object]: ...
+    def row_of(self, execution: int) -> bytes | None: ...
 
 
 def heartbeat(sock: zmq.Socket[bytes], timeout_s: float, *, is_broker: bool) -> None:
@@ -233,6 +235,8 @@ class _Connection:
                 self.machine.malformed(str(error), now)
                 self.perform(self.machine.flush(now))
             else:
+                if self._log.isEnabledFor(logging.DEBUG):
+                    trace(self._log, "received", message, self.machine.row_of)
                 self.machine.received(message, now)
         return True
 
@@ -289,7 +293,8 @@ class _Connection:
                 case Send():
                     self._send(effect.message)
                 case Log():
-                    self._log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
+                    level = logging.getLevelNamesMapping()[effect.level.upper()]
+                    self._log.log(level, "%s", printable(effect.text), extra={"fields": effect.fields})
                 case Open():
                     self._open()
                 case Close():
@@ -300,6 +305,8 @@ class _Connection:
     def _send(self, message: Message) -> None:
         if self._sock is None:
             return
+        if self._log.isEnabledFor(logging.DEBUG):
+            trace(self._log, "sent", message, self.machine.row_of)
         frames = encode(message, self.machine.limits.max_frame_bytes)
         try:
             send(self._sock, frames, copy=len(frames[-1]) < LARGE_BYTES)

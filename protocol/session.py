@@ -15,8 +15,8 @@ No I/O, no clock, no random source of its own. The shell (dealer.py) performs th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from .brokers import split
@@ -50,10 +50,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Effect: one line for the log; ``level`` is a name of the logging module."""
+    """Effect: one line for the log; ``level`` is a name of the logging module, ``fields`` what JSON has beside."""
 
     level: str
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict[str, object], compare=False)
 
 
 class SessionState(Enum):
@@ -164,6 +165,10 @@ class Session(ABC):
     @abstractmethod
     def _on_message(self, message: Message, now: float) -> None:
         """A message that is not about the connection."""
+
+    def row_of(self, execution: int) -> bytes | None:
+        """Which row an execution is of, where that is known."""
+        return None
 
     # What goes in.
 

@@ -77,6 +77,9 @@ class Desk(Session):
         self._said_state = WorkerState.LOADING, ""
         self._results: list[RowResult] = []
 
+    def row_of(self, execution: int) -> bytes | None:
+        return self.held.get(execution)
+
     # What Session asks for.
 
     def _hello(self) -> Hello:

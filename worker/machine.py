@@ -13,6 +13,7 @@ from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
 from ..protocol.messages import AssignRun, Hello, Outcome, WorkerState
 from ..protocol.session import ENDED, GREETING, OPEN, REFUSED, Log, SessionSettings
+from ..protocol.trace import short
 from .desk import Desk, RowResult
 
 __all__ = ["Exit", "Guard", "Load", "RowResult", "StartCall", "StopRow", "Worker"]
@@ -402,7 +403,8 @@ class Worker(Desk):
 
     def _overrun(self, desk: Desk, execution: int) -> RowResult:
         text = f"the row ran for longer than {self._row_timeout_s:g} s and was ended (--row-timeout)"
-        self._effect(Log("warning", f"row {desk.held[execution].hex()} of {self.identity.llm!r} failed: {text}"))
+        row_id, llm = desk.held[execution], self.identity.llm
+        self._effect(Log("warning", f"row {row_id.hex()} of {llm!r} failed: {text}", {"rows": [short(row_id)]}))
         identity = self.identity
         failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
         return RowResult(execution, Outcome.RAISED, pack_failure(failure))
@@ -411,7 +413,7 @@ class Worker(Desk):
         """End the process, for nothing else ends the call. Several rows left in it are charged by that, as suspects."""
         rows = ", ".join(row_id.hex() for row_id in call.row_ids.values())
         text = f"the engine did not end row {rows} within {self._row_timeout_s:g} s {how}; this process ends"
-        self._effect(Log("error", text))
+        self._effect(Log("error", text, {"rows": [short(row_id) for row_id in call.row_ids.values()]}))
         self._exit_code = EXIT_ENGINE_DEAD
         self._drain("its engine does not end a row")
         for other in self.calls.values():

@@ -9,7 +9,7 @@ import base64
 import logging
 import os
 import re
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "[secret]"
@@ -85,6 +85,19 @@ class _Record(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802  the name is logging's
         return redacted(super().getMessage())
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a call of logging has put there as ``extra``: logging writes it past this, into the record's dict."""
+        return _redacted_within(self.__dict__.get("fields", {}))
+
+
+def _redacted_within(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {name: _redacted_within(one) for name, one in cast("dict[str, Any]", value).items()}
+    return [_redacted_within(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def redact_logs() -> None:

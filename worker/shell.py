@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
+from ..protocol.logs import bind
 from ..protocol.messages import Hello, Role
 from ..protocol.session import SessionSettings
 from ..tasks.base import describe
@@ -98,6 +99,7 @@ class _Shell:
         self._settings = settings
         self._load = load
         self._tell_owner = tell_owner
+        bind(worker=f"{socket.gethostname()}:{os.getpid()}", host=socket.gethostname(), llm=settings.llm)
         identity = Hello(
             role="worker",
             instance=os.urandom(16),
