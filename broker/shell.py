@@ -28,6 +28,7 @@ from ..protocol.keys import read_pair
 from ..protocol.messages import Hello, Message, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
+from ..protocol.notify import Notifier, Phase, notifier
 from ..protocol.printable import printable
 from ..protocol.trace import trace
 from .access import OPEN, Access
@@ -103,6 +104,8 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     Raises:
         ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
+    # From now on it is none of a child's. A private broker has its client, and no other manager.
+    manager = notifier()
     descriptors = _descriptors()
     settings = replace(settings, max_peers=_room(descriptors))
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -111,7 +114,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     router = context.socket(zmq.ROUTER)
     door = _Door(context, router, shell.keys) if shell.keys is not None else None
     try:
-        loop = _Loop(router, shell, settings, door, descriptors)
+        loop = _Loop(router, shell, settings, door, descriptors, manager if shell.lifeline is None else None)
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
@@ -125,6 +128,8 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         router.close(linger=500)
         if door is not None:
             door.close()
+        if manager is not None:
+            manager.close()
         context.term()
     return 0
 
@@ -269,8 +274,10 @@ class _Loop:
         settings: BrokerSettings,
         door: _Door | None = None,
         descriptors: int = _MOST_DESCRIPTORS,
+        manager: Notifier | None = None,
     ) -> None:
         self._router = router
+        self._manager = manager
         self._door = door
         self._descriptors = descriptors
         self._shell = shell
@@ -310,6 +317,7 @@ class _Loop:
                     self._connections.keep_only(self._machine.peers)
                     self._observe(monitor)
                     self._end_connections(now)
+                    self._notify(now, Phase.SERVING)
                     if self._door is not None and (now >= next_look or self._must_look):
                         next_look, self._must_look = now + _LOOK_S, False
                         self._look_at_list(self._door)
@@ -322,12 +330,21 @@ class _Loop:
                     self._receive()
                 if monitor in ready:
                     self._observe(monitor)
+            self._notify(time.monotonic(), Phase.STOPPING)
             self._perform(self._machine.stop("it was stopped"))
         finally:
             self._connections.close()
             self._visitors.close()
             self._router.disable_monitor()
             monitor.close(linger=0)
+
+    def _notify(self, now: float, phase: Phase) -> None:
+        """Tell the service manager, if there is one, how it goes."""
+        if self._manager is None:
+            return
+        machine = self._machine
+        peers = f"{len(machine.clients)} clients, {len(machine.workers)} workers"
+        self._manager.tick(now, phase, f"{peers}, {len(machine.ledger.rows)} rows, {len(machine.llms)} LLMs")
 
     def _look_at_list(self, door: _Door) -> None:
         changed = door.changed()

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ..protocol.notify import VARIABLES
+
 log = logging.getLogger("genpool.client")
 
 _LENGTH = struct.Struct("!Q")
@@ -119,6 +121,8 @@ class Child:
                 process = subprocess.Popen(
                     [sys.executable, "-c", source],
                     cwd=self._directory,
+                    # It is none of its service, if this process is one's.
+                    env={name: value for name, value in os.environ.items() if name not in VARIABLES},
                     stdin=subprocess.DEVNULL,
                     pass_fds=[descriptor],
                     start_new_session=True,

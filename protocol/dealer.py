@@ -102,7 +102,8 @@ class Dealer:
     """Runs ``machines``, each with a DEALER of its own to a broker at a time.
 
     Other threads speak to them through ``post`` only: a posted function runs in the loop's thread with the time, before
-    the next effects are performed. Effects that are not about a socket go to ``perform``.
+    the next effects are performed. Effects that are not about a socket go to ``perform``. ``ticked`` is called in the
+    loop's thread after each tick of the machines.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class Dealer:
         heartbeat_timeout_s: float = 10.0,
         tick_s: float = 0.1,
         log: logging.Logger,
+        ticked: Callable[[float], None] | None = None,
     ) -> None:
         self._tick_s = tick_s
+        self._ticked = ticked
         self._poller = zmq.Poller()
         self._connections = [
             _Connection(machine, perform, role, heartbeat_timeout_s, log, self._poller, self.post)
@@ -162,6 +165,8 @@ class Dealer:
                         # else take the messages that wait for it for the broker's silence.
                         connection.receive()
                         connection.perform(connection.machine.tick(now))
+                    if self._ticked is not None:
+                        self._ticked(now)
         finally:
             for connection in self._connections:
                 connection.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, cast
 
 from .messages import (
     Answer,
@@ -25,6 +26,8 @@ from .messages import (
 # are different for all.
 _DIGITS = 12
 
+_COLUMNS = ("rows", "executions", "outcomes")
+
 # Whose row an execution is, where that is known.
 RowOf = Callable[[int], bytes | None]
 
@@ -39,46 +42,54 @@ def trace(log: logging.Logger, way: str, message: Message, row_of: RowOf | None 
 
     ``way`` says whence it comes or where it goes; ``fields`` are of the peer.
     """
-    rows: list[str] = []
-    executions: list[int] = []
-    outcomes: list[str] = []
-    llms: list[str] = []
+    columns = _columns(message)
+    if columns is None:
+        return
+    if not columns.get("rows") and row_of is not None:
+        found = [row_of(cast(int, number)) for number in columns.get("executions", ())]
+        if any(found):
+            columns["rows"] = ["?" if row_id is None else short(row_id) for row_id in found]
+    told = {name: columns[name] for name in _COLUMNS if columns.get(name)}
+    text = ", ".join(f"{name} {' '.join(map(str, column))}" for name, column in told.items()) or "no rows"
+    llms = {run.llm for run in message.runs} if isinstance(message, Submit) else set[str]()
+    of = f" of {', '.join(map(repr, sorted(llms)))}" if llms else ""
+    if len(llms) == 1:
+        fields["llm"] = llms.pop()
+    log.debug("%s: %s%s: %s", way, type(message).__name__, of, text, extra={"fields": {**fields, **told}})
+
+
+def _columns(message: Message) -> dict[str, Sequence[object]] | None:
+    """What the message says of each row; None where it is not about rows."""
     match message:
         case Submit():
-            rows = [short(row_id) for run in message.runs for row_id in run.ids]
-            llms = sorted({run.llm for run in message.runs})
+            return {"rows": _rows(message.runs)}
         case Assign():
-            rows = [short(row_id) for run in message.runs for row_id in run.ids]
-            executions = [run.first_execution + at for run in message.runs for at in range(len(run.ids))]
+            runs = message.runs
+            return {
+                "rows": _rows(runs),
+                "executions": [run.first_execution + at for run in runs for at in range(len(run.ids))],
+            }
         case Answer():
-            rows = [short(row_id) for row_id in message.ids]
-            outcomes = _named(message.outcomes)
+            return {"rows": _rows([message]), "outcomes": _named(message.outcomes)}
         case Result():
-            executions, outcomes = message.executions, _named(message.outcomes)
+            return {"executions": message.executions, "outcomes": _named(message.outcomes)}
         case Hold():
-            rows, executions = [short(row_id) for row_id in message.ids], message.executions
+            return {"rows": _rows([message]), "executions": message.executions}
         case Settle() | Resend():
-            executions = message.executions
+            return {"executions": message.executions}
         case Release() | Await() | Missing() | Busy():
-            rows = [short(row_id) for row_id in message.ids]
+            return {"rows": _rows([message])}
         case _:
-            return
-    if not rows and row_of is not None:
-        found = [row_of(number) for number in executions]
-        if any(found):
-            rows = ["?" if row_id is None else short(row_id) for row_id in found]
-    columns = {"rows": rows, "executions": executions, "outcomes": outcomes}
-    fields |= {name: column for name, column in columns.items() if column}
-    if len(llms) == 1:
-        fields["llm"] = llms[0]
-    told = ", ".join(f"{name} {_joined(column)}" for name, column in columns.items() if column) or "no rows"
-    of = f" of {', '.join(map(repr, llms))}" if llms else ""
-    log.debug("%s: %s%s: %s", way, type(message).__name__, of, told, extra={"fields": fields})
+            return None
+
+
+class _HasIds(Protocol):
+    ids: list[bytes]
+
+
+def _rows(records: Sequence[_HasIds]) -> list[str]:
+    return [short(row_id) for record in records for row_id in record.ids]
 
 
 def _named(outcomes: Iterable[int]) -> list[str]:
     return [Outcome(outcome).name.lower() for outcome in outcomes]
-
-
-def _joined(column: Iterable[object]) -> str:
-    return " ".join(map(str, column))

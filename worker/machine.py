@@ -234,8 +234,7 @@ class Worker(Desk):
 
     def told_state(self) -> tuple[WorkerState, str]:
         """What brokers hear: one that drains is charged nothing for, so a dying engine is none that drains."""
-        is_dying = self.worker_state is DRAINING and self._exit_code != 0
-        return UNWELL if is_dying else self.worker_state, self.reason
+        return UNWELL if self.is_dying else self.worker_state, self.reason
 
     def told_to_drain(self, reason: str, now: float) -> None:
         """A broker has passed on that somebody wants this worker away: from all brokers."""
