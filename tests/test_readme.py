@@ -54,7 +54,15 @@ def test_the_llm_of_ones_own_generates() -> None:
 
 
 def test_there_are_commands() -> None:
-    assert {line.split()[1] for line in commands()} == {"broker", "worker", "keys", "generate", "status", "drain", "kick"}
+    assert {line.split()[1] for line in commands()} == {
+        "broker",
+        "worker",
+        "keys",
+        "generate",
+        "status",
+        "drain",
+        "kick",
+    }
     assert len(commands()) > 25
 
 
