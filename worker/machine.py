@@ -154,6 +154,21 @@ class Worker(Desk):
         """Whether no broker will talk to this worker."""
         return all(desk.state is REFUSED for desk in self.desks)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a broker may hand out rows to it."""
+        return any(desk.state is OPEN for desk in self.desks)
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether its engine does not end a row, and its process will for that."""
+        return self._exit_code != 0
+
+    @property
+    def running(self) -> int:
+        """How many rows its engine works on."""
+        return sum(len(call.row_ids) for call in self.calls.values())
+
     # What goes in, beside what Session takes.
 
     def loaded(self, identity: Hello, now: float) -> None:
