@@ -104,7 +104,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     Raises:
         ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
-    # From now on it is none of a child's. A private broker has its client, and no other manager.
+    # From now on it is none of a child's.
     manager = notifier()
     descriptors = _descriptors()
     settings = replace(settings, max_peers=_room(descriptors))
@@ -114,7 +114,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     router = context.socket(zmq.ROUTER)
     door = _Door(context, router, shell.keys) if shell.keys is not None else None
     try:
-        loop = _Loop(router, shell, settings, door, descriptors, manager if shell.lifeline is None else None)
+        loop = _Loop(router, shell, settings, door, descriptors, manager)
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)

@@ -22,7 +22,8 @@ import cloudpickle
 
 from ..protocol.content import Failure, pack, unpack_failure
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, known_error
-from .child import Child, describe_exit
+from ..protocol.lifeline import describe_exit
+from .child import Child
 from .link import Link, leave, link_to
 from .row import Row
 

@@ -200,7 +200,11 @@ class _Shell:
 
     def _on_signal(self, number: int, _: object) -> None:
         if self._signalled:
-            os._exit(128 + number)
+            # With an owner, one order may come twice: Slurm and systemd tell every process of a job, and the owner
+            # passes it on. It is also the owner who ends this process by force.
+            if self._settings.lifeline is None:
+                os._exit(128 + number)
+            return
         self._signalled = True
         if self._tell_owner is None:
             self._dealer.post(self._machine.drain)
