@@ -57,6 +57,8 @@ def test_there_are_commands() -> None:
     assert {line.split()[1] for line in commands()} == {
         "broker",
         "worker",
+        "up",
+        "down",
         "keys",
         "generate",
         "status",
