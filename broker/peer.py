@@ -10,6 +10,7 @@ from ..protocol.messages import Fleet, Hello, LLMInfo, Message, Reset, Status, W
 from .queue import FairQueue
 from .row import Execution, Row
 from .straggler import Stragglers
+from .tally import Rate, Tally
 
 # A peer can have these sent as often as it likes and need not read them: of some the last one counts, and of the
 # others the first, which must stay before what was sent behind it.
@@ -119,12 +120,14 @@ class Worker(Peer):
     failed: int = 0
     outrun: int = 0
     tokens: int = 0
+    rate: Rate = field(default_factory=Rate)
 
     def inherit(self, former: Worker) -> None:
         """Take over the ledger of this process's last connection, until it has said what it holds."""
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
         self.since, self.stopped, self.outrun = former.since, former.stopped, former.outrun
+        self.rate = former.rate
         self.unclaimed = set(self.executions)
         for execution in self.executions.values():
             execution.worker = self
@@ -153,6 +156,11 @@ class Worker(Peer):
     def is_ready(self) -> bool:
         return self.hello.state == WorkerState.READY
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is ready and runs all that it takes at once."""
+        return self.is_ready and self.running > 0 and not self.free_calls
+
 
 @dataclass(slots=True, eq=False)
 class LLM:
@@ -160,7 +168,7 @@ class LLM:
 
     ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
     tries the suspects, if there are any. ``last_death`` is when a worker last ended with rows that were charged for it.
-    ``stragglers`` knows how long the rows take whose calls want them hedged.
+    ``stragglers`` knows how long the rows take whose calls want them hedged, and ``tally`` what has become of all rows.
     """
 
     name: str
@@ -169,6 +177,7 @@ class LLM:
     suspects: deque[Row] = field(default_factory=deque[Row])
     quarantine: Worker | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
+    tally: Tally = field(default_factory=Tally)
     workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
     free: dict[Worker, None] = field(default_factory=dict[Worker, None])
     unserved_since: float = 0.0
@@ -200,6 +209,11 @@ class LLM:
         """Whether nobody serves it or waits for it, and nobody has served it since then, or ever."""
         is_idle = not self.workers and not len(self.queue) and not self.suspects
         return is_idle and (self.unserved_since <= unserved_since or not self.announced)
+
+    def waiting_since(self) -> float | None:
+        """When the row was submitted that has waited longest; None when none waits."""
+        times = [row.spec.submitted for row in (*self.queue.first_rows(), *self.suspects)]
+        return min(times, default=None)
 
     def info(self) -> LLMInfo:
         """What clients are told of it."""
