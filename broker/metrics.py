@@ -29,8 +29,12 @@ _COUNTERS = (
     ("genpool_hedges_won", "Hedges that answered before the first worker did.", "hedges_won"),
 )
 _GAUGES = (
-    ("genpool_queue_length", "Rows that wait for a worker.", "queued"),
-    ("genpool_queue_oldest_seconds", "How long the row waits that has waited longest; 0 when none waits.", "oldest_s"),
+    ("genpool_queued_rows", "Rows that wait for a worker.", "queued"),
+    (
+        "genpool_oldest_queued_row_seconds",
+        "How long the row waits that has waited longest; 0 when none waits.",
+        "oldest_s",
+    ),
     ("genpool_running_rows", "Rows that run in workers.", "running"),
     ("genpool_capacity_rows", "Rows that the ready workers run at once in all.", "capacity"),
 )
@@ -88,7 +92,7 @@ def _workers(llms: Mapping[str, Report]) -> Metric:
 def _broker(report: Report) -> Iterable[Metric]:
     # Clients may name LLMs as they like, so those names are no labels.
     unknown = sum(llm["queued"] for llm in report["llms"] if not llm["announced"])
-    yield GaugeMetricFamily("genpool_unknown_llm_queue_length", "Rows for LLMs that no worker has served.", unknown)
+    yield GaugeMetricFamily("genpool_unknown_llm_queued_rows", "Rows for LLMs that no worker has served.", unknown)
     yield GaugeMetricFamily("genpool_clients", "Clients, those among them that are away.", len(report["clients"]))
     yield GaugeMetricFamily("genpool_held_rows", "Rows that the broker knows, answered ones too.", report["rows"])
     received, sent = report["received_bytes"], report["sent_bytes"]

@@ -82,7 +82,7 @@ def test_metrics_tell_what_was_done(fleet: Fleet) -> None:
         assert found["genpool_row_wait_seconds_count", "echo"] == 23
         assert found["genpool_row_run_seconds_count", "echo"] == 20
         assert found["genpool_row_run_seconds_bucket", "+Inf", "echo"] == 20
-        assert found["genpool_queue_length", "echo"] == found["genpool_running_rows", "echo"] == 0
+        assert found["genpool_queued_rows", "echo"] == found["genpool_running_rows", "echo"] == 0
         assert found["genpool_workers", "echo", "ready"] == 1
         assert found["genpool_clients",] == 1
         assert found["genpool_received_bytes_total",] > 23 * len("hello")

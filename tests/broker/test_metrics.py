@@ -86,8 +86,8 @@ def test_metrics_say_what_the_report_does() -> None:
         ("genpool_workers_lost_total", "a"): 0,
         ("genpool_hedges_total", "a"): 0,
         ("genpool_hedges_won_total", "a"): 0,
-        ("genpool_queue_length", "a"): 1,
-        ("genpool_queue_oldest_seconds", "a"): 5,
+        ("genpool_queued_rows", "a"): 1,
+        ("genpool_oldest_queued_row_seconds", "a"): 5,
         ("genpool_running_rows", "a"): 2,
         ("genpool_capacity_rows", "a"): 2,
         ("genpool_workers", "a", "loading"): 1,
@@ -99,7 +99,7 @@ def test_metrics_say_what_the_report_does() -> None:
         ("genpool_row_wait_seconds_sum", "a"): 2,
         ("genpool_row_run_seconds_count", "a"): 1,
         ("genpool_row_run_seconds_sum", "a"): 2,
-        ("genpool_unknown_llm_queue_length",): 1,
+        ("genpool_unknown_llm_queued_rows",): 1,
         ("genpool_clients",): 1,
         ("genpool_held_rows",): 4,
         ("genpool_received_bytes_total",): 1000,
@@ -127,7 +127,7 @@ def test_any_name_of_an_llm_can_be_told(name: str) -> None:
     names = {name, name.encode("utf-8", "backslashreplace").decode()}
     for number, llm in enumerate(sorted(names)):
         tell(machine, b"%d" % number, worker(b"%d" % number, llm, WorkerState.READY), now=95.0)
-    lengths = [key for key in samples(machine.report(100.0)) if key[0] == "genpool_queue_length"]
+    lengths = [key for key in samples(machine.report(100.0)) if key[0] == "genpool_queued_rows"]
     assert len(lengths) == len(names)
 
 
