@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import shlex
 from pathlib import Path
@@ -215,8 +214,6 @@ def _http_address(given: str) -> str:
             f"--http {given!r} is nothing to serve HTTP on: give HOST:PORT, such as 127.0.0.1:9464; port 0 takes a "
             "free one"
         ) from None
-    if importlib.util.find_spec("prometheus_client") is None:
-        raise ConfigurationError('--http needs the package prometheus-client: pip install "genpool[metrics]"')
     if is_open_to_others(address):
         log.warning("--http %s: anyone who reaches it can read names of LLMs and counts, without a key", given)
     return address

@@ -230,9 +230,13 @@ def _http(shell: ShellSettings, board: Board) -> Generator[None]:
     if shell.http is None:
         yield
         return
-    from .http import serving
-    from .pages import pages
-
+    try:
+        from .http import serving
+        from .pages import pages
+    except ImportError as error:
+        raise ConfigurationError(
+            f'--http needs the package prometheus-client: pip install "genpool[metrics]" ({error})'
+        ) from None
     with serving(shell.http, pages(board)) as url:
         log.info("metrics and health are on %s", url)
         yield

@@ -136,16 +136,12 @@ def test_a_bad_address_is_refused_in_a_sentence(fleet: Fleet, given: str) -> Non
 
 
 def test_without_the_package_it_says_what_to_install(fleet: Fleet) -> None:
-    # A finder that finds no package of that name.
-    (fleet.folder / "sitecustomize.py").write_text(
-        "import importlib.util as util\n"
-        "find = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'prometheus_client' else find(name, *rest)\n"
-    )
+    (fleet.folder / "sitecustomize.py").write_text("import sys\nsys.modules['prometheus_client'] = None\n")
     process = fleet.start("broker", "--http", "127.0.0.1:0", environment={"PYTHONPATH": str(fleet.folder)})
     assert process.wait(PATIENCE_S) == 2
     assert (fleet.folder / "0-broker.log").read_text() == (
-        'genpool: --http needs the package prometheus-client: pip install "genpool[metrics]"\n'
+        'genpool: --http needs the package prometheus-client: pip install "genpool[metrics]" '
+        "(import of prometheus_client halted; None in sys.modules)\n"
     )
 
 

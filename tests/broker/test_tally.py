@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -234,6 +235,55 @@ def test_a_hedged_row_counts_once() -> None:
     driven.tell(first.worker.id, Result([first.id], [Outcome.DONE], 0, 9, [b"answer"]))
     driven.release("slow")
     assert driven.ended == {"done": 9}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_each_row_that_has_left_is_counted_once(seed: int) -> None:
+    chance = random.Random(seed)
+    driven = Driven()
+    workers = {b"w": 2}  # the credit of those that are connected
+    submitted: set[bytes] = set()
+    released: set[bytes] = set()
+    for number in range(300):
+        awaited = sorted(submitted - released)
+        running = [one for one in driven.machine.ledger.executions.values() if not one.finished]
+        match chance.choice(("submit", "submit", "answer", "answer", "answer", "release", "tick", "lose", "reconnect")):
+            case "submit":
+                run_ids = [row(f"{number}-{at}") for at in range(chance.randint(1, 4))]
+                seconds_left = chance.choice((None, None, 0.7))
+                payloads = [b"row"] * len(run_ids)
+                run = SubmitRun("a", "input", 1, b"", seconds_left, False, run_ids, payloads, chance.choice((0.0, 2.0)))
+                driven.tell(b"c", Submit([run]))
+                submitted.update(run_ids)
+            case "answer" if running:
+                one = chance.choice(running)
+                workers[one.worker.id] += 1
+                outcome = chance.choice((Outcome.DONE, Outcome.DONE, Outcome.FAILED, Outcome.RAISED, Outcome.RETURNED))
+                driven.tell(one.worker.id, Result([one.id], [outcome], 1, workers[one.worker.id], [b"answer"]))
+            case "release" if awaited:
+                some = chance.sample(awaited, chance.randint(1, len(awaited)))
+                driven.tell(b"c", Release(some))
+                released.update(some)
+            case "tick":
+                driven.after(chance.choice((0.1, 1.0)))
+            case "lose":
+                driven.lose(chance.choice(sorted(workers)))
+                workers = {bytes([number % 256]) * 2: 2} | {
+                    peer: credit for peer, credit in workers.items() if peer in driven.machine.peers
+                }
+                for peer in set(workers) - set(driven.machine.peers):
+                    driven.hello_worker(peer)
+            case "reconnect":
+                driven.machine.send_failed(b"c", Goodbye(), gone=True, now=driven.now)
+                driven.hello_client(b"c", *awaited)
+            case _:
+                pass
+        tally = driven.tally
+        left = tally.done + tally.failed + tally.expired + tally.cancelled
+        assert left == len(submitted) - len(driven.machine.ledger.rows)
+    driven.tell(b"c", Goodbye())
+    tally = driven.tally
+    assert tally.done + tally.failed + tally.expired + tally.cancelled == len(submitted)
 
 
 def test_histograms_have_how_long_rows_waited_and_ran() -> None:
