@@ -186,6 +186,8 @@ def broker(
                 "Or bind tcp://127.0.0.1:PORT, or say --insecure on a network where you trust everyone"
             )
         log.warning("--insecure: anyone who reaches %s can use this broker", address)
+    # A private broker has inherited its owner's environment, and the address there is another broker's.
+    http_address = None if http is None or lifeline is not None else _http_address(http)
     settings = BrokerSettings(
         settle_s=settle,
         client_grace_s=client_grace,
@@ -199,10 +201,9 @@ def broker(
         max_rows=max_rows,
         max_bytes=max_queued * _MEBI,
         hello_timeout_s=hello_timeout,
-        has_row_times=http is not None,
+        has_row_times=http_address is not None,
         limits=_limits(max_client_rows, min(max_client_queued, max_queued) * _MEBI),
     )
-    http_address = None if http is None else _http_address(http)
     return run(ShellSettings(address, connection_file, keys, lifeline, http_address), settings)
 
 
