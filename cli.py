@@ -10,14 +10,19 @@ from typing import Any
 import click
 
 from . import __version__
+from .protocol.logs import JSON, TEXT, configure, say
 
 # Subcommand -> where it is, and its line in `genpool --help` (so that help imports none of them).
 _COMMANDS = {
     "broker": (".broker.command:broker", "Run the broker that clients and workers connect to."),
     "worker": (".worker.command:worker", "Run a worker that serves one LLM."),
+    "up": (".launcher.command:up", "Bring this host to the state that a fleet file describes."),
+    "down": (".launcher.command:down", "Drain and end what `genpool up` has started."),
     "keys": (".broker.keys:keys", "Make keys, show them, and say who may come in."),
     "generate": (".client.generate:generate", "Generate over a file of rows with the LLMs of a fleet."),
     "status": (".client.status:status", "Show the fleet: LLMs, workers, what waits."),
+    "drain": (".client.dismissal:drain", "Have workers finish what they run, and end."),
+    "kick": (".client.dismissal:kick", "End a client's session, and withdraw its rows."),
 }
 
 
@@ -42,19 +47,21 @@ class _Lazy(click.Group):
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
-def genpool(log_level: str) -> None:
+@click.option(
+    "--log-format",
+    default=TEXT,
+    show_default=True,
+    type=click.Choice([TEXT, JSON]),
+    help="How the log is written to stderr: lines for people, or one JSON object a line.",
+)
+def genpool(log_level: str, log_format: str) -> None:
     """Split the generations of every prompt over several LLMs, on one machine or many.
 
     Start a broker, start workers that connect to it, then call the pool from Python or with `genpool generate`.
     Every option can be given as an environment variable: GENPOOL_<COMMAND>_<OPTION>. GENPOOL_BROKER is the broker's
     address for all commands.
     """
-    # Libraries log every request at the level info; of theirs, only what needs attention is shown.
-    libraries = log_level if log_level in ("debug", "error") else "warning"
-    logging.basicConfig(
-        level=libraries.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("genpool").setLevel(log_level.upper())
+    configure(log_level, log_format)
 
 
 def main() -> Any:
@@ -72,7 +79,7 @@ def main() -> Any:
     except click.Abort:
         sys.exit(130)
     except GenpoolError as error:
-        click.echo(f"genpool: {error}", err=True)
+        say(str(error), logging.ERROR)
         sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), 1))
 
 

@@ -45,5 +45,13 @@ class Access:
             return f"its key ({permission.name}) may serve {known} here, and not {hello.llm!r}"
         return None
 
+    def refusal_to_dismiss(self, key: str) -> str | None:
+        """Why who has this key may not send others away; None when it may."""
+        permission = self.permissions.get(key)
+        if self.is_open or (permission is not None and ADMIN in permission.roles):
+            return None
+        name = "none" if permission is None else permission.name
+        return f"only an admin may drain workers and kick clients, and this key ({name}) is none"
+
 
 OPEN = Access(is_open=True)

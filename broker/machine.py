@@ -19,6 +19,9 @@ from ..protocol.messages import (
     Ask,
     Assign,
     Await,
+    Dismiss,
+    Dismissed,
+    Drain,
     Fleet,
     Goodbye,
     Grant,
@@ -39,6 +42,7 @@ from ..protocol.messages import (
 from .access import OPEN, Access
 from .dispatch import Dispatcher
 from .ledger import Ledger
+from .naming import find, info_of, name_of
 from .offence import Offences
 from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
@@ -54,6 +58,12 @@ _MOST_UNREAD = 10_000
 
 # How often the log says that peers are turned away.
 _FULL_EVERY_S = 60.0
+
+# So many clients that were kicked are known: whose session ended by that does not come back by itself.
+_MOST_KICKED = 10_000
+
+_DRAINED = "an admin had it drained"
+_KICKED = "an admin has ended the session of this client"
 
 # In whose name unusable messages of nobody's connections, and refusals, are counted for the log.
 _STRANGERS = b""
@@ -92,6 +102,7 @@ class Broker:
             settings.max_malformed, settings.shut_out_s
         )  # by key or process, strangers' by routing id
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
+        self._kicked: dict[bytes, None] = {}  # by instance, the first one first
         self._next_ping = self._next_sample = now
         self._stood_still_at = float("-inf")
         self._said_full_at = float("-inf")
@@ -105,6 +116,7 @@ class Broker:
                 Release: self._on_release,
                 Await: self._on_await,
                 Ask: self._on_ask,
+                Dismiss: self._on_dismiss,
             },
             Worker: {
                 Ping: self._on_worker_ping,
@@ -146,7 +158,7 @@ class Broker:
             self._shut_out(peer_id, peer)
             return
         if peer is not None or not self._offences.is_too_many(_STRANGERS, self._now):
-            self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}")
+            self._out.log("warning", f"{self._name(peer_id)} sent something unusable: {reason}", peer and peer.hello)
         if peer is not None:
             self._out.send_past(peer_id, Reset(reason))
 
@@ -158,7 +170,9 @@ class Broker:
         self._out.drop(peer_id)
         if peer is not None:
             self._offences.keep_out(_name_of(peer.hello, peer.key), self._now)
-            self._out.log("warning", f"{self._name(peer_id)} is kept out for {settings.shut_out_s:g} s: it sent {why}")
+            self._out.log(
+                "warning", f"{self._name(peer_id)} is kept out for {settings.shut_out_s:g} s: it sent {why}", peer.hello
+            )
             self._lost(peer, f"it sent {why}", silent=True)
 
     def send_failed(self, peer_id: bytes, message: Message, *, gone: bool, silent: bool = False, now: float) -> None:
@@ -251,6 +265,11 @@ class Broker:
             has_row_times=self.settings.has_row_times,
         )
 
+    def row_of(self, execution: int) -> bytes | None:
+        """The id of the row that is executed so; None where that is over."""
+        known = self.ledger.executions.get(execution)
+        return None if known is None else known.row.id
+
     # Who comes.
 
     def _on_hello(self, peer_id: bytes, peer: Peer | None, hello: Hello, key: str) -> None:
@@ -290,12 +309,14 @@ class Broker:
         )
         if any(peer.key != key for peer in known if peer is not None):
             return "it says that it is a process which has another key"
+        if hello.instance in self._kicked:
+            return _KICKED
         return self.access.refusal(key, hello)
 
     def _refuse(self, peer_id: bytes, hello: Hello, reason: str) -> None:
         self._out.send_past(peer_id, Refuse(reason))
         if not self._offences.is_too_many(_REFUSED, self._now):
-            self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}")
+            self._out.log("warning", f"{hello.role or 'a peer'} {hello.host}:{hello.pid} was refused: {reason}", hello)
 
     def admit(self, access: Access, now: float) -> None:
         """The list of allowed keys has changed: who may not be here any more must go, and is charged nothing."""
@@ -334,7 +355,7 @@ class Broker:
         self._out.send_past(peer_id, Refuse(reason))
         if self._now >= self._said_full_at + _FULL_EVERY_S:
             self._said_full_at = self._now
-            self._out.log("warning", f"{hello.role} {hello.host}:{hello.pid} was turned away: {reason}")
+            self._out.log("warning", f"{hello.role} {hello.host}:{hello.pid} was turned away: {reason}", hello)
 
     def _welcome(self, peer: Peer) -> None:
         self.peers[peer.id] = peer
@@ -365,8 +386,10 @@ class Broker:
         llm.announced = True
         llm.workers[worker] = None
         self._welcome(worker)
-        self._out.log("info", f"worker {hello.host}:{hello.pid} serves {hello.llm!r}: {hello.state}")
+        self._out.log("info", f"worker {hello.host}:{hello.pid} serves {hello.llm!r}: {hello.state}", hello)
         self._update_worker(worker, hello)
+        if worker.is_dismissed and hello.state != WorkerState.DRAINING:
+            self._out.send(worker, Drain(_DRAINED))  # it was lost on the way
 
     def _update_worker(self, worker: Worker, hello: Hello) -> None:
         former, worker.hello = worker.hello, hello
@@ -389,7 +412,7 @@ class Broker:
 
     def _log_state(self, hello: Hello) -> None:
         reason = f" ({hello.reason})" if hello.reason else ""
-        self._out.log("info", f"worker {hello.host}:{hello.pid} of {hello.llm!r} is {hello.state}{reason}")
+        self._out.log("info", f"worker {hello.host}:{hello.pid} of {hello.llm!r} is {hello.state}{reason}", hello)
 
     # Who goes.
 
@@ -413,7 +436,9 @@ class Broker:
             peer.lost = self._now
             if peer.rows:
                 kept = f"its {len(peer.rows)} rows are kept for {self.settings.client_grace_s:g} s"
-                self._out.log("warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}")
+                self._out.log(
+                    "warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}", peer.hello
+                )
         elif isinstance(peer, Worker):
             del self.workers[peer.hello.instance]
             llm = self._llm(peer.hello.llm)
@@ -421,12 +446,14 @@ class Broker:
             was_deaf = self._now < self._stood_still_at + self.settings.settle_s
             grace_s = max(self.settings.worker_grace_s, self.settings.settle_s if was_deaf else 0.0)
             # One that was told to stop and is killed before it has finished was not ended by what it ran.
-            is_blameless = silent or was_deaf or peer.hello.state == WorkerState.DRAINING
+            is_blameless = silent or was_deaf or peer.is_draining
             self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless, why)
             for message in reversed(peer.take_outbox()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True
-            self._out.log("warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}")
+            self._out.log(
+                "warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}", peer.hello
+            )
 
     def _unlink(self, peer: Peer) -> None:
         """Its connection counts no more, unless it has become another one's: that said goodbye, and hello as it."""
@@ -455,7 +482,9 @@ class Broker:
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
                 if client.rows:
                     who = f"client {client.hello.host}:{client.hello.pid}"
-                    self._out.log("warning", f"{who} did not come back: its {len(client.rows)} rows are dropped")
+                    self._out.log(
+                        "warning", f"{who} did not come back: its {len(client.rows)} rows are dropped", client.hello
+                    )
                 self._forget_client(client)
         for llm in [llm for llm in self.llms.values() if llm.is_forgotten(self._now - self.settings.llm_memory_s)]:
             del self.llms[llm.name]
@@ -467,6 +496,50 @@ class Broker:
         self._out.forget(client)
         for row in list(client.rows.values()):
             self.ledger.drop(row)
+
+    # Who is sent away.
+
+    def _on_dismiss(self, client: Client, message: Dismiss) -> None:
+        self._out.send(client, self._dismiss(client, message))
+
+    def _dismiss(self, client: Client, message: Dismiss) -> Dismissed:
+        is_worker = message.role == Role.WORKER
+        if (refusal := self.access.refusal_to_dismiss(client.key)) is not None:
+            what = "drain a worker" if is_worker else "kick a client"
+            self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}", client.hello)
+            return Dismissed([], refusal, is_refused=True)
+        if is_worker:
+            serving = [one for one in self.workers.values() if message.llm in ("", one.hello.llm)]
+            found = find(message.name, f"worker of {message.llm!r}" if message.llm else "worker", serving)
+        else:
+            found = find(message.name, "client", [one for one in self.clients.values() if one is not client])
+        if isinstance(found, str):
+            return Dismissed([], found)
+        told = Dismissed([info_of(peer) for peer in found])
+        for peer in found:
+            self._out.log("info", f"client {name_of(client)} dismisses {message.role} {name_of(peer)}", peer.hello)
+            if isinstance(peer, Worker):
+                self._drain(peer)
+            else:
+                self._kick(peer)
+        return told
+
+    def _drain(self, worker: Worker) -> None:
+        worker.is_dismissed = True
+        self._out.send(worker, Drain(_DRAINED))
+        # As it will say itself: one that cannot hear it yet is given nothing more. Not of one that is unwell, which may
+        # have a dead engine, and then who runs in it is charged.
+        if worker.hello.state in (WorkerState.READY, WorkerState.LOADING):
+            self._on_grant(worker, Grant(worker.used, WorkerState.DRAINING, _DRAINED))
+
+    def _kick(self, client: Client) -> None:
+        self._kicked[client.hello.instance] = None
+        if len(self._kicked) > _MOST_KICKED:
+            del self._kicked[next(iter(self._kicked))]
+        if client.lost is None:
+            self._out.send_past(client.id, Refuse(_KICKED))
+            self._out.drop(client.id)
+        self._forget_client(client)
 
     # What is said about rows.
 
@@ -549,8 +622,12 @@ class Broker:
         # A ping's count is of the ledger after all that was said before it.
         self._out.flush_settles()
         for peer in self.peers.values():
-            held = len(peer.executions) if isinstance(peer, Worker) and peer.reconciled else None
-            self._out.send_past(peer.id, Ping(held))
+            if isinstance(peer, Worker):
+                llm = self._llm(peer.hello.llm)
+                held = len(peer.executions) if peer.reconciled else None
+                self._out.send_past(peer.id, Ping(held, len(llm.queue) + len(llm.suspects)))
+            else:
+                self._out.send_past(peer.id, Ping(None))
 
     def _sample_rates(self, now: float) -> None:
         if now < self._next_sample:

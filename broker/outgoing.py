@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..protocol.limits import Limits
-from ..protocol.messages import Answer, Message, Settle
+from ..protocol.messages import Answer, Hello, Message, Settle
 from .peer import Client, Peer, Worker
+
+
+def fields_of(hello: Hello) -> dict[str, object]:
+    """Who said it, for lines of the log that programs read."""
+    fields: dict[str, object] = {hello.role or "peer": f"{hello.host}:{hello.pid}", "host": hello.host}
+    return {**fields, "llm": hello.llm} if hello.llm else fields
 
 
 # Never changed, but not frozen: that would treble what it costs to make one.
@@ -20,10 +27,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Effect: one line for the log; ``level`` is a name of the logging module."""
+    """Effect: one line for the log; ``level`` is a name of the logging module, ``fields`` what JSON has beside."""
 
     level: str
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict[str, object], compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,9 @@ class Outgoing:
         self._answers: dict[Client, _Collected] = {}
         self._settles: dict[Worker, list[int]] = {}
 
-    def log(self, level: str, text: str) -> None:
-        """Write a line to the log."""
-        self._effects.append(Log(level, text))
+    def log(self, level: str, text: str, about: Hello | None = None) -> None:
+        """Write a line to the log; where it is ``about`` a peer, its name is a field of its own there."""
+        self._effects.append(Log(level, text, {} if about is None else fields_of(about)))
 
     def drop(self, peer_id: bytes) -> None:
         """End a connection, known or not, behind what was sent to it."""

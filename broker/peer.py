@@ -6,7 +6,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..protocol.limits import MAX_COUNT
-from ..protocol.messages import Fleet, Hello, LLMInfo, Message, Reset, Status, Welcome, WorkerState
+from ..protocol.messages import (
+    Dismissed,
+    Drain,
+    Fleet,
+    Hello,
+    LLMInfo,
+    Message,
+    Reset,
+    Status,
+    Welcome,
+    WorkerState,
+)
 from .queue import FairQueue
 from .row import Execution, Row
 from .straggler import Stragglers
@@ -14,8 +25,8 @@ from .tally import Rate, Tally
 
 # A peer can have these sent as often as it likes and need not read them: of some the last one counts, and of the
 # others the first, which must stay before what was sent behind it.
-_LAST_COUNTS = (Fleet, Status)
-_FIRST_COUNTS = (Reset, Welcome)
+_LAST_COUNTS = (Fleet, Status, Dismissed)
+_FIRST_COUNTS = (Reset, Welcome, Drain)
 
 # Replicas of one LLM say the same; many names of models are a mistake, and would only be long.
 _MOST_MODEL_NAMES = 16
@@ -105,7 +116,7 @@ class Worker(Peer):
     until then ``unclaimed`` has what it inherited from its last connection and has not named.
     ``stopped`` counts the rows that were settled while they ran, until its credit shows that its engine runs none of
     them. ``since`` is when its process came, ``gone`` when its connection ended. ``outrun`` counts the rows
-    that a hedge answered in its place: many are the mark of a slow worker.
+    that a hedge answered in its place: many are the mark of a slow worker. ``is_dismissed`` when it was told to drain.
     """
 
     since: float = 0.0
@@ -121,6 +132,7 @@ class Worker(Peer):
     outrun: int = 0
     tokens: int = 0
     rate: Rate = field(default_factory=Rate)
+    is_dismissed: bool = False
 
     def inherit(self, former: Worker) -> None:
         """Take over the ledger of this process's last connection, until it has said what it holds."""
@@ -128,6 +140,7 @@ class Worker(Peer):
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
         self.since, self.stopped, self.outrun = former.since, former.stopped, former.outrun
         self.rate = former.rate
+        self.is_dismissed = former.is_dismissed
         self.unclaimed = set(self.executions)
         for execution in self.executions.values():
             execution.worker = self
@@ -160,6 +173,12 @@ class Worker(Peer):
     def is_busy(self) -> bool:
         """Whether it is ready and runs all that it takes at once."""
         return self.is_ready and self.running > 0 and not self.free_calls
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more rows: it has said so, or was told to and may not have heard it yet."""
+        state = self.hello.state
+        return state == WorkerState.DRAINING or (self.is_dismissed and state != WorkerState.UNWELL)
 
 
 @dataclass(slots=True, eq=False)

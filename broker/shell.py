@@ -25,10 +25,12 @@ from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
 from ..protocol.frames import Frame
 from ..protocol.keys import read_pair
-from ..protocol.messages import Hello, Refuse
+from ..protocol.messages import Hello, Message, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
+from ..protocol.notify import Notifier, Phase, notifier
 from ..protocol.printable import printable
+from ..protocol.trace import trace
 from .access import OPEN, Access
 from .allowed import AccessFile
 from .board import Board
@@ -36,7 +38,8 @@ from .connections import Connections
 from .doorman import DOMAIN, Doorman
 from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys
 from .machine import Broker
-from .outgoing import Drop, Effect, Log, Send
+from .naming import name_of
+from .outgoing import Drop, Effect, Log, Send, fields_of
 from .settings import BrokerSettings
 from .visitor import Visitors
 
@@ -104,6 +107,8 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     Raises:
         ConfigurationError: when the address cannot be bound, or the limit on open files leaves no room for peers.
     """
+    # From now on it is none of a child's.
+    manager = notifier()
     descriptors = _descriptors()
     settings = replace(settings, max_peers=_room(descriptors))
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -112,7 +117,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     router = context.socket(zmq.ROUTER)
     door = _Door(context, router, shell.keys) if shell.keys is not None else None
     try:
-        loop = _Loop(router, shell, settings, door, descriptors)
+        loop = _Loop(router, shell, settings, door, descriptors, manager)
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
@@ -126,6 +131,8 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         router.close(linger=500)
         if door is not None:
             door.close()
+        if manager is not None:
+            manager.close()
         context.term()
     return 0
 
@@ -287,8 +294,10 @@ class _Loop:
         settings: BrokerSettings,
         door: _Door | None = None,
         descriptors: int = _MOST_DESCRIPTORS,
+        manager: Notifier | None = None,
     ) -> None:
         self._router = router
+        self._manager = manager
         self._door = door
         self._descriptors = descriptors
         self._shell = shell
@@ -331,6 +340,7 @@ class _Loop:
                     self._observe(monitor)
                     self._end_connections(now)
                     self._tell_board(now)
+                    self._notify(now, Phase.SERVING)
                     if self._door is not None and (now >= next_look or self._must_look):
                         next_look, self._must_look = now + _LOOK_S, False
                         self._look_at_list(self._door)
@@ -344,12 +354,21 @@ class _Loop:
                 if monitor in ready:
                     self._observe(monitor)
             self._tell_board(self._now())
+            self._notify(time.monotonic(), Phase.STOPPING)
             self._perform(self._machine.stop("it was stopped"))
         finally:
             self._connections.close()
             self._visitors.close()
             self._router.disable_monitor()
             monitor.close(linger=0)
+
+    def _notify(self, now: float, phase: Phase) -> None:
+        """Tell the service manager, if there is one, how it goes."""
+        if self._manager is None:
+            return
+        machine = self._machine
+        peers = f"{len(machine.clients)} clients, {len(machine.workers)} workers"
+        self._manager.tick(now, phase, f"{peers}, {len(machine.ledger.rows)} rows, {len(machine.llms)} LLMs")
 
     def _look_at_list(self, door: _Door) -> None:
         changed = door.changed()
@@ -420,6 +439,8 @@ class _Loop:
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
             else:
+                if log.isEnabledFor(logging.DEBUG):
+                    self._trace("received from", peer, message)
                 key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
                 self._machine.received(peer, message, self._now(), key)
             if peer not in self._connections:
@@ -438,7 +459,8 @@ class _Loop:
         blocked: dict[bytes, bool] = {}
         for effect in effects:
             if isinstance(effect, Log):
-                log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
+                level = logging.getLevelNamesMapping()[effect.level.upper()]
+                log.log(level, "%s", printable(effect.text), extra={"fields": effect.fields})
             elif isinstance(effect, Drop):
                 self._visitors.show_out(effect.peer, self._connections.take(effect.peer), self._now())
             elif effect.peer in blocked:
@@ -447,7 +469,15 @@ class _Loop:
             else:
                 self._send(effect, blocked)
 
+    def _trace(self, way: str, peer_id: bytes, message: Message) -> None:
+        peer = self._machine.peers.get(peer_id)
+        if peer is not None:
+            who = f"{way} {peer.hello.role} {printable(name_of(peer))}"
+            trace(log, who, message, self._machine.row_of, **fields_of(peer.hello))
+
     def _send(self, effect: Send, blocked: dict[bytes, bool]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            self._trace("sent to", effect.peer, effect.message)
         frames = encode(effect.message, self._frame_bytes)
         try:
             send(self._router, [effect.peer, *frames])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -19,6 +18,9 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from ..protocol.lifeline import describe_exit, kill_session
+from ..protocol.notify import VARIABLES
 
 log = logging.getLogger("genpool.client")
 
@@ -85,7 +87,7 @@ class Child:
 
     def kill(self) -> None:
         """End its process and all that it has started, at once. ``ended`` is called as for any other end."""
-        _kill_session(self._process.pid)
+        kill_session(self._process.pid)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and start it no more."""
@@ -119,6 +121,8 @@ class Child:
                 process = subprocess.Popen(
                     [sys.executable, "-c", source],
                     cwd=self._directory,
+                    # It is none of its service, if this process is one's.
+                    env={name: value for name, value in os.environ.items() if name not in VARIABLES},
                     stdin=subprocess.DEVNULL,
                     pass_fds=[descriptor],
                     start_new_session=True,
@@ -133,7 +137,7 @@ class Child:
             self._converse()
             code = self._process.wait()
             # What its engine has started must not outlive it, and may hold its memory or its GPU.
-            _kill_session(self._process.pid)
+            kill_session(self._process.pid)
             self._ours.close()
             if self._stopping.is_set() or not self._ended(code):
                 return
@@ -192,20 +196,6 @@ class Child:
             content = bytes(heard[_LENGTH.size : end])
             del heard[:end]
             self._heard(content)
-
-
-def describe_exit(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-
-
-def _kill_session(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _abandon_all() -> None:

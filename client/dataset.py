@@ -25,9 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import click
-
 from ..protocol.errors import ConfigurationError, GenpoolError
+from ..protocol.logs import say
 from .call import LOST_AFTER_S
 from .claim import Claim, Places, claim, errors_path, is_resumable, require_appendable
 from .fingerprint import plain, task_settings
@@ -466,6 +465,6 @@ def _all_done(held: Claim) -> str:
 
 def _say(text: str) -> None:
     try:
-        click.echo(f"genpool: {text}", err=True)
+        say(text)
     except OSError:
         pass  # nobody reads stderr any more

@@ -11,6 +11,7 @@ import click
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
+from ..protocol.logs import is_json
 from ..tasks.named import TASKS
 from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
@@ -46,7 +47,7 @@ from .task import client_task
     "--broker",
     envvar=["GENPOOL_GENERATE_BROKER", "GENPOOL_BROKER"],
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
 )
 @click.option(
     "--task",
@@ -199,7 +200,10 @@ def generate(
             hedge=hedge,
             strict=strict,
             quiet=quiet,
-            draws_bar=sys.stderr.isatty() and not quiet and not (target == STANDARD_STREAM and sys.stdout.isatty()),
+            draws_bar=sys.stderr.isatty()
+            and not quiet
+            and not is_json()
+            and not (target == STANDARD_STREAM and sys.stdout.isatty()),
         )
     )
 

@@ -15,13 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..protocol.dealer import Dealer
-from ..protocol.errors import Closed, GenpoolError, NoBroker, Refused
-from ..protocol.messages import Hello, LLMInfo, Role
+from ..protocol.errors import Closed, ConfigurationError, GenpoolError, NoBroker, Refused
+from ..protocol.messages import Dismiss, Dismissed, Hello, LLMInfo, PeerInfo, Role
+from ..protocol.printable import printable
 from ..protocol.session import ENDED, REFUSED, SessionSettings
-from .machine import Client, Ended, FleetSeen, Reported, TurnedAway
+from .machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
 from .row import Row, RowEnd, tell_owners
 
 log = logging.getLogger("genpool.client")
@@ -67,9 +68,10 @@ class Link:
         self.users = 0
         identity = Hello(role=Role.CLIENT, instance=os.urandom(16), host=socket.gethostname(), pid=os.getpid())
         self._machine = Client(address, identity, SessionSettings(), random.Random().random, time.monotonic())
-        self._dealer = Dealer(address, self._machine, self._perform, Role.CLIENT, log=log)
+        self._dealer = Dealer([self._machine], self._perform, Role.CLIENT, log=log)
         self._fleet: dict[str, LLMInfo] | None = None
         self._report: dict[str, Any] | None = None
+        self._dismissed: Dismissed | None = None
         self._news = threading.Condition()
         self._closing = False
         self._gate = threading.RLock()  # no row is posted behind the end
@@ -132,6 +134,27 @@ class Link:
             self._raise_unreachable(timeout_s)
         return self._report or {}
 
+    def dismiss(self, message: Dismiss, timeout_s: float) -> list[PeerInfo]:
+        """Have the broker send others away. Returns whom.
+
+        Raises:
+            NoBroker: when there was none within ``timeout_s``.
+            Refused: when the broker will not talk to this client, or not be told by it.
+            ConfigurationError: when what the message names is not there.
+        """
+        self._dismissed = None
+        self._dealer.post(lambda now: self._machine.dismiss(message, now))
+        with self._news:
+            self._news.wait_for(lambda: self._dismissed is not None or self._machine.state is REFUSED, timeout_s)
+        answer = self._dismissed
+        if answer is None:
+            self._raise_unreachable(timeout_s)
+        if answer.is_refused:
+            raise Refused(f"the broker at {self.address} refused this client: {printable(answer.reason)}")
+        if answer.reason:
+            raise ConfigurationError(printable(answer.reason))
+        return answer.peers
+
     def close(self) -> None:
         """Say goodbye and end both threads. Rows that are not over end as Closed; may be called twice."""
         with self._gate:
@@ -140,7 +163,7 @@ class Link:
         if threading.current_thread() is not self._io:
             self._io.join(timeout=3.0)
 
-    def _raise_unreachable(self, timeout_s: float) -> None:
+    def _raise_unreachable(self, timeout_s: float) -> NoReturn:
         if self._machine.state is REFUSED:
             raise Refused(f"the broker at {self.address} refused this client: {self._machine.trouble}")
         raise NoBroker(f"no broker at {self.address} within {round(timeout_s, 1):g} s: {self._machine.trouble}")
@@ -171,6 +194,10 @@ class Link:
             case Reported():
                 with self._news:
                     self._report = effect.report
+                    self._news.notify_all()
+            case HasDismissed():
+                with self._news:
+                    self._dismissed = effect.answer
                     self._news.notify_all()
             case TurnedAway():
                 with self._news:

@@ -22,7 +22,8 @@ import cloudpickle
 
 from ..protocol.content import Failure, pack, unpack_failure
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, known_error
-from .child import Child, describe_exit
+from ..protocol.lifeline import describe_exit
+from .child import Child
 from .link import Link, leave, link_to
 from .row import Row
 
@@ -93,9 +94,10 @@ _broker = PrivateBroker()
 
 
 def _short_folder() -> str:
-    """Where sockets' paths stay within the 107 bytes that they may have."""
+    """Where sockets' paths stay within the 107 bytes that they may have, and have no comma, as several brokers do."""
     usual = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir())
-    fitting = (one for one in usual if one and len(os.fsencode(one)) < 70 and os.access(one, os.W_OK | os.X_OK))
+    short = [one for one in usual if one and len(os.fsencode(one)) < 70 and "," not in one]
+    fitting = (one for one in short if os.access(one, os.W_OK | os.X_OK))
     return next(fitting, "/tmp")
 
 

@@ -18,6 +18,8 @@ from ..protocol.messages import (
     Ask,
     Await,
     Busy,
+    Dismiss,
+    Dismissed,
     Fleet,
     Hello,
     LLMInfo,
@@ -66,6 +68,13 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class HasDismissed:
+    """Effect: the answer to ``dismiss``."""
+
+    answer: Dismissed
+
+
+@dataclass(frozen=True, slots=True)
 class TurnedAway:
     """Effect: the broker has refused this client."""
 
@@ -91,6 +100,7 @@ class Client(Session):
         self._timed: set[RowSpec] = set()
         self._order = count()
         self._asked = False
+        self._to_dismiss: Dismiss | None = None
         self._busy_until = now  # the broker has no room for rows before
 
     # What goes in, beside what Session takes.
@@ -141,6 +151,12 @@ class Client(Session):
         if self.state is OPEN:
             self._effect(Send(Ask()))
 
+    def dismiss(self, message: Dismiss, now: float) -> None:
+        """Have the broker send others away; HasDismissed follows when it has said whom."""
+        self._to_dismiss = message
+        if self.state is OPEN:
+            self._effect(Send(message))
+
     # What Session asks for.
 
     def _hello(self) -> Hello:
@@ -160,6 +176,8 @@ class Client(Session):
             self._effect(Send(Await(ids[at : at + most], at + most < len(ids))))
         if self._asked:
             self._effect(Send(Ask()))
+        if self._to_dismiss is not None:
+            self._effect(Send(self._to_dismiss))
 
     def _broken(self, now: float) -> None:
         self.fleet = None
@@ -168,7 +186,8 @@ class Client(Session):
 
     def _refused(self, reason: str, now: float) -> None:
         super()._refused(reason, now)
-        self._effect(TurnedAway())
+        if self.state is REFUSED:
+            self._effect(TurnedAway())
 
     def _on_message(self, message: Message, now: float) -> None:
         match message:
@@ -188,6 +207,9 @@ class Client(Session):
             case Status():
                 self._asked = False
                 self._effect(Reported(dict(message.report)))
+            case Dismissed():
+                self._to_dismiss = None
+                self._effect(HasDismissed(message))
             case Ping():
                 pass
             case _:
@@ -253,7 +275,7 @@ class Client(Session):
             self._lose(line, now)
         if now - line.quiet_since >= line.next_notice_s:
             line.next_notice_s = min(line.next_notice_s * 2, line.next_notice_s + LONGEST_NOTICE_S)
-            self._effect(Log("warning", self._notice(line, now)))
+            self._effect(Log("warning", self._notice(line, now), {"llm": line.llm}))
             if line.unserved_since is not None:
                 self._missed.setdefault(line.llm, line.unserved_since)
 
@@ -277,7 +299,8 @@ class Client(Session):
 
     def _tell_returns(self, fleet: dict[str, LLMInfo], now: float) -> None:
         for name in [name for name in self._missed if name in fleet and fleet[name].ready]:
-            self._effect(Log("warning", f"{name!r} is served again, after {now - self._missed.pop(name):.0f} s"))
+            text = f"{name!r} is served again, after {now - self._missed.pop(name):.0f} s"
+            self._effect(Log("warning", text, {"llm": name}))
 
     def _give_up(self, line: Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
         for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:

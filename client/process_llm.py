@@ -89,7 +89,8 @@ class ProcessLLM(Generator):
 
         Args:
             name: as workers announce it (``genpool worker --llm NAME``).
-            broker: ``tcp://host:port``, ``host:port`` or a connection file; None takes ``$GENPOOL_BROKER``.
+            broker: ``tcp://host:port``, ``host:port`` or a connection file, or several with commas between; None takes
+                ``$GENPOOL_BROKER``.
             task: makes the prompts and reads the completions here; None leaves both to the worker's own task.
             wait_s: how long the broker, or an LLM that nobody has announced, is waited for.
 

@@ -50,7 +50,7 @@ class StatusSettings:
     "--broker",
     envvar=["GENPOOL_STATUS_BROKER", "GENPOOL_BROKER"],
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
 )
 @click.option("--json", "as_json", is_flag=True, help="The broker's report as JSON; with --watch, one a line.")
 @click.option("--watch", is_flag=True, help="Draw it anew every second, until Ctrl-C.")

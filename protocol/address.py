@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from .brokers import joined, split
 from .errors import ConfigurationError
 from .private import refuse_shared, write_private
 
@@ -40,21 +41,27 @@ class Connection:
 def resolve(broker: str | None) -> str:
     """What stands for the broker from now on: a ZeroMQ endpoint, or the absolute path of a connection file.
 
-    ``broker`` is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file. None stands for
-    ``$GENPOOL_BROKER``, and without that for the default port on this machine. A connection file may still be to come,
-    if its path has a separator in it or ends in ``.json``: no host's name looks so.
+    ``broker`` is ``tcp://host:port``, ``host:port``, ``ipc://path``, or the path of a connection file; or several of
+    them with commas between, for several brokers. None stands for ``$GENPOOL_BROKER``, and without that for the default
+    port on this machine. A connection file may still be to come, if its path has a separator in it or ends in
+    ``.json``: no host's name looks so.
 
     Raises:
         ConfigurationError: says what is wrong with it, or with the key file that ``$GENPOOL_KEYS`` names.
     """
     given = broker or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ADDRESS
-    address = _resolved(given)
-    if not address.startswith("ipc://"):
+    addresses = [_resolved(one) for one in split(given)]
+    twice = [address for at, address in enumerate(addresses) if address in addresses[:at]]
+    if twice:
+        raise ConfigurationError(f"{given!r} names the broker at {twice[0]} twice: name each once")
+    if not all(address.startswith("ipc://") for address in addresses):
         _named_keys()  # now rather than at the first attempt to connect, which is repeated
-    return address
+    return joined(addresses)
 
 
 def _resolved(given: str) -> str:
+    if not given:
+        raise ConfigurationError("a broker's address is empty: give tcp://HOST:PORT, HOST:PORT or a connection file")
     if "://" in given:
         return check(given)
     if _HOST_AND_PORT.fullmatch(given):

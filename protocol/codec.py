@@ -37,6 +37,9 @@ from .messages import (
     AssignRun,
     Await,
     Busy,
+    Dismiss,
+    Dismissed,
+    Drain,
     Fleet,
     Goodbye,
     Grant,
@@ -46,6 +49,7 @@ from .messages import (
     Message,
     Missing,
     Outcome,
+    PeerInfo,
     Ping,
     Refuse,
     Release,
@@ -68,6 +72,7 @@ MAX_HEAD_BYTES = 4 * 1024 * 1024
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 _ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
+_MOST_PEERS = 100_000
 
 # A task's description goes on to clients inside further maps, and msgpack ends at some depth: levels must be left.
 _DEEPEST_TASK = 16
@@ -261,7 +266,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     },
     Refuse: {"reason": _reason, "version": _count},
     Reset: {"reason": _reason},
-    Ping: {"held": _optional(_count)},
+    Ping: {"held": _optional(_count), "waiting": _count},
     Goodbye: {"reason": _reason},
     Submit: {"runs": _list_of(_record(SubmitRun))},
     SubmitRun: {
@@ -293,6 +298,10 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Fleet: {"llms": _list_of(_record(LLMInfo), most=_MOST_LLMS)},
     Ask: {},
     Status: {"report": _plain_mapping(_DEEPEST_REPORT)},
+    Dismiss: {"role": _one_of(Role), "name": _name, "llm": _name},
+    PeerInfo: {"host": _name, "pid": _count, "llm": _name, "rows": _count},
+    Dismissed: {"peers": _list_of(_record(PeerInfo), most=_MOST_PEERS), "reason": _reason, "is_refused": _flag},
+    Drain: {"reason": _reason},
     Assign: {"runs": _list_of(_record(AssignRun))},
     AssignRun: {
         "kind": _one_of(RowKind),
@@ -327,6 +336,9 @@ _KINDS: dict[bytes, type[Any]] = {
     b"F": Fleet,
     b"Q": Ask,
     b"T": Status,
+    b"K": Dismiss,
+    b"V": Dismissed,
+    b"U": Drain,
     b"J": Assign,
     b"Z": Settle,
     b"N": Resend,
@@ -347,7 +359,7 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
 # Fields that do not stand in the head as they are.
-_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "limits", "reason"))
+_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason"))
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
@@ -356,6 +368,7 @@ _LARGEST = {
     Hello: (MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE),
     Fleet: (MAX_COLLECTED_BYTES, _MOST_LLMS),
     Status: (MAX_COLLECTED_BYTES, _MOST_LLMS),
+    Dismissed: (MAX_COLLECTED_BYTES, _MOST_PEERS),
 }
 
 _packer = Packer()

@@ -1,4 +1,4 @@
-"""The socket shell of workers and clients: one thread that owns one DEALER at a time and performs effects."""
+"""The socket shell of workers and clients: one thread that owns the sockets and performs effects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
@@ -23,6 +23,7 @@ from .monitor import next_event
 from .multipart import is_readable, receive, send
 from .printable import printable
 from .session import Close, Log, Open, Send
+from .trace import trace
 
 if TYPE_CHECKING:
     from .keys import PeerKeys
@@ -72,9 +73,12 @@ _OTHER_KEY = f"it ended the handshake: it has another key than {KEYS} or the con
 
 
 class Machine(Protocol):
-    """What the shell drives: see session.py."""
+    """What the shell drives, with one broker at a time: see session.py."""
 
     limits: Limits
+
+    @property
+    def address(self) -> str: ...
 
     def received(self, message: Message, now: float) -> None: ...
     def malformed(self, reason: str, now: float) -> None: ...
@@ -82,6 +86,7 @@ class Machine(Protocol):
     def kept_out(self, reason: str, now: float) -> None: ...
     def tick(self, now: float) -> list[object]: ...
     def flush(self, now: float) -> list[object]: ...
+    def row_of(self, execution: int) -> bytes | None: ...
 
 
 def heartbeat(sock: zmq.Socket[bytes], timeout_s: float, *, is_broker: bool) -> None:
@@ -94,43 +99,36 @@ def heartbeat(sock: zmq.Socket[bytes], timeout_s: float, *, is_broker: bool) -> 
 
 
 class Dealer:
-    """Runs ``machine`` against the broker at ``address``, as ``address.resolve`` has made it.
+    """Runs ``machines``, each with a DEALER of its own to a broker at a time.
 
-    Other threads speak to it through ``post`` only: a posted function runs in the loop's thread with the time, before
-    the next effects are performed. Effects that are not about the socket go to ``perform``.
+    Other threads speak to them through ``post`` only: a posted function runs in the loop's thread with the time, before
+    the next effects are performed. Effects that are not about a socket go to ``perform``. ``ticked`` is called in the
+    loop's thread after each tick of the machines.
     """
 
     def __init__(
         self,
-        address: str,
-        machine: Machine,
+        machines: Sequence[Machine],
         perform: Callable[[Any], None],
         role: str,
         *,
         heartbeat_timeout_s: float = 10.0,
         tick_s: float = 0.1,
         log: logging.Logger,
+        ticked: Callable[[float], None] | None = None,
     ) -> None:
-        self.machine = machine
-        self._address = address
-        self._perform_other = perform
-        self._role = role
-        self._has_keys = False
-        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._tick_s = tick_s
-        self._log = log
+        self._ticked = ticked
+        self._poller = zmq.Poller()
+        self._connections = [
+            _Connection(machine, perform, role, heartbeat_timeout_s, log, self._poller, self.post)
+            for machine in machines
+        ]
         self._posted: deque[Callable[[float], None]] = deque()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
         self._ringing = False
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._sock: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._endpoint = ""
-        self._shook_hands = False
-        self._is_asking = False
-        self._poller = zmq.Poller()
 
     def post(self, function: Callable[[float], None]) -> None:
         """Run ``function(now)`` in the loop's thread, soon. Any thread (and a signal handler) may call this."""
@@ -143,8 +141,10 @@ class Dealer:
                 pass  # full: it rings already; closed: the loop has ended
 
     def run(self, is_over: Callable[[], bool]) -> None:
-        """Loop until ``is_over()``. The context and the socket live and die in this thread, hence after any fork."""
-        self._context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
+        """Loop until ``is_over()``. The context and the sockets live and die in this thread, hence after any fork."""
+        context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
+        for connection in self._connections:
+            connection.context = context
         self._poller.register(self._ear, zmq.POLLIN)
         next_tick = time.monotonic()
         try:
@@ -152,22 +152,25 @@ class Dealer:
                 wait_s = max(0.0, next_tick - time.monotonic())
                 ready = dict(self._poller.poll(int(wait_s * 1000) + 1))
                 self._run_posted(rung=self._ear.fileno() in ready)
-                if self._sock in ready:
-                    self._receive()
-                if self._monitor in ready:
-                    self._observe()
+                for connection in self._connections:
+                    connection.read(ready)
                 now = time.monotonic()
                 if now < next_tick:
-                    self._perform(self.machine.flush(now))
+                    for connection in self._connections:
+                        connection.perform(connection.machine.flush(now))
                 else:
                     next_tick = now + self._tick_s
-                    # Between the clock and the tick: a process that stood still (stopped, or its GIL held) would else
-                    # take the messages that wait for it for the broker's silence.
-                    self._receive()
-                    self._perform(self.machine.tick(now))
+                    for connection in self._connections:
+                        # Between the clock and the tick: a process that stood still (stopped, or its GIL held) would
+                        # else take the messages that wait for it for the broker's silence.
+                        connection.receive()
+                        connection.perform(connection.machine.tick(now))
+                    if self._ticked is not None:
+                        self._ticked(now)
         finally:
-            self._close()
-            self._context.destroy(linger=0)
+            for connection in self._connections:
+                connection.close()
+            context.destroy(linger=0)
             self._bell.close()
             self._ear.close()
 
@@ -181,7 +184,43 @@ class Dealer:
         while self._posted:
             self._posted.popleft()(now)
 
-    def _receive(self) -> bool:
+
+class _Connection:
+    """One machine and its socket, which is another one after each break."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        perform: Callable[[Any], None],
+        role: str,
+        heartbeat_timeout_s: float,
+        log: logging.Logger,
+        poller: zmq.Poller,
+        post: Callable[[Callable[[float], None]], None],
+    ) -> None:
+        self.machine = machine
+        self._perform_other = perform
+        self._role = role
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._log = log
+        self._poller = poller
+        self._post = post
+        self.context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._sock: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._endpoint = ""
+        self._has_keys = False
+        self._shook_hands = False
+        self._is_asking = False
+
+    def read(self, ready: Mapping[Any, int]) -> None:
+        """Read what has come on the sockets that are ``ready``."""
+        if self._sock in ready:
+            self.receive()
+        if self._monitor in ready:
+            self._observe()
+
+    def receive(self) -> bool:
         """Read a burst of messages. Whether there may be more."""
         for number in range(_BURST):
             # A handled message may have closed the socket.
@@ -199,8 +238,10 @@ class Dealer:
                 message = decode(frames)
             except DecodeError as error:
                 self.machine.malformed(str(error), now)
-                self._perform(self.machine.flush(now))
+                self.perform(self.machine.flush(now))
             else:
+                if self._log.isEnabledFor(logging.DEBUG):
+                    trace(self._log, "received", message, self.machine.row_of)
                 self.machine.received(message, now)
         return True
 
@@ -217,7 +258,7 @@ class Dealer:
         if event == zmq.EVENT_DISCONNECTED and not self._shook_hands:
             event = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         # What arrived before the break is still to be read, answers among it.
-        while self._receive():
+        while self.receive():
             pass
         now = time.monotonic()
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -239,7 +280,7 @@ class Dealer:
         libzmq has the reason only where that was this end, so ask the other what it speaks.
         """
         mechanism = mechanism_at(host_of(address), int(address.rpartition(":")[2]), _GREETING_S)
-        self.post(lambda now: self._asked_mechanism(sock, mechanism, now))
+        self._post(lambda now: self._asked_mechanism(sock, mechanism, now))
 
     def _asked_mechanism(self, sock: zmq.Socket[bytes], mechanism: str | None, now: float) -> None:
         if self._sock is not sock:
@@ -250,23 +291,27 @@ class Dealer:
             trouble = _OTHER_KEY if self._has_keys else _TROUBLES[zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL]
             self.machine.broken(trouble, now)
 
-    def _perform(self, effects: list[object]) -> None:
+    def perform(self, effects: list[object]) -> None:
+        """Do what the machine has decided."""
         for effect in effects:
             match effect:
                 case Send():
                     self._send(effect.message)
                 case Log():
-                    self._log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", printable(effect.text))
+                    level = logging.getLevelNamesMapping()[effect.level.upper()]
+                    self._log.log(level, "%s", printable(effect.text), extra={"fields": effect.fields})
                 case Open():
                     self._open()
                 case Close():
-                    self._close(effect.linger_s)
+                    self.close(effect.linger_s)
                 case _:
                     self._perform_other(effect)
 
     def _send(self, message: Message) -> None:
         if self._sock is None:
             return
+        if self._log.isEnabledFor(logging.DEBUG):
+            trace(self._log, "sent", message, self.machine.row_of)
         frames = encode(message, self.machine.limits.max_frame_bytes)
         try:
             send(self._sock, frames, copy=len(frames[-1]) < LARGE_BYTES)
@@ -276,19 +321,20 @@ class Dealer:
                 self.machine.broken("the connection broke", time.monotonic())
 
     def _open(self) -> None:
-        self._close()
+        self.close()
+        address = self.machine.address
         try:
             # Read anew each time: a broker that was started again may have written another port into its file.
-            self._connect(endpoint(self._address), keys_for(self._address, self._role))
+            self._connect(endpoint(address), keys_for(address, self._role))
         except ConfigurationError as error:
             self.machine.broken(str(error), time.monotonic())
         except zmq.ZMQError as error:
-            self._close()
+            self.close()
             self.machine.broken(f"no socket can be opened to it: {error}", time.monotonic())
 
     def _connect(self, address: str, keys: PeerKeys | None) -> None:
-        assert self._context is not None
-        sock = self._sock = self._context.socket(zmq.DEALER)
+        assert self.context is not None
+        sock = self._sock = self.context.socket(zmq.DEALER)
         self._has_keys = keys is not None
         if keys is not None:
             keys.secure(sock)
@@ -318,13 +364,14 @@ class Dealer:
         # A name with an empty or too long part is a UnicodeError.
         except (OSError, UnicodeError) as error:
             reason = f"the host name {host!r} cannot be resolved: {error}"
-            self.post(lambda now: self._unresolved(sock, reason, now))
+            self._post(lambda now: self._unresolved(sock, reason, now))
 
     def _unresolved(self, sock: zmq.Socket[bytes], reason: str, now: float) -> None:
         if self._sock is sock and not self._shook_hands:
             self.machine.broken(reason, now)
 
-    def _close(self, linger_s: float = 0.0) -> None:
+    def close(self, linger_s: float = 0.0) -> None:
+        """Give the socket back, with so much time for what was sent last to leave."""
         if self._sock is None:
             return
         self._poller.unregister(self._sock)

@@ -118,10 +118,12 @@ class Reset:
 class Ping:
     """Either direction, at every interval: alive, and how many entries the ledger that I write holds now.
 
-    None says nothing about a ledger: a worker writes none, and a broker has none before the worker's Hold.
+    None says nothing about a ledger: a worker writes none, and a broker has none before the worker's Hold. To a worker
+    a broker also says how many rows wait there for its LLM.
     """
 
     held: int | None
+    waiting: int = 0
 
 
 @dataclass(slots=True)
@@ -233,6 +235,48 @@ class Status:
 
 
 @dataclass(slots=True)
+class Dismiss:
+    """An admin's client to broker: have workers drain, or end the sessions of clients for good; ``role`` says which.
+
+    ``name`` is HOST:PID, a process id that nobody else has or, for workers, a host. ``llm`` leaves out workers of
+    others, "" of none.
+    """
+
+    role: str
+    name: str
+    llm: str = ""
+
+
+@dataclass(slots=True)
+class PeerInfo:
+    """A client or worker as people name it, with how many rows it has at the broker, or runs."""
+
+    host: str
+    pid: int
+    llm: str
+    rows: int
+
+
+@dataclass(slots=True)
+class Dismissed:
+    """Broker to who said Dismiss: whom it has dismissed. With a ``reason`` it was nobody, and that is why.
+
+    ``is_refused`` when the reason is that who asked is no admin.
+    """
+
+    peers: list[PeerInfo]
+    reason: str = ""
+    is_refused: bool = False
+
+
+@dataclass(slots=True)
+class Drain:
+    """Broker to worker: take no more rows, finish what runs, say goodbye and end."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class AssignRun:
     """Rows handed to a worker that may share an engine call; row ``k`` is execution ``first_execution + k``.
 
@@ -326,6 +370,9 @@ Message = (
     | Fleet
     | Ask
     | Status
+    | Dismiss
+    | Dismissed
+    | Drain
     | Assign
     | Settle
     | Resend

@@ -6,16 +6,20 @@
        ▲   (hello goes first)                 │
        └──── broken, reset, silent ───────────┘      REFUSED is the end
 
+Of several brokers it keeps to the first that says welcome: after a break that one is tried first, and after an attempt
+that failed the next.
+
 No I/O, no clock, no random source of its own. The shell (dealer.py) performs the effects.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from .brokers import split
 from .limits import PROTOCOL_VERSION, Limits
 from .messages import Fleet, Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
 
@@ -46,10 +50,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Effect: one line for the log; ``level`` is a name of the logging module."""
+    """Effect: one line for the log; ``level`` is a name of the logging module, ``fields`` what JSON has beside."""
 
     level: str
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict[str, object], compare=False)
 
 
 class SessionState(Enum):
@@ -73,6 +78,10 @@ _PINGS_MISSED = 3
 
 # How long a peer that was let in before, and is not any more, waits until it tries again.
 _KEPT_OUT_S = 10.0
+
+# With several brokers, how long one may take to say welcome before the next is tried: one that is frozen, or whose host
+# is gone, accepts a connection or swallows it without a word.
+_WELCOME_S = 2.0
 
 # How long what was sent last on a connection may take to leave.
 _LAST_WORD_S = 1.0
@@ -100,7 +109,11 @@ class SessionSettings:
 class Session(ABC):
     """Keeps a connection. A subclass says what goes into the hello and what to do with the other messages.
 
+    ``address`` is as ``address.resolve`` has made it.
+
     Attributes:
+        addresses: of all brokers that it may use.
+        address: of the one that it uses or tries.
         limits: what the broker told in its welcome.
         lost_at: since when there is no open connection; None while there is one.
         trouble: why the last attempt failed, for people.
@@ -108,7 +121,8 @@ class Session(ABC):
     """
 
     def __init__(self, address: str, settings: SessionSettings, random: Callable[[], float], now: float) -> None:
-        self.address = address
+        self.addresses = split(address)
+        self.address = self.addresses[0]
         self.session_settings = settings
         self.state = WAITING
         self.limits = Limits()
@@ -127,6 +141,7 @@ class Session(ABC):
         self._ping_due = False
         self._next_notice = now + _FIRST_NOTICE_S
         self._is_missed = False  # whether it was logged that the broker is not there
+        self._refusals: dict[str, str] = {}  # of brokers that will not talk to this process: why
         self._effects: list[object] = []
 
     # What a subclass gives.
@@ -150,6 +165,10 @@ class Session(ABC):
     @abstractmethod
     def _on_message(self, message: Message, now: float) -> None:
         """A message that is not about the connection."""
+
+    def row_of(self, execution: int) -> bytes | None:
+        """Which row an execution is of, where that is known."""
+        return None
 
     # What goes in.
 
@@ -196,7 +215,8 @@ class Session(ABC):
         """
         if self.ever_open:
             self._disconnect(reason, Close(), now)
-            self._open_at = max(self._open_at, now + _KEPT_OUT_S)
+            if len(self.addresses) == 1:
+                self._open_at = max(self._open_at, now + _KEPT_OUT_S)
         else:
             self._refused(reason, now)
 
@@ -206,7 +226,9 @@ class Session(ABC):
         was_open = self.state is OPEN
         self.state, self.trouble = WAITING, reason
         self._effect(close)
-        if was_open:
+        if not was_open:
+            self._go_to_next()
+        else:
             self.lost_at = now
             # A broker that welcomes and breaks off at once, over and over, is not tried at full speed: only a
             # connection that did some work, or lasted longer than it was waited for, starts the backoff anew.
@@ -218,11 +240,17 @@ class Session(ABC):
             self._broken(now)
         self._open_at = now + self._backoff()
 
+    def _go_to_next(self) -> None:
+        at = self.addresses.index(self.address) + 1
+        self.address = self.addresses[at % len(self.addresses)]
+
     def tick(self, now: float) -> list[object]:
         """Time has passed: open, ping, or give up on a silent broker. Returns all effects since the last flush."""
         silence = self.session_settings.silence_s
         if self.state is OPEN:
             silence = max(silence, _PINGS_MISSED * self._ping_interval_s)
+        elif len(self.addresses) > 1:
+            silence = min(silence, _WELCOME_S)
         if self.state is WAITING and now >= self._open_at:
             self._open(now)
         elif self.state is GREETING and now - self._greeted > silence:
@@ -235,7 +263,7 @@ class Session(ABC):
         if self.lost_at is not None and now >= self._next_notice and self.state in _TRYING:
             self._next_notice = now + _NEXT_NOTICE_S
             self._is_missed = True
-            waited = f"waiting for the broker at {self.address} since {now - self.lost_at:.0f} s"
+            waited = f"waiting for the broker at {' or '.join(self.addresses)} since {now - self.lost_at:.0f} s"
             self._effect(Log("warning", f"{waited}: {self.trouble}"))
         return self.flush(now)
 
@@ -272,6 +300,7 @@ class Session(ABC):
             return
         self.state = OPEN
         self.ever_open = True
+        self._refusals.clear()
         self._opened_at = now
         self.limits = message.limits
         self._ping_interval_s = message.ping_interval_s
@@ -282,7 +311,14 @@ class Session(ABC):
         self._opened(now)
 
     def _refused(self, reason: str, now: float) -> None:
+        """This broker will not talk to us: that is the end where no other is left."""
         was_open = self.state is OPEN
+        self._refusals[self.address] = reason
+        if len(self._refusals) < len(self.addresses):
+            self._disconnect(f"it refuses this process: {reason}", Close(), now)
+            if was_open:
+                self._go_to_next()
+            return
         self.state, self.trouble = REFUSED, reason
         self._effect(Close())
         if was_open:

@@ -21,10 +21,16 @@ ALLOWED = {
     "broker": {"broker", "protocol"},
     "worker": {"worker", "protocol", "tasks"},
     "client": {"client", "protocol", "tasks"},
+    "launcher": {"launcher", "protocol"},
 }
 # The one name that a folder may take from the root, which is lazy and brings nothing else with it.
 FROM_ROOT = f"{PACKAGE}.__version__"
-MACHINES = ["genpool.broker.machine", "genpool.worker.machine", "genpool.client.machine"]
+MACHINES = [
+    "genpool.broker.machine",
+    "genpool.worker.machine",
+    "genpool.client.machine",
+    "genpool.launcher.machine",
+]
 NOT_IN_A_MACHINE = {"zmq", "time", "threading", "socket", "random"}
 
 

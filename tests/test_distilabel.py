@@ -95,7 +95,8 @@ def results(environment: dict[str, str], fleet: Fleet, tmp_path_factory: pytest.
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    return json.loads(done.stdout)
+    # Before it there may be log lines, which distilabel writes there: that a slow machine's broker is waited for, say.
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 EXPECTED: dict[str, Any] = {

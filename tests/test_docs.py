@@ -40,6 +40,7 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
     commands = [
         genpool.get_command(click.Context(genpool), name) for name in genpool.list_commands(click.Context(genpool))
     ]
+    commands.append(genpool)
     commands += [one for group in commands if isinstance(group, click.Group) for one in group.commands.values()]
     known = {opt for command in commands if command for param in command.params for opt in param.opts}
     scripts = {
@@ -59,5 +60,5 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
         "--all",
         "--judge",
     }
-    servers = {"--port", "--model-path"}
+    servers = {"--port", "--model-path", "--now", "--from-file"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())) <= known | scripts | servers

@@ -41,9 +41,14 @@ ALLOWED = {
         {"cloudpickle", "importlib"},
         "sends the user's own loader to a child over a private pipe",
     ),
+    "genpool.launcher.command": ({"subprocess"}, "starts `genpool up` in the background; no shell"),
+    "genpool.launcher.gpu": ({"subprocess"}, "asks nvidia-smi which GPUs there are; no shell"),
+    "genpool.launcher.shell": ({"subprocess"}, "starts genpool's own commands with the user's own file; no shell"),
+    "genpool.protocol.lifeline": ({"subprocess"}, "starts genpool's own commands; no shell"),
     "genpool.tasks.named": ({"importlib"}, "package.module:name from the command line or the user's own file"),
     "genpool.worker.loader": ({"importlib"}, "its own engines, from a table"),
     "genpool.worker.local": ({"pickle"}, "reads what the process sent that started this one, over that pipe"),
+    "genpool.worker.restart": ({"subprocess"}, "starts its own command again; no shell"),
 }
 
 # Where an attribute is looked up by a name that is no literal, and where that name is from.

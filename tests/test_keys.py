@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from genpool import LLMPool, ProcessLLM
 from genpool.broker.access import Permission
 from genpool.broker.allowed import add_access, read_access, write_access
 from genpool.broker.keyring import new_keyring, new_peers
-from genpool.protocol.address import KEYS
+from genpool.protocol.address import KEYS, read_connection_file
 from genpool.protocol.errors import ConfigurationError, Refused
 from genpool.protocol.keys import PeerKeys, new_pair, read_peer_keys
 from genpool.protocol.messages import (
@@ -359,3 +360,24 @@ def test_nobody_sets_a_routing_id(fleet: Guarded) -> None:
     with Peer(fleet.address, keys=fleet.own("client")) as peer:
         peer.send(client_hello())
         assert peer.wait_for(Welcome)
+
+
+def test_brokers_with_copies_of_one_folder_of_keys_take_each_others_peers(
+    fleet: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(fleet.keys, fleet.folder / "copy")
+    files = [fleet.folder / "a.json", fleet.folder / "b.json"]
+    for file, keys in zip(files, (fleet.keys, fleet.folder / "copy"), strict=True):
+        fleet.start("broker", "--bind", "tcp://127.0.0.1:*", "--connection-file", str(file), "--keys", str(keys))
+        until(file.exists, "the broker's start")
+    fleet.address = ",".join(read_connection_file(file).address for file in files)
+    fleet.start_echo("worker")
+    monkeypatch.setenv(KEYS, str(fleet.keys / "client.key"))
+    llm = ProcessLLM.connect(LLM, broker=fleet.address)
+    try:
+        for word in ("before", "after"):
+            ((output,),) = llm.generate([{"input": word}], timeout=PATIENCE_S).result()
+            assert output["raw_output"] == word.upper()
+            fleet.processes[0].kill()
+    finally:
+        llm.teardown()

@@ -54,7 +54,17 @@ def test_the_llm_of_ones_own_generates() -> None:
 
 
 def test_there_are_commands() -> None:
-    assert {line.split()[1] for line in commands()} == {"broker", "worker", "keys", "generate", "status"}
+    assert {line.split()[1] for line in commands()} == {
+        "broker",
+        "worker",
+        "up",
+        "down",
+        "keys",
+        "generate",
+        "status",
+        "drain",
+        "kick",
+    }
     assert len(commands()) > 25
 
 

@@ -103,7 +103,7 @@ def test_a_soak_that_is_stopped_takes_its_processes_with_it(tmp_path: Path, numb
 def test_recovery_is_measured(tmp_path: Path) -> None:
     figures = figures_of("bench", "recovery", "--repeat", "1", folder=tmp_path)
     times = figures["times"]
-    assert set(times) == {"killed", "frozen", "soon", "soon_bound", "late", "late_bound"}
+    assert set(times) == {"killed", "frozen", "soon", "soon_bound", "late", "late_bound", "next"}
     assert all(0 < time["min_s"] == time["median_s"] == time["max_s"] for time in times.values())
     assert figures["settings"]["heartbeat_timeout_s"] == 10
     assert times["killed"]["min_s"] < times["frozen"]["min_s"], "a silence is waited for, an end is seen"

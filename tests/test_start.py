@@ -16,6 +16,7 @@ import pytest
         ("import genpool.cli", ["asyncio", "msgpack", "rich", "zmq"]),
         ("import genpool.broker.command", ["asyncio", "rich", "ssl", "genpool.client", "genpool.tasks"]),
         ("import genpool.worker.command", ["asyncio", "rich", "ssl", "genpool.client"]),
+        ("import genpool.launcher.command", ["asyncio", "rich", "ssl", "zmq", "genpool.client", "genpool.worker"]),
         ("import genpool.client.status", ["asyncio", "ssl", "genpool.client.dataset"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from .shell import WorkerSettings, run
     "--broker",
     envvar=["GENPOOL_WORKER_BROKER", "GENPOOL_BROKER"],
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]",
+    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
 )
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), help="A ready-made engine.")
 @click.option("--model", metavar="NAME|FILE", help="The engine's model: a GGUF file, or a name that the server knows.")
@@ -86,6 +87,12 @@ from .shell import WorkerSettings, run
     help="Send clients the traceback of a row that failed. It tells of this host's paths, so without this it stands "
     "only in the log, at the level debug.",
 )
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Start it again, after a pause that grows, when it ends with another code than 0, 2 and 4: for where no "
+    "supervisor does.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def worker(
     config: FileSettings | None,
@@ -104,6 +111,7 @@ def worker(
     heartbeat_timeout: float,
     row_timeout: float | None,
     expose_tracebacks: bool,
+    restart: bool,
     lifeline: int | None,
 ) -> int:
     """Run a worker: a process that loads one LLM and asks a broker for rows.
@@ -118,6 +126,10 @@ def worker(
     over, then the process ends. Exit codes: 0 done, 2 usage, 3 no broker, 4 refused by the broker, 70 the engine died
     or did not end a row within --row-timeout, 1 the same with Python's interpreter lock held.
     """
+    if restart and lifeline is None:  # what it starts has one
+        from .restart import supervise
+
+        return supervise([sys.executable, "-m", "genpool.cli", *sys.argv[1:]])
     if len(llm.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         raise ConfigurationError(f"the name of an LLM (--llm) may have {MAX_NAME_BYTES} bytes at most; shorten it")
     settings = WorkerSettings(

@@ -11,7 +11,6 @@ stop = ["\\n\\n"]
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,9 @@ from typing import Any, cast
 import click
 
 from ..protocol.errors import ConfigurationError
-from .setting import FileSettings, refuse_secret
+from ..protocol.option import parse_file, public_options, typed_option
+from ..protocol.secret import refuse_secret
+from .setting import FileSettings
 
 _SETTINGS = "set"
 
@@ -35,9 +36,9 @@ def read_config(context: click.Context, option: click.Parameter, path: Path | No
     """
     if path is None:
         return None
-    content = _parsed(path)
+    content, _ = parse_file(path, "the configuration")
     settings = content.pop(_SETTINGS, {})
-    known = {_name(one): one for one in context.command.params if _is_public(one) and one is not option}
+    known = public_options(context.command, but=option)
     try:
         if not isinstance(settings, dict):
             raise ConfigurationError(f"{_SETTINGS} must be a table of the engine's settings: write [{_SETTINGS}]")
@@ -49,16 +50,6 @@ def read_config(context: click.Context, option: click.Parameter, path: Path | No
     return FileSettings(path, cast(dict[str, Any], settings))
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise ConfigurationError(f"{path} is no TOML file: {error}") from error
-
-
 def _option(context: click.Context, known: Mapping[str, click.Parameter], key: str, value: Any) -> tuple[str, object]:
     """The name by which click knows the option ``key``, and its value."""
     refuse_secret(key, value)
@@ -68,32 +59,4 @@ def _option(context: click.Context, known: Mapping[str, click.Parameter], key: s
             f"there is no option {key!r}: there are {', '.join(sorted(known))}, and the engine's settings go below "
             f"[{_SETTINGS}]"
         )
-    kind, types = _kind(option)
-    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-        raise ConfigurationError(f"{key} must be {kind}, got {value!r}")
-    try:
-        return option.name or key, option.type.convert(value, option, context)
-    except click.BadParameter as error:
-        raise ConfigurationError(f"{key}: {error.message}") from error
-
-
-def _kind(option: click.Parameter) -> tuple[str, type | tuple[type, ...]]:
-    """What the values of ``option`` are called, and their types in TOML."""
-    match option.type:
-        case click.types.BoolParamType():
-            return "true or false", bool
-        case click.types.IntParamType():
-            return "a whole number", int
-        case click.types.FloatParamType():
-            return "a number", (int, float)
-        case _:
-            return "a text", str
-
-
-def _name(option: click.Parameter) -> str:
-    return option.opts[0].lstrip("-")
-
-
-def _is_public(option: click.Parameter) -> bool:
-    """Whether it is one that a person gives once."""
-    return isinstance(option, click.Option) and not option.hidden and not option.multiple
+    return option.name or key, typed_option(context, option, key, value)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_type_hints
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.secret import refuse_secret
 from ..tasks.base import TaskLike
 from ..tasks.named import described, named_task
 from ..tasks.text_generation import TextGenerationTask
 from .llm import LLM
-from .setting import FileSettings, fitting, refuse_secret, typed
+from .setting import FileSettings, fitting, typed
 
 # Imported only when asked for: each needs the package of the extra that has its name.
 ENGINES: dict[str, str] = {

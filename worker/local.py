@@ -8,7 +8,6 @@ failure when it could not be.
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import socket
@@ -17,6 +16,7 @@ import sys
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
+from ..protocol.logs import TEXT, configure
 from .call import builtin_name, message_of, traceback_of
 from .llm import LLM
 from .loader import load_user_llm
@@ -29,7 +29,7 @@ _LENGTH = struct.Struct("!Q")
 
 def main(descriptor: int) -> None:
     """Serve one LLM for the client at the other end of ``descriptor``, and end with it."""
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure("warning", os.environ.get("GENPOOL_LOG_FORMAT", TEXT))
     os.set_inheritable(descriptor, False)
     owner = socket.socket(fileno=descriptor)
     head = unpack(_read(owner))

@@ -1,35 +1,22 @@
-"""The worker as a state machine: what it holds, what it runs, and how much more it grants.
+"""The worker as a state machine: whether its LLM is well, what its engine runs, and for which broker.
 
-It mirrors the broker's ledger of executions: only an Assign adds to ``held`` and only a Settle removes, so an answer
-is kept here until the client has it. No I/O, no clock.
-
-    Assign ──▶ held ──▶ StartCall ──▶ rows_ended ──▶ finished ──▶ Result ──▶ Settle: gone from both
-                └── no place for it ── RETURNED ─────────▲
+What it holds of each broker's rows is in desk.py. No I/O, no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 
+from ..protocol.brokers import split
 from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
-from ..protocol.messages import (
-    Assign,
-    AssignRun,
-    Grant,
-    Hello,
-    Hold,
-    Message,
-    Outcome,
-    Ping,
-    Resend,
-    Result,
-    Settle,
-    WorkerState,
-)
-from ..protocol.session import ENDED, OPEN, Log, Send, Session, SessionSettings
+from ..protocol.messages import AssignRun, Hello, Outcome, WorkerState
+from ..protocol.session import ENDED, GREETING, OPEN, REFUSED, Log, SessionSettings
+from ..protocol.trace import short
+from .desk import Desk, RowResult
+
+__all__ = ["Exit", "Guard", "Load", "RowResult", "StartCall", "StopRow", "Worker"]
 
 # As plain names, as in session.py.
 LOADING, READY, UNWELL, DRAINING = WorkerState
@@ -54,6 +41,10 @@ _TOLD_TO_STOP = "it was told to stop"
 
 # How long a worker that ends waits, once it is idle, for clients to take their answers.
 _LAST_ANSWERS_S = 5.0
+
+# How long a broker may be away, while there is another, until what is held for it is forgotten: its clients have gone
+# to the other by then. A larger value keeps memory and the engine's places for longer, for a broker that may not come.
+_FORGET_S = 60.0
 
 # How long an engine may take to abort a row that ran too long. A larger value keeps the row's place blocked for longer
 # where the engine cannot; a smaller one ends the process of an engine that would have aborted a moment later.
@@ -106,31 +97,23 @@ class Exit:
 
 
 @dataclass(slots=True)
-class RowResult:
-    """How the engine's work on one execution ended."""
-
-    execution: int
-    outcome: int
-    payload: bytes
-    tokens: int = 0
-
-
-@dataclass(slots=True)
 class _Call:
-    """A running engine call. ``since`` is when it began or last answered a row, ``stopped`` when it was told to end.
+    """A running engine call for one broker.
 
-    ``row_ids`` are of the rows that the engine has not answered, wanted or not, by execution.
+    ``since`` is when it began or last answered a row, ``stopped`` when it was told to end. ``row_ids`` are of the rows
+    that the engine has not answered, wanted or not, by execution.
     """
 
     number: int
+    desk: Desk
     row_ids: dict[int, bytes]
     since: float
     stopped: float | None = None
     has_moved: bool = False  # it answered a row after it was told to end
 
 
-class Worker(Session):
-    """The machine.
+class Worker(Desk):
+    """The machine. It is the desk of its first broker, and has one more for each other that ``address`` names.
 
     ``identity`` is the hello without state and credit, which it keeps itself. ``wait_s`` is how long a first
     connection is tried for, None for ever. ``row_timeout_s`` is how long a row (or a batch) may run, None for ever.
@@ -146,33 +129,45 @@ class Worker(Session):
         wait_s: float | None = None,
         row_timeout_s: float | None = None,
     ) -> None:
-        super().__init__(address, settings, random, now)
+        first, *others = split(address)
+        super().__init__(first, self, settings, random, now)
+        self.desks: list[Desk] = [self, *(Desk(one, self, settings, random, now) for one in others)]
         self._give_up_at = None if wait_s is None else now + wait_s
         self.identity = identity
         self.worker_state = LOADING
         self.is_loaded = False
         self.reason = ""
-        # By execution, the ids of all rows that were handed out, and the results of those among them that have ended.
-        self.held: dict[int, bytes] = {}
-        self.finished: dict[int, RowResult] = {}
         self.calls: dict[int, _Call] = {}  # running engine calls
-        self._used = 0
-        # What the broker was told last, and whether there is more to say than a Grant can.
-        self._hello_due = False
-        self._granted = 0
-        self._said_state = (self.worker_state, self.reason)
+        self.now = self._last_tick = now
         self._next_call = 0
-        self._results: list[RowResult] = []
-        self._held_bytes = 0
         self._probe_at: float | None = None
         self._probe_delay_s = _FIRST_PROBE_S
         self._on_probation = False
         self._unasked_since = now
         self._idle_since: float | None = None
         self._row_timeout_s = row_timeout_s
-        self._now = self._last_tick = now
         self._is_guarded = False
         self._exit_code = 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no broker will talk to this worker."""
+        return all(desk.state is REFUSED for desk in self.desks)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a broker may hand out rows to it."""
+        return any(desk.state is OPEN for desk in self.desks)
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether its engine does not end a row, and its process will for that."""
+        return self._exit_code != 0
+
+    @property
+    def running(self) -> int:
+        """How many rows its engine works on."""
+        return sum(len(call.row_ids) for call in self.calls.values())
 
     # What goes in, beside what Session takes.
 
@@ -180,44 +175,50 @@ class Worker(Session):
         """The LLM is there: say so, with credit."""
         self.identity, self.is_loaded = identity, True
         self._be_ready()
-        self._hello_due = True
+        for desk in self.desks:
+            desk.tell_anew()
 
     def rows_ended(self, call: int, results: list[RowResult], now: float) -> None:
         """The engine is done with these executions of a running call, all at this moment."""
-        self._now = now
+        self.now = now
         running = self.calls[call]
+        desk = running.desk
         running.since, running.has_moved = now, True
         self._judge({result.outcome for result in results})
         ended: list[RowResult] = []
         for result in results:
             execution = result.execution
             running.row_ids.pop(execution, None)
-            if execution not in self.held or execution in self.finished:
+            if execution not in desk.held or execution in desk.finished:
                 continue  # settled or handed back meanwhile
             if running.stopped is not None and result.outcome != _DONE:
                 # What it says of itself, if it says anything, is only that it was told to end.
-                result = self._overrun(execution)
-            if len(result.payload) > self.limits.max_row_bytes:
-                result = self._too_large(result)
+                result = self._overrun(desk, execution)
+            if len(result.payload) > desk.limits.max_row_bytes:
+                result = self._too_large(result, desk.limits.max_row_bytes)
             ended.append(result)
-        self._finish(ended)
+        desk.finish(ended)
 
     def call_ended(self, call: int, now: float) -> None:
         """The engine has returned from a call: its place is free."""
-        self._now = now
+        self.now = now
         ended = self.calls.pop(call)
+        for desk in self.desks:
+            if desk is ended.desk or desk.waiting:
+                desk.places_changed()
         if ended.stopped is None:
             return
-        left = self._unanswered(ended)
+        left = _unanswered(ended)
         if ended.has_moved:
-            self._hand_back(left)  # the one that took too long is known, and these were not begun
+            ended.desk.hand_back(left)  # the one that took too long is known, and these were not begun
         elif left and not self._charge(ended):
             self._give_up_engine(ended, "and then failed as a whole")
 
     def crash(self, now: float) -> None:
         """The engine is dead: hand over what is finished and leave without a goodbye, so that the rest is charged."""
-        if self.state is OPEN:
-            self._send_results()
+        for desk in self.desks:
+            if desk.state is OPEN:
+                desk.send_results()
         self._drain("its engine is dead")
         self._leave(EXIT_ENGINE_DEAD)
 
@@ -233,66 +234,66 @@ class Worker(Session):
             self._probe_at = now + self._probe_delay_s
             self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
 
-    def drain(self, now: float) -> None:
+    def drain(self, now: float, reason: str = _TOLD_TO_STOP) -> None:
         """Take no more, finish what runs, then exit with 0."""
-        self._drain(_TOLD_TO_STOP)
+        self._drain(reason)
         if not self.is_loaded:
             self._leave()
 
-    # What Session asks for.
+    def end(self, reason: str | None = "") -> None:
+        for desk in self.desks[1:]:
+            desk.end(reason)
+        super().end(reason)
 
-    def _hello(self) -> Hello:
-        self._granted, self._said_state = self._credit(), self._told_state()
-        self._hello_due = False
-        state, reason = self._said_state
-        return replace(self.identity, state=state, reason=reason, credit=self._granted)
+    # What its desks ask for.
 
-    def _held(self) -> int | None:
-        return None
+    def told_state(self) -> tuple[WorkerState, str]:
+        """What brokers hear: one that drains is charged nothing for, so a dying engine is none that drains."""
+        return UNWELL if self.is_dying else self.worker_state, self.reason
 
-    def _open(self, now: float) -> None:
-        self._used = 0  # credit is counted anew on every connection
-        super()._open(now)
+    def told_to_drain(self, reason: str, now: float) -> None:
+        """A broker has passed on that somebody wants this worker away: from all brokers."""
+        if self.worker_state is not DRAINING:
+            self._effect(Log("info", f"this worker drains: {reason}"))
+            self.drain(now, reason)
 
-    def _opened(self, now: float) -> None:
-        held = list(self.held)
-        most = self.limits.max_rows
-        for at in range(0, max(1, len(held)), most):
-            part = held[at : at + most]
-            ids = [self.held[execution] for execution in part]
-            finished = [execution in self.finished for execution in part]
-            self._effect(Send(Hold(part, ids, finished, more=at + most < len(held))))
-        # The broker asks for the answers that are still wanted.
-        self._results.clear()
+    def has_place(self) -> bool:
+        """Whether a call may begin now."""
+        return self._takes_rows() and len(self.calls) < self.identity.concurrency
 
-    def _broken(self, now: float) -> None:
-        self._results.clear()
+    def free_places(self, desk: Desk) -> int:
+        """How many calls more this desk's broker may hand out.
 
-    def _on_message(self, message: Message, now: float) -> None:
-        self._now = now
-        match message:
-            case Assign():
-                for run in message.runs:
-                    self._take(run)
-            case Settle():
-                self._settle(message.executions)
-            case Resend():
-                self._results += [self.finished[number] for number in message.executions if number in self.finished]
-            case Ping():
-                if message.held is not None and message.held != len(self.held):
-                    self.give_up(f"it counts {message.held} rows here and I hold {len(self.held)}", now)
-            case _:
-                self._effect(Log("warning", f"the broker sent a {type(message).__name__}, which is not for a worker"))
+        They go to the brokers where rows wait, or evenly to all while there are none. A row of a broker that did not
+        know yet that it has fewer finds no place and is handed back.
+        """
+        if not self._takes_rows() or self._held_bytes_in_all() > MAX_HELD_BYTES:
+            return 0
+        free = max(0, (1 if self._on_probation else self.identity.concurrency) - len(self.calls))
+        if len(self.desks) == 1 or not free:
+            return free
+        there = [one for one in self.desks if one.state is OPEN or one.state is GREETING]
+        # Who was served longest ago has the odd place, or one place would always be the same broker's.
+        asking = sorted([one for one in there if one.waiting] or there, key=lambda one: one.served)
+        if desk not in asking:
+            return 0
+        share, odd = divmod(free, len(asking))
+        return share + (asking.index(desk) < odd)
+
+    def start(self, desk: Desk, run: AssignRun, row_ids: dict[int, bytes], payloads: Sequence[Payload]) -> None:
+        """Begin a call with these rows of a run."""
+        number = self._next_call
+        self._next_call += 1
+        desk.served = number
+        self.calls[number] = _Call(number, desk, row_ids, self.now)
+        self._guard()
+        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(row_ids), payloads))
+
+    def stop_row(self, execution: int) -> None:
+        """Nobody wants this row any more."""
+        self._effect(StopRow(execution))
 
     # What comes out.
-
-    def flush(self, now: float) -> list[object]:
-        if self.state is OPEN:
-            if self._hello_due:
-                self._effect(Send(self._hello()))
-            self._send_results()
-            self._send_grant()
-        return super().flush(now)
 
     def tick(self, now: float) -> list[object]:
         if self._probe_at is not None and now >= self._probe_at:
@@ -301,20 +302,37 @@ class Worker(Session):
         self._unasked_since = now if self.calls else self._unasked_since
         if self._on_probation and now - self._unasked_since > _UNASKED_S:
             self._be_ready()
-        if self._give_up_at is not None and now >= self._give_up_at and not self.ever_open:
+        if self._give_up_at is not None and now >= self._give_up_at:
             self._give_up_at = None
-            self._effect(Log("error", f"no broker at {self.address} in the time given: {self.trouble}"))
-            self._effect(Exit(EXIT_NO_BROKER))
+            self._give_up_waiting()
         self._watch_calls(now)
+        self._forget_the_lost(now)
         effects = super().tick(now)
         if self._is_idle():
             self._idle_since = now if self._idle_since is None else self._idle_since
-            if not self.finished or now - self._idle_since > _LAST_ANSWERS_S:
+            if not any(desk.finished for desk in self.desks) or now - self._idle_since > _LAST_ANSWERS_S:
                 self._leave(self._exit_code)
                 effects += super().flush(now)
         return effects
 
     # Within.
+
+    def _give_up_waiting(self) -> None:
+        if any(desk.ever_open for desk in self.desks):
+            return
+        addresses = " or ".join(desk.address for desk in self.desks)
+        troubles = "; ".join(desk.trouble for desk in self.desks)
+        self._effect(Log("error", f"no broker at {addresses} in the time given: {troubles}"))
+        self._effect(Exit(EXIT_NO_BROKER))
+
+    def _forget_the_lost(self, now: float) -> None:
+        if len(self.desks) == 1 or not any(desk.state is OPEN for desk in self.desks):
+            return
+        for desk in self.desks:
+            if desk.held and desk.lost_at is not None and now - desk.lost_at > _FORGET_S:
+                away = f"the broker at {desk.address} is away for {_FORGET_S:g} s"
+                self._effect(Log("warning", f"{away}: its {len(desk.held)} rows here are forgotten"))
+                desk.forget()
 
     def _probe(self, now: float) -> None:
         """See whether an unwell LLM is well: load it where it is not, else ask for a single call."""
@@ -347,72 +365,24 @@ class Worker(Session):
         is_ending = self.worker_state is DRAINING and self.state is not ENDED
         return is_ending and (not self.calls or self._exit_code != 0)
 
-    def _told_state(self) -> tuple[WorkerState, str]:
-        """What the broker hears: one that drains is charged nothing for, so a dying engine is none that drains."""
-        is_dying = self.worker_state is DRAINING and self._exit_code != 0
-        return UNWELL if is_dying else self.worker_state, self.reason
-
     def _drain(self, reason: str) -> None:
         self.worker_state, self.reason = DRAINING, reason
 
     def _leave(self, code: int = 0) -> None:
         """End; with a goodbye, unless rows still run: who they are shall be known when the process ends."""
-        is_clean = code == 0 or len(self.finished) == len(self.held)
+        is_clean = code == 0 or all(len(desk.finished) == len(desk.held) for desk in self.desks)
         self.worker_state = DRAINING
         self.end(self.reason if is_clean else None)
         self._effect(Exit(code))
 
-    def _take(self, run: AssignRun) -> None:
-        """Enter handed-out rows and start them, each call's worth in one; what there is no place for is handed back."""
-        numbers: Sequence[int] = range(run.first_execution, run.first_execution + len(run.ids))
-        ids, payloads = run.ids, run.payloads
-        if not self.held.keys().isdisjoint(numbers):
-            fresh = [number not in self.held for number in numbers]
-            numbers, ids = list(compress(numbers, fresh)), list(compress(ids, fresh))
-            payloads = list(compress(payloads, fresh))
-        batch = self.identity.batch_size
-        for start in range(0, len(numbers), batch):
-            part = slice(start, start + batch)
-            row_ids = dict(zip(numbers[part], ids[part], strict=True))
-            self.held.update(row_ids)
-            self._used += 1
-            if self._takes_rows() and len(self.calls) < self.identity.concurrency:
-                self._start(run, row_ids, payloads[part])
-            else:
-                self._hand_back(row_ids)
-
-    def _start(self, run: AssignRun, row_ids: dict[int, bytes], payloads: Sequence[Payload]) -> None:
-        number = self._next_call
-        self._next_call += 1
-        self.calls[number] = _Call(number, row_ids, self._now)
-        self._guard()
-        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(row_ids), payloads))
-
-    def _settle(self, executions: list[int]) -> None:
-        for execution in executions:
-            if self.held.pop(execution, None) is None:
-                continue
-            result = self.finished.pop(execution, None)
-            if result is None:
-                self._effect(StopRow(execution))
-            else:
-                self._held_bytes -= len(result.payload)
-
-    def _finish(self, results: list[RowResult]) -> None:
-        """Keep and send the results of held rows that have none yet."""
-        for result in results:
-            self.finished[result.execution] = result
-            self._held_bytes += len(result.payload)
-        self._results += results
-
-    def _hand_back(self, executions: Iterable[int]) -> None:
-        self._finish([RowResult(execution, _RETURNED, b"") for execution in executions])
+    def _held_bytes_in_all(self) -> int:
+        return self.held_bytes if len(self.desks) == 1 else sum(desk.held_bytes for desk in self.desks)
 
     # Rows that run too long.
 
     def _watch_calls(self, now: float) -> None:
         """End calls that run for longer than they may, first by asking the engine."""
-        gap_s, self._now, self._last_tick = now - self._last_tick, now, now
+        gap_s, self.now, self._last_tick = now - self._last_tick, now, now
         if self._row_timeout_s is None:
             return
         self._guard()
@@ -437,20 +407,18 @@ class Worker(Session):
         for execution in call.row_ids:
             self._effect(StopRow(execution))
 
-    def _unanswered(self, call: _Call) -> list[int]:
-        return [number for number in call.row_ids if number in self.held and number not in self.finished]
-
     def _charge(self, call: _Call) -> bool:
         """Blame the row that ran too long; whether it is known which one that is, of a batch."""
-        left = self._unanswered(call)
+        left = _unanswered(call)
         if len(left) > 1:
             return False
-        self._finish([self._overrun(execution) for execution in left])
+        call.desk.finish([self._overrun(call.desk, execution) for execution in left])
         return True
 
-    def _overrun(self, execution: int) -> RowResult:
+    def _overrun(self, desk: Desk, execution: int) -> RowResult:
         text = f"the row ran for longer than {self._row_timeout_s:g} s and was ended (--row-timeout)"
-        self._effect(Log("warning", f"row {self.held[execution].hex()} of {self.identity.llm!r} failed: {text}"))
+        row_id, llm = desk.held[execution], self.identity.llm
+        self._effect(Log("warning", f"row {row_id.hex()} of {llm!r} failed: {text}", {"rows": [short(row_id)]}))
         identity = self.identity
         failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
         return RowResult(execution, Outcome.RAISED, pack_failure(failure))
@@ -459,54 +427,23 @@ class Worker(Session):
         """End the process, for nothing else ends the call. Several rows left in it are charged by that, as suspects."""
         rows = ", ".join(row_id.hex() for row_id in call.row_ids.values())
         text = f"the engine did not end row {rows} within {self._row_timeout_s:g} s {how}; this process ends"
-        self._effect(Log("error", text))
+        self._effect(Log("error", text, {"rows": [short(row_id) for row_id in call.row_ids.values()]}))
         self._exit_code = EXIT_ENGINE_DEAD
         self._drain("its engine does not end a row")
         for other in self.calls.values():
             if other.stopped is None:
                 self._stop(other)
-                self._hand_back(self._unanswered(other))
+                other.desk.hand_back(_unanswered(other))
             elif other is not call:
                 self._charge(other)
 
-    def _too_large(self, result: RowResult) -> RowResult:
-        most = self.limits.max_row_bytes
+    def _too_large(self, result: RowResult, most: int) -> RowResult:
         text = f"the answer has {len(result.payload)} bytes and this broker carries answers of up to {most}"
         identity = self.identity
         failure = Failure("RowError", text, "ValueError", worker=str(identity.pid), host=identity.host)
         return replace(result, outcome=Outcome.FAILED, payload=pack_failure(failure))
 
-    def _credit(self) -> int:
-        """How many calls the broker may have handed out in all: what it has, and what is free."""
-        if not self._takes_rows() or self._held_bytes > MAX_HELD_BYTES:
-            return self._used
-        places = 1 if self._on_probation else self.identity.concurrency
-        return self._used + max(0, places - len(self.calls))
 
-    def _send_results(self) -> None:
-        if not self._results:
-            return
-        results = [result for result in self._results if result.execution in self.finished]  # else settled meanwhile
-        self._results = []
-        start = size = 0
-        most_rows, most_bytes = self.limits.max_rows, self.limits.target_message_bytes
-        for at, result in enumerate(results):
-            size += len(result.payload)
-            if at > start and (size > most_bytes or at - start >= most_rows):
-                self._send_result(results[start:at])
-                start, size = at, len(result.payload)
-        if results:
-            self._send_result(results[start:])
-
-    def _send_result(self, batch: list[RowResult]) -> None:
-        self._granted = self._credit()
-        numbers = [result.execution for result in batch]
-        outcomes = [result.outcome for result in batch]
-        tokens = sum([result.tokens for result in batch])
-        self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [result.payload for result in batch])))
-
-    def _send_grant(self) -> None:
-        credit, state = self._credit(), self._told_state()
-        if (self._granted, self._said_state) != (credit, state):
-            self._granted, self._said_state = credit, state
-            self._effect(Send(Grant(credit, *state)))
+def _unanswered(call: _Call) -> list[int]:
+    desk = call.desk
+    return [number for number in call.row_ids if number in desk.held and number not in desk.finished]

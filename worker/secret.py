@@ -9,16 +9,12 @@ import base64
 import logging
 import os
 import re
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
+from ..protocol.secret import LOGIN, is_secret_name
+
 HIDDEN = "[secret]"
-
-# What settings and environment variables are called that hold one: api_key, HF_TOKEN, AWS_SECRET_ACCESS_KEY.
-_NAME = re.compile(r"(^|[_.-]|api)(key|token|secret|password)$", re.IGNORECASE)
-
-# A user and a password in an address.
-_LOGIN = re.compile(r"(?<=://)[^\s/?#:'\"]*:[^\s/?#'\"]*@(?=[\w\[])")
 
 # Shorter ones stand for a key where none is needed ("none", "EMPTY"), and in ordinary words.
 _SHORTEST = 8
@@ -41,16 +37,6 @@ class _Known:
 _known = _Known()
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether what is called so holds a secret."""
-    return _NAME.search(name) is not None
-
-
-def has_login(text: str) -> bool:
-    """Whether an address with a password stands in ``text``."""
-    return _LOGIN.search(text) is not None
-
-
 def hide(*secrets: str) -> None:
     """From now on ``redacted`` knows these, as they are and as they stand in an address."""
     _known.add({form for one in secrets for form in (one, quote(one, safe="")) if len(one) >= _SHORTEST})
@@ -71,7 +57,7 @@ def hide_environment() -> None:
 
 def redacted(text: str) -> str:
     """``text`` without the secrets that are known, and without passwords in addresses."""
-    return _LOGIN.sub(f"{HIDDEN}@", _known.pattern.sub(HIDDEN, text))
+    return LOGIN.sub(f"{HIDDEN}@", _known.pattern.sub(HIDDEN, text))
 
 
 class _Record(logging.LogRecord):
@@ -85,6 +71,19 @@ class _Record(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802  the name is logging's
         return redacted(super().getMessage())
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a call of logging has put there as ``extra``: logging writes it past this, into the record's dict."""
+        return _redacted_within(self.__dict__.get("fields", {}))
+
+
+def _redacted_within(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {name: _redacted_within(one) for name, one in cast("dict[str, Any]", value).items()}
+    return [_redacted_within(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def redact_logs() -> None:

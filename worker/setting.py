@@ -13,7 +13,6 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..protocol.errors import ConfigurationError
 from ..tasks.named import described, named_object
-from .secret import has_login, is_secret_name
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NONES = ("none", "null")
@@ -33,27 +32,6 @@ class FileSettings:
 
     path: Path
     values: Mapping[str, Any]
-
-
-_READ_BY_OTHERS = "others can read command lines and configuration"
-
-
-def refuse_secret(key: str, value: object = None) -> None:
-    """Raises ConfigurationError where ``key`` is a secret's name, or ``value`` holds one: nobody else may read it."""
-    if is_secret_name(key):
-        raise ConfigurationError(
-            f"{key} is a secret, and {_READ_BY_OTHERS}: set api_key_env to the name of an environment variable that "
-            "holds it, or api_key_file to a file"
-        )
-    if isinstance(value, str) and has_login(value):
-        raise ConfigurationError(
-            f"{key} has a password in it, and {_READ_BY_OTHERS}: put the address into an environment variable, such as "
-            "OPENAI_BASE_URL"
-        )
-    if isinstance(value, dict):
-        for name, inner in cast(dict[Any, object], value).items():
-            if isinstance(inner, str):
-                refuse_secret(f"{key}.{name}", inner)
 
 
 def typed(key: str, text: str, hint: Any) -> Any:

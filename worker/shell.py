@@ -22,8 +22,10 @@ from typing import Any, NoReturn
 from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
-from ..protocol.messages import Hello, Role
-from ..protocol.session import REFUSED, SessionSettings
+from ..protocol.logs import bind
+from ..protocol.messages import Hello, Role, WorkerState
+from ..protocol.notify import Phase, notifier
+from ..protocol.session import SessionSettings
 from ..tasks.base import describe
 from .call import Caller, make_room, message_of, sentence_of
 from .llm import LLM
@@ -98,6 +100,7 @@ class _Shell:
         self._settings = settings
         self._load = load
         self._tell_owner = tell_owner
+        bind(worker=f"{socket.gethostname()}:{os.getpid()}", host=socket.gethostname(), llm=settings.llm)
         identity = Hello(
             role="worker",
             instance=os.urandom(16),
@@ -119,13 +122,17 @@ class _Shell:
             settings.row_timeout_s,
         )
         self._dealer = Dealer(
-            settings.broker,
-            self._machine,
+            self._machine.desks,
             self._perform,
             Role.WORKER,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             log=log,
+            ticked=self._notify,
         )
+        # Before anything is loaded that may start processes. A client's own worker has no other manager.
+        found = notifier()
+        self._notifier = found if tell_owner is None else None
+        self._was_ready = False
         self._llm: LLM | None = None
         self._caller: Caller | None = None
         self._calls: queue.SimpleQueue[tuple[StartCall, list[threading.Event]]] = queue.SimpleQueue()
@@ -152,13 +159,31 @@ class _Shell:
                 _leave(EXIT_ENGINE_DEAD)
         return self._finish()
 
+    def _notify(self, now: float) -> None:
+        """Tell the service manager, if there is one, how it goes."""
+        if self._notifier is None or self._exit:
+            return
+        machine = self._machine
+        self._was_ready |= machine.is_loaded and machine.is_open
+        is_stopping = machine.worker_state is WorkerState.DRAINING
+        phase = Phase.STOPPING if is_stopping else Phase.SERVING if self._was_ready else Phase.STARTING
+        away = "" if machine.is_open else f", waiting for the broker: {machine.trouble}"
+        reason = f" ({machine.reason})" if machine.reason else ""
+        status = f"{self._settings.llm!r} is {machine.worker_state}{reason}, {machine.running} rows running{away}"
+        self._notifier.tick(now, phase, status, is_healthy=not machine.is_dying)
+
     def _is_over(self) -> bool:
-        return self._exit is not None or self._machine.state is REFUSED
+        return self._exit is not None or self._machine.is_refused
 
     def _finish(self) -> int:
         code = self._exit or 0
-        if self._machine.state is REFUSED:
-            log.error("the broker at %s refused this worker: %s", self._settings.broker, self._machine.trouble)
+        if code == 0 and self._machine.worker_state is WorkerState.DRAINING:
+            self._notify(time.monotonic())  # it may have had nothing to wait for
+        if self._notifier is not None:
+            self._notifier.close()
+        if self._machine.is_refused:
+            for desk in self._machine.desks:
+                log.error("the broker at %s refused this worker: %s", desk.address, desk.trouble)
             code = EXIT_REFUSED
         if self._load_error is not None and self._tell_owner is not None:
             return code
@@ -175,7 +200,11 @@ class _Shell:
 
     def _on_signal(self, number: int, _: object) -> None:
         if self._signalled:
-            os._exit(128 + number)
+            # With an owner, one order may come twice: Slurm and systemd tell every process of a job, and the owner
+            # passes it on. It is also the owner who ends this process by force.
+            if self._settings.lifeline is None:
+                os._exit(128 + number)
+            return
         self._signalled = True
         if self._tell_owner is None:
             self._dealer.post(self._machine.drain)

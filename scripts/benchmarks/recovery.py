@@ -5,6 +5,7 @@ Each measurement has a fleet of its own: a broker, two workers of one LLM, and a
 - A worker is killed, or frozen, while it runs a row and the other worker is idle: until the row begins there.
 - The broker is killed while both workers run rows, and a new one is started, soon or when workers and client have been
   without one so long that they try seldom: until the client has an answer.
+- Of three brokers, the one in use is killed while both workers run rows: until the next one has brought an answer.
 """
 
 from __future__ import annotations
@@ -48,15 +49,17 @@ err = Console(stderr=True)
 
 
 class _Fleet:
-    """A broker, two workers of "scripted", and a client."""
+    """A broker or several, two workers of "scripted", and a client. ``broker`` is the first, which is in use."""
 
-    def __init__(self, folder: Path, commands: Commands) -> None:
+    def __init__(self, folder: Path, commands: Commands, brokers: int) -> None:
         self._commands = commands
-        self._file = folder / "broker.json"
+        self._file = folder / "0.json"
         self.notebook = Notebook(folder / "notes")
-        self.broker = commands.start_broker("tcp://127.0.0.1:*", self._file)
-        until(self._file.exists, "the broker's connection file")
-        self.address = read_connection_file(self._file).address
+        files = [folder / f"{number}.json" for number in range(brokers)]
+        self.broker, *_ = [commands.start_broker("tcp://127.0.0.1:*", file) for file in files]
+        for file in files:
+            until(file.exists, "the broker's connection file")
+        self.address = ",".join(read_connection_file(file).address for file in files)
         self.llm = ProcessLLM.connect("scripted", broker=self.address)
         self.workers = [self._start_worker(name) for name in ("first", "second")]
 
@@ -76,9 +79,9 @@ class _Fleet:
 
 
 @contextmanager
-def _fleet(folder: Path) -> Generator[_Fleet]:
+def _fleet(folder: Path, brokers: int = 1) -> Generator[_Fleet]:
     with Commands(folder) as commands:
-        fleet = _Fleet(folder, commands)
+        fleet = _Fleet(folder, commands, brokers)
         try:
             fleet.wait_for_workers()
             yield fleet
@@ -146,6 +149,25 @@ def _from_restart(folder: Path, away_s: float) -> tuple[float, float]:
         return answered[0] - started_at, answered[0] - listens_at
 
 
+def _by_the_next(folder: Path) -> float:
+    """Seconds from the end of the broker in use, one of three, to the first answer after it."""
+    answered: list[float] = []
+
+    def note(advance: int) -> None:
+        answered.extend([time.monotonic()] * advance)
+
+    with _fleet(folder, brokers=3) as fleet:
+        future = fleet.llm.submit(_rows(2000, _SHORT_S), 1, note)
+        until(lambda: answered, "the first answer")
+        fleet.broker.kill()
+        fleet.broker.wait()
+        answered.clear()
+        killed_at = time.monotonic()
+        until(lambda: answered, "the first answer by the next broker")
+        future.cancel()
+        return answered[0] - killed_at
+
+
 def _measure(repeat: int) -> dict[str, list[float]]:
     """All times by their names."""
     times: dict[str, list[float]] = {name: [] for name in _names()}
@@ -158,6 +180,8 @@ def _measure(repeat: int) -> dict[str, list[float]]:
                 restarted_s, listened_s = _from_restart(Path(folder), away_s)
             times[name].append(restarted_s)
             times[f"{name}_bound"].append(listened_s)
+        with tempfile.TemporaryDirectory(prefix="genpool-bench-") as folder:
+            times["next"].append(_by_the_next(Path(folder)))
     return times
 
 
@@ -184,6 +208,7 @@ def _names() -> dict[str, tuple[str, float | None, str]]:
         "soon_bound": ("  from when it listens", None, "first_delay_s"),
         "late": (f"broker away {_LATE_S:g} s: answer", 1.0, "start, longest_delay_s"),
         "late_bound": ("  from when it listens", None, "longest_delay_s"),
+        "next": ("one of 3 brokers killed: answer", 3.0, "first_delay_s"),
     }
 
 

@@ -24,6 +24,7 @@ from genpool.protocol.messages import (
     Assign,
     Await,
     Busy,
+    Dismiss,
     Goodbye,
     Grant,
     Hello,
@@ -66,9 +67,9 @@ _SETTINGS = BrokerSettings(
 )
 _EPOCH = bytes(range(16))
 _PEERS = tuple(bytes([number]) * 5 for number in range(6))
-_CLIENT_KINDS = (Submit, Submit, Submit, Release, Release, Await, Await, Ask, Ping, Goodbye, Reset, Hello)
+_CLIENT_KINDS = (Submit, Submit, Submit, Release, Release, Await, Await, Ask, Ping, Goodbye, Reset, Hello, Dismiss)
 _WORKER_KINDS = (Result, Result, Result, Result, Grant, Grant, Hold, Hold, Ping, Goodbye, Reset, Hello)
-_SENT_ON_DEMAND = ("Fleet", "Status", "Reset", "Welcome")
+_SENT_ON_DEMAND = ("Fleet", "Status", "Reset", "Welcome", "Dismissed", "Drain")
 _MOST_STEPS = 200
 _LAST_SENT = 8
 

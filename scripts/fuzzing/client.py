@@ -18,6 +18,7 @@ from genpool.protocol.messages import (
     Answer,
     Await,
     Busy,
+    Dismissed,
     Fleet,
     Goodbye,
     Hello,
@@ -36,7 +37,7 @@ from genpool.protocol.session import Close, Open, Send, SessionSettings, Session
 from .choices import Choices
 from .garbage import LLMS, MAKERS, Vocabulary, passed_on, received
 
-_KINDS = (Answer, Answer, Answer, Fleet, Fleet, Missing, Status, Ping, Welcome, Reset, Goodbye, Refuse, Busy)
+_KINDS = (Answer, Answer, Answer, Fleet, Fleet, Missing, Status, Ping, Welcome, Reset, Goodbye, Refuse, Busy, Dismissed)
 _MOST_STEPS = 200
 _MOST_ROWS = 40
 

@@ -14,6 +14,7 @@ from typing import Any
 from genpool.protocol.errors import DecodeError
 from genpool.protocol.messages import (
     Assign,
+    Drain,
     Goodbye,
     Grant,
     Hello,
@@ -34,7 +35,7 @@ from genpool.worker.machine import Exit, RowResult, StartCall, Worker
 from .choices import Choices
 from .garbage import MAKERS, Vocabulary, passed_on, received
 
-_KINDS = (Assign, Assign, Assign, Assign, Settle, Settle, Resend, Ping, Welcome, Reset, Goodbye, Refuse)
+_KINDS = (Assign, Assign, Assign, Assign, Settle, Settle, Resend, Ping, Welcome, Reset, Goodbye, Refuse, Drain)
 _MOST_STEPS = 200
 _ROW_TIMEOUT_S = 10.0
 
@@ -168,7 +169,7 @@ class _Process:
     def _look(self) -> None:
         worker = self._worker
         assert worker.finished.keys() <= worker.held.keys(), "an answer is kept that nobody waits for"
-        assert worker._held_bytes == sum(len(result.payload) for result in worker.finished.values())
+        assert worker.held_bytes == sum(len(result.payload) for result in worker.finished.values())
         assert set(worker.calls) >= set(self._running)
         assert len(worker.calls) <= self._identity.concurrency, "more calls than the engine takes"
         running = {number for call in worker.calls.values() for number in call.row_ids}

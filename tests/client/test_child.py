@@ -14,7 +14,8 @@ from fleet import until
 from process import is_alive
 
 from genpool.client import child as module
-from genpool.client.child import Child, describe_exit
+from genpool.client.child import Child
+from genpool.protocol.lifeline import describe_exit
 
 LIMIT_S = 30.0
 SAY = """import os, signal, socket, struct

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from voices import info
 
-from genpool.client.machine import Client, Ended, FleetSeen, Reported, TurnedAway
+from genpool.client.machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
 from genpool.client.row import Ending, Row, RowEnd, RowSpec
 from genpool.protocol.errors import (
     Closed,
@@ -28,6 +28,8 @@ from genpool.protocol.messages import (
     Ask,
     Await,
     Busy,
+    Dismiss,
+    Dismissed,
     Fleet,
     Goodbye,
     Hello,
@@ -35,10 +37,12 @@ from genpool.protocol.messages import (
     Message,
     Missing,
     Outcome,
+    PeerInfo,
     Ping,
     Refuse,
     Release,
     Reset,
+    Role,
     Settle,
     Status,
     Submit,
@@ -962,6 +966,26 @@ def test_a_report_is_asked_for_once_there_is_a_broker() -> None:
     driven.client.ask(driven.now)
     driven.flush()
     assert len(driven.of(Ask)) == 3
+
+
+def test_a_dismissal_is_said_again_after_a_break_until_it_is_answered() -> None:
+    driven = Driven()
+    message = Dismiss(Role.WORKER, "gpu1")
+    driven.client.dismiss(message, driven.now)
+    driven.open()
+    assert driven.of(Dismiss) == [message]
+    driven.client.broken("it was cut", driven.now)
+    driven.open()
+    assert driven.of(Dismiss) == [message, message]
+    answer = Dismissed([PeerInfo("gpu1", 7, "llm", 3)])
+    driven.receive(answer)
+    assert driven.others[-1] == HasDismissed(answer)
+    driven.client.broken("it was cut", driven.now)
+    driven.open()
+    assert len(driven.of(Dismiss)) == 2
+    driven.client.dismiss(message, driven.now)
+    driven.flush()
+    assert len(driven.of(Dismiss)) == 3
 
 
 def test_a_message_for_others_is_logged_and_does_no_harm(driven: Driven) -> None:

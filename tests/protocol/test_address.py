@@ -19,6 +19,7 @@ from genpool.protocol.address import (
     resolve,
     write_connection_file,
 )
+from genpool.protocol.brokers import split
 from genpool.protocol.errors import ConfigurationError
 
 
@@ -66,6 +67,29 @@ def test_a_connection_file_stands_for_its_address(tmp_path: Path, monkeypatch: p
     assert resolve(str(path)) == resolve(None) == str(path)
     assert endpoint(str(path)) == "tcp://gpu1:5555"
     assert endpoint("tcp://gpu2:5555") == "tcp://gpu2:5555"
+
+
+def test_several_brokers_have_commas_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"gpu1:5555, tcp://gpu2:5555,{tmp_path}/b.json")
+
+    assert resolve(None) == f"tcp://gpu1:5555,tcp://gpu2:5555,{tmp_path}/b.json"
+    assert split(resolve(None)) == ["tcp://gpu1:5555", "tcp://gpu2:5555", f"{tmp_path}/b.json"]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("gpu1:5555,", "a broker's address is empty"),
+        (",", "a broker's address is empty"),
+        ("gpu1:5555,tcp://gpu1:5555", "names the broker at tcp://gpu1:5555 twice"),
+        ("gpu1:5555,gpu2", "is neither an address"),
+        ("gpu1:5555,tcp://gpu2", "give tcp://HOST:PORT"),
+    ],
+    ids=["end", "comma", "twice", "no port", "bad"],
+)
+def test_each_of_several_brokers_must_have_an_address(given: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        resolve(given)
 
 
 def test_a_connection_file_may_be_to_come_and_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ from genpool.protocol.messages import (
     AssignRun,
     Await,
     Busy,
+    Dismiss,
+    Dismissed,
+    Drain,
     Fleet,
     Goodbye,
     Grant,
@@ -35,6 +38,7 @@ from genpool.protocol.messages import (
     Message,
     Missing,
     Outcome,
+    PeerInfo,
     Ping,
     Refuse,
     Release,
@@ -139,6 +143,11 @@ MESSAGES: dict[type[Any], SearchStrategy[Any]] = {
     Fleet: st.builds(Fleet, st.lists(llm_infos, max_size=3)),
     Ask: st.just(Ask()),
     Status: st.builds(Status, plain_maps),
+    Dismiss: st.builds(Dismiss, st.sampled_from(Role), texts, texts),
+    Dismissed: st.builds(
+        Dismissed, st.lists(st.builds(PeerInfo, texts, counts, texts, counts), max_size=3), texts, st.booleans()
+    ),
+    Drain: st.builds(Drain, texts),
     Assign: st.builds(Assign, st.lists(assign_runs, max_size=4)),
     Settle: st.builds(Settle, st.lists(counts, max_size=5)),
     Resend: st.builds(Resend, st.lists(counts, max_size=5)),
@@ -172,6 +181,9 @@ EXAMPLES: dict[str, Message] = {
         Fleet([INFO]),
         Ask(),
         Status({"llms": [{"name": "llm", "queued": 1}]}),
+        Dismiss(Role.WORKER, "host:7", "llm"),
+        Dismissed([PeerInfo("host", 7, "llm", 3)], "no", True),
+        Drain("an admin said so"),
         Assign([ASSIGN_RUN]),
         Settle([1, 2]),
         Resend([3]),
@@ -187,7 +199,7 @@ def head_of(message: Message) -> dict[str, Any]:
     return msgpack.unpackb(encode(message, 1000)[0][1:], unicode_errors="surrogatepass")
 
 
-def spoiled(name: str, *body: bytes, **changed: Any) -> list[bytes]:
+def spoiled(name: str, /, *body: bytes, **changed: Any) -> list[bytes]:
     """The frames of an example with some fields of its head changed; without a body, its own."""
     frames = encode(EXAMPLES[name], 1000)
     head = head_of(EXAMPLES[name]) | changed

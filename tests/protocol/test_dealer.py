@@ -91,8 +91,9 @@ class Running:
         self.machine = Recorder(address, settings)
         self.performed: list[object] = []
         self.dealer = Dealer(
-            address, self.machine, self.performed.append, Role.WORKER, log=logging.getLogger("genpool.test"), **options
+            [self.machine], self.performed.append, Role.WORKER, log=logging.getLogger("genpool.test"), **options
         )
+        (self.connection,) = self.dealer._connections
         self._over = False
         self.thread = threading.Thread(target=self.dealer.run, args=(lambda: self._over,), name="dealer", daemon=True)
         self.thread.start()
@@ -249,7 +250,7 @@ def free_address() -> str:
 
 def wait_for_disconnect(running: Running) -> None:
     """In the loop's thread: until libzmq has told the monitor, which the loop has not read yet."""
-    monitor = running.dealer._monitor
+    monitor = running.connection._monitor
     assert monitor is not None
     assert monitor.poll(PATIENCE_MS)
 
@@ -414,10 +415,10 @@ def test_sending_on_a_connection_that_has_just_broken_does_not_hang(
     def send_after_break(now: float) -> None:
         broker.close()
         wait_for_disconnect(running)
-        assert running.dealer._sock is not None
-        running.dealer._sock.poll(0)
+        assert running.connection._sock is not None
+        running.connection._sock.poll(0)
         for effect in (Send(Ask()), Send(Ask())):
-            running.dealer._perform([effect])
+            running.connection.perform([effect])
 
     running.do(send_after_break)
     running.wait_for_trouble("the connection broke")
@@ -432,7 +433,7 @@ def test_a_message_that_libzmq_does_not_take_breaks_the_connection(broker: Broke
     running.wait_until_open()
 
     def send_without_peer(now: float) -> None:
-        sock = running.dealer._sock
+        sock = running.connection._sock
         assert sock is not None
         sock.disconnect(broker.address)
         running.machine.send(Ask())
@@ -480,8 +481,8 @@ def test_a_process_that_stood_still_does_not_take_that_for_the_brokers_silence(
 
     def stand_still(now: float) -> None:
         broker.send(peer, Ping(1))
-        assert running.dealer._sock is not None
-        assert running.dealer._sock.poll(PATIENCE_MS)
+        assert running.connection._sock is not None
+        assert running.connection._sock.poll(PATIENCE_MS)
         clock.advance(1000.0)
 
     running.do(stand_still)
@@ -724,9 +725,7 @@ def test_a_post_wakes_the_loop(broker: Broker, run: Callable[..., Running]) -> N
 def test_a_post_within_a_post_runs_and_leaves_the_bell_silent() -> None:
     """A bell that rings on would have the loop spin."""
     machine = Recorder("tcp://127.0.0.1:1", QUICK)
-    dealer = Dealer(
-        "tcp://127.0.0.1:1", machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test")
-    )
+    dealer = Dealer([machine], lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test"))
     order: list[str] = []
 
     def first(now: float) -> None:
@@ -769,9 +768,7 @@ def test_effects_that_are_not_about_the_socket_go_to_the_caller_in_order(
 
 def test_many_posts_before_the_loop_starts_are_run() -> None:
     machine = Recorder("tcp://127.0.0.1:1", QUICK)
-    dealer = Dealer(
-        "tcp://127.0.0.1:1", machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test")
-    )
+    dealer = Dealer([machine], lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test"))
     ran: list[int] = []
     for number in range(1000):
         dealer.post(lambda now, number=number: ran.append(number))
@@ -810,7 +807,7 @@ def test_a_post_after_the_end_does_no_harm(broker: Broker) -> None:
 
 def test_the_loop_closes_its_sockets_when_the_machine_raises(broker: Broker) -> None:
     machine = Recorder(broker.address, QUICK)
-    dealer = Dealer(broker.address, machine, lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test"))
+    dealer = Dealer([machine], lambda effect: None, Role.WORKER, log=logging.getLogger("genpool.test"))
 
     def fail(now: float) -> None:
         raise ZeroDivisionError
@@ -819,9 +816,10 @@ def test_the_loop_closes_its_sockets_when_the_machine_raises(broker: Broker) -> 
     with pytest.raises(ZeroDivisionError):
         dealer.run(lambda: False)
 
-    assert dealer._sock is None
-    assert dealer._context is not None
-    assert dealer._context.closed
+    (connection,) = dealer._connections
+    assert connection._sock is None
+    assert connection.context is not None
+    assert connection.context.closed
 
 
 def test_opening_twice_leaves_one_socket(broker: Broker, run: Callable[..., Running]) -> None:
@@ -833,4 +831,4 @@ def test_opening_twice_leaves_one_socket(broker: Broker, run: Callable[..., Runn
     broker.receive()
     running.wait_for(lambda: len(running.dealer._poller.sockets) == 3)
 
-    assert running.dealer._sock is not None
+    assert running.connection._sock is not None

@@ -540,3 +540,77 @@ def test_messages_that_were_due_go_before_the_ping(session: Plain) -> None:
     opened(asking)
 
     assert asking.tick(START + 2)[-2:] == [Send(Ask()), Send(Ping(7))]
+
+
+# Several brokers.
+
+
+def among(*addresses: str, settings: SessionSettings = SETTINGS) -> Plain:
+    return Plain(",".join(addresses), settings, lambda: 1.0, START)
+
+
+def tried(session: Plain, now: float, times: int, *, by: str = "nothing answers there") -> list[str]:
+    """Which brokers it tries, each of which fails at once."""
+    addresses: list[str] = []
+    for _ in range(times):
+        now += reopens_after(session, now)
+        addresses.append(session.address)
+        session.broken(by, now)
+    return addresses
+
+
+def test_the_next_broker_is_tried_after_an_attempt_that_failed() -> None:
+    assert tried(among("a", "b", "c"), START, 5) == ["a", "b", "c", "a", "b"]
+
+
+def test_after_a_break_the_broker_that_was_there_is_tried_first() -> None:
+    session = among("a", "b", "c")
+    assert tried(session, START, 1) == ["a"]
+    now = START + 2
+    opened(session, now)
+    session.broken("cut", now)
+    session.flush(now)
+
+    assert tried(session, now, 2) == ["b", "c"]
+
+
+def test_a_broker_that_says_nothing_is_left_sooner_where_there_is_another() -> None:
+    alone, session = among("a"), among("a", "b")
+    for one in (alone, session):
+        greeting(one)
+        one.tick(START + 2.1)
+
+    assert alone.state is SessionState.GREETING
+    assert session.address == "b"
+
+
+def test_a_broker_that_refuses_is_left_for_the_next_and_when_all_do_it_is_the_end() -> None:
+    session = among("a", "b")
+    greeting(session).received(Refuse("it is full"), START)
+    session.flush(START)
+    now = START + reopens_after(session, START)
+    assert session.address == "b"
+    assert session.state is SessionState.GREETING
+    session.received(Refuse("it is full, too"), now)
+
+    assert session.state is SessionState.REFUSED
+    assert session.trouble == "it is full, too"
+
+
+def test_a_welcome_makes_earlier_refusals_count_no_more() -> None:
+    session = among("a", "b")
+    greeting(session).received(Refuse("no"), START)
+    now = START + reopens_after(session, START)
+    session.received(WELCOME, now)
+    session.received(Refuse("not any more"), now)
+
+    assert session.state is SessionState.WAITING
+    assert session.address == "a"
+
+
+def test_the_log_names_all_of_them_while_none_is_there() -> None:
+    session = among("a", "b")
+    tried(session, START, 1)
+
+    (line,) = logged(session.tick(START + 1.0))
+    assert line == "warning: waiting for the broker at a or b since 1 s: nothing answers there"

@@ -64,6 +64,7 @@ def test_it_says_what_the_options_say(write: Write) -> None:
         "heartbeat_timeout": 2.5,
         "row_timeout": 60.0,
         "expose_tracebacks": True,
+        "restart": False,
     }
 
 

@@ -13,6 +13,7 @@ from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
     Assign,
     AssignRun,
+    Drain,
     Goodbye,
     Grant,
     Hello,
@@ -360,7 +361,7 @@ def test_an_answer_over_the_brokers_limit_fails_its_row_in_a_sentence() -> None:
     failure = unpack_failure(sent.message.payloads[0])
     assert failure.message == "the answer has 1001 bytes and this broker carries answers of up to 1000"
     assert (failure.type, failure.builtin, failure.host) == ("RowError", "ValueError", "host")
-    assert bench.worker._held_bytes == len(sent.message.payloads[0])
+    assert bench.worker.held_bytes == len(sent.message.payloads[0])
 
 
 # New connections.
@@ -503,6 +504,26 @@ def test_a_drain_outlasts_a_cut() -> None:
         Send(replace(bench.identity, state="draining", reason="it was told to stop", credit=0)),
     ]
     assert bench.tell(Welcome(b"epoch", 1.0, Limits())) == [hold((0, False))]
+
+
+def test_the_broker_can_have_it_drain() -> None:
+    bench = Bench.ready(concurrency=2)
+    bench.tell(Assign([run(0)]))
+    assert bench.tell(Drain("so says an admin")) == [Send(Grant(1, DRAINING, "so says an admin"))]
+    assert bench.logs == ["this worker drains: so says an admin"]
+    assert bench.tell(Drain("so says an admin"), Assign([run(1)])) == [
+        Send(Result([1], [Outcome.RETURNED], 0, 2, [b""]))
+    ]
+    assert len(bench.logs) == 1
+    bench.work(0, 0)
+    bench.tell(Settle([0, 1]))
+    assert bench.tick(0.1) == [Send(Goodbye("so says an admin")), Close(linger_s=1.0), Exit(0)]
+
+
+def test_the_broker_can_have_one_drain_that_still_loads() -> None:
+    bench = Bench()
+    bench.connect()
+    assert bench.tell(Drain("")) == [Send(Goodbye("")), Close(linger_s=1.0), Exit(0)]
 
 
 # Unwell.
@@ -962,7 +983,7 @@ def check(bench: Bench, effects: list[object], after: tuple[str, str]) -> None:
     worker = bench.worker
     assert len(worker.calls) <= worker.identity.concurrency, after
     assert worker.finished.keys() <= worker.held.keys(), after
-    assert worker._held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
+    assert worker.held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
     free = worker._credit() - worker._used
     assert 0 <= free <= worker.identity.concurrency, after
     assert free == 0 or worker._takes_rows(), after

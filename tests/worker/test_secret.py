@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from genpool.protocol.secret import has_login
 from genpool.worker import secret as module
-from genpool.worker.secret import has_login, hide, hide_environment, hide_login, redact_logs, redacted
+from genpool.worker.secret import hide, hide_environment, hide_login, redact_logs, redacted
 
 KEY = "sk-proj-0123456789"
 

@@ -1,0 +1,197 @@
+"""``genpool up`` and ``genpool down``: parse, then run the launcher here or talk to the one that runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from ..protocol.errors import ConfigurationError
+from .fleet_file import read_fleet
+from .gpu import visible_gpus
+from .place import Place, Request, Status
+from .service import Fleet
+from .shell import Launcher
+
+_LOOK_S = 0.05
+
+# How much longer than it was given a launcher may take to end, before it is ended by force.
+_GRACE_S = 10.0
+
+_FILE = click.argument("file", metavar="FLEET.toml", type=click.Path(dir_okay=False, path_type=Path))
+_LOGS = click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The folder of the logs, a file for each process, and of what `up` notes for `down`.  "
+    "[default: FLEET.run/HOST beside the file]",
+)
+
+
+@click.command()
+@_FILE
+@click.option(
+    "--on",
+    type=click.Choice(["local"]),
+    default="local",
+    show_default=True,
+    expose_value=False,  # there is one way so far
+    help="Where the processes are started: local, on this host.",
+)
+@_LOGS
+@click.option("--detach", is_flag=True, help="Leave it running in the background, and return when all are ready.")
+@click.option(
+    "--restart", "names", multiple=True, metavar="NAME", help="Replace the processes of an LLM one by one; repeat."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
+    "[default: as long as it takes]",
+)
+def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
+    """Bring this host to the state that a fleet file describes, and keep it there.
+
+    \b
+    genpool up fleet.toml             # until Ctrl-C, which drains all
+    genpool up --detach fleet.toml    # in the background
+    genpool down fleet.toml
+
+    Processes that die are started again. Called again with a changed file, it changes only what differs; the replicas
+    of a changed LLM are replaced one by one, so that it stays served.
+
+    Exit codes: 0 done, 1 not all are ready, 2 usage.
+    """
+    root = click.get_current_context().find_root()
+    place = Place.of(file, logs)
+
+    def read() -> Fleet:
+        return read_fleet(
+            file, place.folder, {name: _command(root, name) for name in ("worker", "broker")}, visible_gpus
+        )
+
+    known = [service.name for service in read().services]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"there is no {name!r} in {file} to restart: there are {', '.join(known)}")
+    end = None if timeout is None else time.monotonic() + timeout
+    request = Request("up", names)
+    follower = Follower(place)
+    if place.ask(request):
+        return follower.until_ready(lambda status: status.answered == request.token, end)
+    if detach:
+        return _start_detached(file, place, follower, end)
+    pipe = place.occupy()
+    if pipe is None:
+        raise ConfigurationError(f"another `genpool up {file}` has begun in this moment; call it again")
+    return Launcher(place, pipe, read).run()
+
+
+@click.command()
+@_FILE
+@_LOGS
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Kill what has not drained by then.  [default: the file's drain-timeout]",
+)
+def down(file: Path, logs: Path | None, timeout: float | None) -> int:
+    """Drain and end all that `genpool up` has started for a fleet file on this host."""
+    place = Place.of(file, logs)
+    follower = Follower(place)
+    status = place.status()
+    if not place.ask(Request("down", timeout_s=timeout)):
+        click.echo(f"nothing of {file} runs on this host", err=True)
+        return 0
+    # The broker's time begins when the workers' is over.
+    if not follower.until_gone(None if timeout is None else time.monotonic() + 2 * timeout + _GRACE_S):
+        click.echo("the launcher does not answer; it is killed, and its processes end with it", err=True)
+        if status is not None:
+            os.kill(status.pid, signal.SIGKILL)
+        place.leave()
+    return 0
+
+
+class Follower:
+    """Shows what a launcher elsewhere logs, from now on."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._shown = place.own_log.stat().st_size if place.own_log.exists() else 0
+
+    def until_ready(self, is_done: Callable[[Status], bool], end: float | None) -> int:
+        """Wait until the launcher has done what it was asked for, and all are ready. Returns the exit code."""
+        while self._place.is_occupied:
+            status = self._place.status()
+            self._show()
+            if status is not None and is_done(status):
+                if status.error:
+                    raise ConfigurationError(status.error)
+                if status.is_settled:
+                    click.echo(f"all {len(status.processes)} are ready; logs are in {self._place.folder}", err=True)
+                    return 0
+                if failed := [one["name"] for one in status.processes if one["state"] == "final"]:
+                    click.echo(f"{', '.join(failed)} ended; see the logs in {self._place.folder}", err=True)
+                    return 1
+            if end is not None and time.monotonic() >= end:
+                click.echo("not all are ready yet; it goes on", err=True)
+                return 1
+            time.sleep(_LOOK_S)
+        self._show()
+        click.echo("the launcher has ended", err=True)
+        return 1
+
+    def until_gone(self, end: float | None) -> bool:
+        """Wait until there is no launcher any more. Returns whether that was before ``end``."""
+        while self._place.is_occupied:
+            self._show()
+            if end is not None and time.monotonic() >= end:
+                return False
+            time.sleep(_LOOK_S)
+        self._show()
+        return True
+
+    def _show(self) -> None:
+        try:
+            with self._place.own_log.open("rb") as file:
+                file.seek(self._shown)
+                news = file.read()
+        except FileNotFoundError:
+            return
+        news = news[: news.rfind(b"\n") + 1]
+        self._shown += len(news)
+        click.echo(news.decode(errors="replace"), nl=False, err=True)
+
+
+def _start_detached(file: Path, place: Place, follower: Follower, end: float | None) -> int:
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        with place.own_log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "genpool.cli", "up", str(file), "--logs", str(place.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ConfigurationError(f"{place.folder} cannot be used for logs: {error.strerror}") from error
+    while not place.is_occupied and process.poll() is None:
+        time.sleep(_LOOK_S)
+    return follower.until_ready(lambda status: status.pid == process.pid, end)
+
+
+def _command(root: click.Context, name: str) -> click.Command:
+    """Another command of ``genpool``, whose options a fleet file gives."""
+    assert isinstance(root.command, click.Group)
+    command = root.command.get_command(root, name)
+    assert command is not None
+    return command

@@ -1,0 +1,63 @@
+"""Options of a command that stand in a TOML file: their names, and values with the types of the file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import ConfigurationError
+
+
+def parse_file(path: Path, what: str) -> tuple[dict[str, Any], str]:
+    """The content of the TOML file, and its text. ``what`` it is, for people: "the configuration".
+
+    Raises:
+        ConfigurationError: when it cannot be read, or is none.
+    """
+    try:
+        text = path.read_bytes().decode()
+        return tomllib.loads(text), text
+    except OSError as error:
+        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8
+        raise ConfigurationError(f"{path} is no TOML file: {error}") from error
+
+
+def public_options(command: click.Command, but: click.Parameter | None = None) -> dict[str, click.Parameter]:
+    """By name, the options of ``command`` that a person gives once."""
+    return {
+        one.opts[0].lstrip("-"): one
+        for one in command.params
+        if isinstance(one, click.Option) and not one.hidden and not one.multiple and one is not but
+    }
+
+
+def typed_option(context: click.Context, option: click.Parameter, key: str, value: Any) -> Any:
+    """``value``, which the file has under ``key``, as the option takes it.
+
+    Raises:
+        ConfigurationError: names the key and what it must be.
+    """
+    kind, types = _kind(option)
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+        raise ConfigurationError(f"{key} must be {kind}, got {value!r}")
+    try:
+        return option.type.convert(value, option, context)
+    except click.BadParameter as error:
+        raise ConfigurationError(f"{key}: {error.message}") from error
+
+
+def _kind(option: click.Parameter) -> tuple[str, type | tuple[type, ...]]:
+    """What the values of ``option`` are called, and their types in TOML."""
+    match option.type:
+        case click.types.BoolParamType():
+            return "true or false", bool
+        case click.types.IntParamType():
+            return "a whole number", int
+        case click.types.FloatParamType():
+            return "a number", (int, float)
+        case _:
+            return "a text", str

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from genpool.cli import genpool
+from genpool.launcher.fleet_file import read_fleet
+from genpool.launcher.service import Fleet, Service
+from genpool.protocol.errors import ConfigurationError
+
+Read = Callable[..., Fleet]
+
+# What an LLM needs.
+LLM = '[llm.a]\nengine = "openai"\n'
+
+
+def command(name: str) -> click.Command:
+    found = genpool.get_command(click.Context(genpool), name)  # type: ignore[attr-defined]
+    assert found is not None
+    return found
+
+
+COMMANDS = {name: command(name) for name in ("worker", "broker")}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    def read(text: str, visible: str = "") -> Fleet:
+        path = tmp_path / "fleet.toml"
+        path.write_text(text)
+        return read_fleet(path, tmp_path / "run", COMMANDS, lambda: tuple(visible))
+
+    return read
+
+
+def only(fleet: Fleet) -> Service:
+    (service,) = fleet.services
+    return service
+
+
+def test_all_that_it_may_say(read: Read, tmp_path: Path) -> None:
+    fleet = read("""
+        drain-timeout = 60
+        gpus = [0, "GPU-1", 2]
+        broker = "head:5555"
+
+        [llm.smollm2]
+        engine = "llamacpp"
+        model = "/models/smollm2.gguf"
+        replicas = 2
+        gpus = 1
+        batch_size = 8
+        row-timeout = 60.5
+        expose-tracebacks = true
+        [llm.smollm2.set]
+        n_ctx = 4096
+        stop = ["\\n\\n", "ä"]
+        flash = true
+        note = "a b"
+        [llm.smollm2.env]
+        OMP_NUM_THREADS = "4"
+
+        [llm.mine]
+        load = "mine:load"
+        expose_tracebacks = false
+    """)
+    first, second = fleet.services
+    assert (fleet.path, fleet.drain_s, fleet.gpus) == (tmp_path / "fleet.toml", 60.0, ("0", "GPU-1", "2"))
+    assert (first.name, first.replicas, first.recipe.gpus, first.is_broker) == ("smollm2", 2, 1, False)
+    assert first.recipe.environment == (("OMP_NUM_THREADS", "4"),)
+    assert first.recipe.arguments == (
+        "worker",
+        "--llm=smollm2",
+        "--engine=llamacpp",
+        "--model=/models/smollm2.gguf",
+        "--batch-size=8",
+        "--row-timeout=60.5",
+        "--expose-tracebacks",
+        "--broker=head:5555",
+        "--set=n_ctx=4096",
+        '--set=stop=["\\n\\n", "\\u00e4"]',
+        "--set=flash=true",
+        "--set=note=a b",
+    )
+    assert second.recipe.arguments == ("worker", "--llm=mine", "--load=mine:load", "--broker=head:5555")
+    assert (second.replicas, second.recipe.gpus) == (1, None)
+
+
+def test_the_worker_can_parse_what_it_is_given(read: Read) -> None:
+    _, *arguments = only(read(LLM + 'batch-size = 8\n[llm.a.set]\nstop = ["x"]')).recipe.arguments
+    said = COMMANDS["worker"].make_context("worker", arguments).params
+    assert (said["llm"], said["engine"], said["batch_size"], said["pairs"]) == ("a", "openai", 8, ('stop=["x"]',))
+
+
+def test_a_broker_is_started_where_there_is_a_table(read: Read, tmp_path: Path) -> None:
+    broker, worker = read('[broker]\nbind = "tcp://127.0.0.1:*"\nmax-attempts = 5\n' + LLM).services
+    file = tmp_path / "run" / "broker.json"
+    assert broker.is_broker
+    assert broker.recipe.arguments == (
+        "broker",
+        "--bind=tcp://127.0.0.1:*",
+        "--max-attempts=5",
+        f"--connection-file={file}",
+    )
+    assert f"--broker={file}" in worker.recipe.arguments
+    COMMANDS["broker"].make_context("broker", list(broker.recipe.arguments[1:]))
+
+
+def test_the_connection_file_may_be_said(read: Read, tmp_path: Path) -> None:
+    broker, worker = read('[broker]\nconnection-file = "b.json"\n' + LLM).services
+    assert broker.recipe.arguments == ("broker", "--connection-file=b.json")
+    assert f"--broker={tmp_path / 'b.json'}" in worker.recipe.arguments
+
+
+def test_paths_are_meant_from_the_files_folder(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "worker.key").touch()
+    recipe = only(read('broker = "run/broker.json"\nkeys = "worker.key"\n' + LLM)).recipe
+    assert f"--broker={tmp_path / 'run/broker.json'}" in recipe.arguments
+    assert recipe.environment == (("GENPOOL_KEYS", str(tmp_path / "worker.key")),)
+
+
+def test_without_a_broker_it_is_that_of_the_environment(read: Read) -> None:
+    assert only(read(LLM)).recipe.arguments == ("worker", "--llm=a", "--engine=openai")
+
+
+def test_gpus_are_those_that_are_seen_unless_the_file_names_them(read: Read) -> None:
+    assert read(LLM + "gpus = 2", visible="0123").gpus == ("0", "1", "2", "3")
+    assert read("gpus = [3]\n" + LLM + "gpus = 1", visible="0123").gpus == ("3",)
+    assert read(LLM, visible="0123").gpus == ()
+
+
+def test_the_same_text_is_the_same_state(read: Read) -> None:
+    assert read(LLM + "gpus = 1", visible="0") == read(LLM + "gpus = 1", visible="0")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "sentence"),
+    [
+        ("", 1, "", "there is nothing to start: add a table [llm.NAME]"),
+        ('colour = "red"\n' + LLM, 1, "colour", "there is no such key here: there are broker, keys, gpus,"),
+        (LLM + "colour = 1", 3, "llm.a.colour", "there is no such key here: there are batch-size, concurrency,"),
+        (LLM + "lifeline = 1", 3, "llm.a.lifeline", "there is no such key here"),
+        (LLM + 'broker = "a:1"', 3, "llm.a.broker", "there is no such key here"),
+        (LLM + "restart = true", 3, "llm.a.restart", "there is no such key here"),
+        (LLM + "replicas = -1", 3, "llm.a.replicas", "must be a whole number from 0 on, got -1"),
+        (LLM + "replicas = true", 3, "llm.a.replicas", "must be a whole number from 0 on, got True"),
+        (LLM + 'gpus = "all"', 3, "llm.a.gpus", "must be a whole number from 0 on, got 'all'"),
+        (LLM + "gpus = 1", 3, "llm.a.gpus", "all replicas together need 1 GPUs, and there are 0: ask for fewer,"),
+        ("gpus = [1, 1]\n" + LLM, 1, "gpus", "names a GPU twice"),
+        ("gpus = 2\n" + LLM, 1, "gpus", "must be a list of GPUs, such as [0, 1], got 2"),
+        (LLM + 'batch_size = "8"', 3, "llm.a.batch_size", "must be a whole number, got '8'"),
+        (LLM + "batch-size = 0", 3, "llm.a.batch-size", "0 is not in the range x>=1."),
+        ('[llm.a]\nengine = "magic"', 2, "llm.a.engine", "'magic' is not one of"),
+        ('\n[llm.a]\nmodel = "m"', 2, "llm.a", "needs either engine = "),
+        (LLM + 'load = "a:b"', 1, "llm.a", "needs either engine = "),
+        ('[llm.a]\nload = "a:b"\n[llm.a.set]\nx = 1', 3, "llm.a.set", "is for an engine; a function that load names"),
+        (LLM + 'set = "x=1"', 3, "llm.a.set", "must be a table: write [llm.a.set]"),
+        ('llm = "a"', 1, "llm", "must be a table: write [llm]"),
+        ("[llm]\na = 1", 2, "llm.a", "must be a table: write [llm.a]"),
+        ('[llm.broker]\nengine = "openai"', 1, "llm.broker", "cannot be an LLM's name here"),
+        (LLM + "[llm.a.set]\nday = 2020-01-01", 4, "llm.a.set.day", "no setting is a date or a time, got 2020-01-01"),
+        (LLM + '[llm.a.set]\napi_key = "sk-1"', 4, "llm.a.set.api_key", "is a secret, and others can read"),
+        (LLM + '[llm.a.set]\nurl = "http://me:sk-1@h"', 4, "llm.a.set.url", "has a password in it"),
+        (LLM + '[llm.a.env]\nHF_TOKEN = "sk-1"', 4, "llm.a.env.HF_TOKEN", "is a secret, and others can read this file"),
+        (LLM + '[llm.a.env]\nURL = "http://me:sk-1@h"', 4, "llm.a.env.URL", "is a secret, and others can read this"),
+        (LLM + "[llm.a.env]\nN = 4", 4, "llm.a.env.N", 'must be a text, got 4: write "4"'),
+        (LLM + '[llm.a.env]\nNOTIFY_SOCKET = "4"', 4, "llm.a.env.NOTIFY_SOCKET", "is set by `genpool up`"),
+        (
+            LLM + 'gpus = 0\n[llm.a.env]\nCUDA_VISIBLE_DEVICES = "4"',
+            5,
+            "llm.a.env.CUDA_VISIBLE_DEVICES",
+            "is set by `genpool up` where gpus is given",
+        ),
+        ('broker = "nowhere"\n' + LLM, 1, "broker", "'nowhere' is neither an address"),
+        ('broker = "tcp://a:99999"\n' + LLM, 1, "broker", "'tcp://a:99999' is no broker's address"),
+        ("broker = 1\n" + LLM, 1, "broker", "must be an address, or a table of the options of `genpool broker`"),
+        ("[broker]\nport = 1\n" + LLM, 2, "broker.port", "there is no such key here: there are bind, client-grace,"),
+        ("[broker]\nbind = 1\n" + LLM, 2, "broker.bind", "must be a text, got 1"),
+        ('keys = "absent.key"\n' + LLM, 1, "keys", "there is no key file"),
+        ("keys = 1\n" + LLM, 1, "keys", "must be the path of a worker's key file, got 1"),
+        ("drain-timeout = -1\n" + LLM, 1, "drain-timeout", "must be a number of seconds, got -1"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_key(
+    read: Read, tmp_path: Path, text: str, line: int, key: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        read(text)
+    assert str(raised.value).startswith(f"{tmp_path / 'fleet.toml'}, line {line}: {key}: {sentence}")
+    assert "sk-1" not in str(raised.value)
+
+
+def test_what_is_no_toml_is_told_with_its_line(read: Read) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no TOML file: .*line 2"):
+        read("[llm.a]\nengine = \n")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"the fleet file .*absent\.toml cannot be read: No such file"):
+        read_fleet(tmp_path / "absent.toml", tmp_path, COMMANDS, tuple)
+
+
+DEPLOY = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", DEPLOY, re.DOTALL))
+def test_the_examples_of_the_docs_are_some(read: Read, tmp_path: Path, example: str) -> None:
+    (tmp_path / "worker.key").touch()
+    assert read(example, visible="0123").services
+
+
+def test_the_example_of_the_module_is_one() -> None:
+    import genpool.launcher.fleet_file as module
+
+    assert module.__doc__ is not None
+    assert tomllib.loads(module.__doc__.split("\n", 2)[2])["llm"]["smollm2"]["replicas"] == 2
