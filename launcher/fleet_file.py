@@ -165,7 +165,7 @@ class _Reader:
         return gpus
 
     def _llm(
-        self, name: str, said: object, broker: str | None, environment: dict[str, str], slurm: dict[str, str]
+        self, name: str, said: object, broker: str | None, environment: dict[str, str], slurm: dict[str, str | None]
     ) -> Service:
         path = ("llm", name)
         if not isinstance(said, dict):
@@ -187,7 +187,12 @@ class _Reader:
         recipe = Recipe(("worker", f"--llm={name}", *arguments), tuple(sorted(own.items())), gpus)
         sbatch = slurm | _sbatch(table, (*path, "slurm"))
         replicas = _count(table, (*path, "replicas"), 0, default=1)
-        return Service(name, recipe, replicas, slurm=tuple(sbatch.items()))
+        return Service(
+            name,
+            recipe,
+            replicas,
+            slurm=tuple((option, value) for option, value in sbatch.items() if value is not None),
+        )
 
     def _arguments(
         self, command: str, options: Mapping[str, click.Parameter], table: Mapping[str, Any], path: Path_
@@ -230,17 +235,16 @@ def _settings(table: Mapping[str, Any], path: Path_) -> list[str]:
     return pairs
 
 
-def _sbatch(table: Mapping[str, Any], path: Path_) -> dict[str, str]:
-    """The options of ``sbatch`` in a table, by their long names."""
-    options: dict[str, str] = {}
+def _sbatch(table: Mapping[str, Any], path: Path_) -> dict[str, str | None]:
+    """The options of ``sbatch`` in a table, by their long names; None where it is not to have one."""
+    options: dict[str, str | None] = {}
     for key, value in _table(table, path).items():
         name = _named(key)
         if name in _NOT_OF_SBATCH:
             raise _Wrong((*path, key), "is set by `genpool up`")
         if type(value) not in (str, int, bool):
             raise _Wrong((*path, key), f"must be a text, a whole number or true, as sbatch takes it, got {value!r}")
-        if value is not False:
-            options[name] = "" if value is True else str(value)
+        options[name] = None if value is False else "" if value is True else str(value)
     return options
 
 

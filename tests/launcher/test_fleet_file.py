@@ -30,10 +30,10 @@ COMMANDS = {name: command(name) for name in ("worker", "broker")}
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def read(text: str, visible: str = "") -> Fleet:
+    def read(text: str, visible: str = "", on: str = "local") -> Fleet:
         path = tmp_path / "fleet.toml"
         path.write_text(text)
-        return read_fleet(path, tmp_path / "run", COMMANDS, lambda: tuple(visible))
+        return read_fleet(path, tmp_path / "run", COMMANDS, lambda: tuple(visible), on)
 
     return read
 
@@ -211,7 +211,29 @@ DEPLOY = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", DEPLOY, re.DOTALL))
 def test_the_examples_of_the_docs_are_some(read: Read, tmp_path: Path, example: str) -> None:
     (tmp_path / "worker.key").touch()
-    assert read(example, visible="0123").services
+    on = next((place for place in ("slurm", "ray") if f"[{place}]" in example), "local")
+    assert read(example, visible="0123", on=on).services
+
+
+def test_what_is_said_to_sbatch(read: Read) -> None:
+    text = 'broker = "h:1"\n[slurm]\npartition = "gpu"\nexclusive = true\n' + LLM + "replicas = 9\ngpus = 2\n"
+    service = only(read(text + '[llm.a.slurm]\nmem_per_cpu = "4G"\npartition = "big"\nexclusive = false\n', on="slurm"))
+    assert dict(service.slurm) == {"partition": "big", "mem-per-cpu": "4G"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (LLM + '[llm.a.slurm]\narray = "1-3"\n', r"line 4: llm\.a\.slurm\.array: is set by `genpool up`"),
+        (LLM + "[llm.a.slurm]\ntime = 1.5\n", r"line 4: llm\.a\.slurm\.time: must be a text, a whole number or true"),
+        (LLM + "slurm = 1\n", r"line 3: llm\.a\.slurm: must be a table"),
+        ("[broker]\n" + LLM, r"line 1: broker: --on slurm starts no broker"),
+    ],
+    ids=["array", "number", "no table", "broker"],
+)
+def test_what_cannot_be_said_to_sbatch(read: Read, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        read(text, on="slurm")
 
 
 def test_the_example_of_the_module_is_one() -> None:
