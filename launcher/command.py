@@ -32,20 +32,24 @@ _LOGS = click.option(
     help="The folder of the logs, a file for each process, and of what `up` notes for `down`.  "
     "[default: FLEET.run/HOST beside the file]",
 )
+_ON = click.option(
+    "--on",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the processes are started: local, on this host; ray, on the hosts of a Ray cluster.",
+)
 
 
 @click.command()
 @_FILE
-@click.option(
-    "--on",
-    type=click.Choice(["local"]),
-    default="local",
-    show_default=True,
-    expose_value=False,  # there is one way so far
-    help="Where the processes are started: local, on this host.",
-)
+@_ON
 @_LOGS
-@click.option("--detach", is_flag=True, help="Leave it running in the background, and return when all are ready.")
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave it running in the background, and return when all are ready; with --on ray it always does.",
+)
 @click.option(
     "--restart", "names", multiple=True, metavar="NAME", help="Replace the processes of an LLM one by one; repeat."
 )
@@ -56,13 +60,14 @@ _LOGS = click.option(
     help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
     "[default: as long as it takes]",
 )
-def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
-    """Bring this host to the state that a fleet file describes, and keep it there.
+def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
+    """Bring this host, or a cluster, to the state that a fleet file describes, and keep it there.
 
     \b
     genpool up fleet.toml             # until Ctrl-C, which drains all
     genpool up --detach fleet.toml    # in the background
     genpool down fleet.toml
+    genpool up --on ray fleet.toml    # on the hosts of a Ray cluster, which keeps it there
 
     Processes that die are started again. Called again with a changed file, it changes only what differs; the replicas
     of a changed LLM are replaced one by one, so that it stays served.
@@ -73,15 +78,18 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
     place = Place.of(file, logs)
 
     def read() -> Fleet:
-        return read_fleet(
-            file, place.folder, {name: _command(root, name) for name in ("worker", "broker")}, visible_gpus
-        )
+        return _read(root, file, place.folder, on)
 
     known = [service.name for service in read().services]
     for name in names:
         if name not in known:
             raise ConfigurationError(f"there is no {name!r} in {file} to restart: there are {', '.join(known)}")
     end = None if timeout is None else time.monotonic() + timeout
+    if on == "ray":
+        from .ray import bring_up
+
+        _refuse_logs(logs)
+        return bring_up(file, read(), names, end)
     request = Request("up", names)
     follower = Follower(place)
     if place.ask(request):
@@ -96,6 +104,7 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
 
 @click.command()
 @_FILE
+@_ON
 @_LOGS
 @click.option(
     "--timeout",
@@ -103,9 +112,14 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
     metavar="SECONDS",
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )
-def down(file: Path, logs: Path | None, timeout: float | None) -> int:
-    """Drain and end all that `genpool up` has started for a fleet file on this host."""
+def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
+    """Drain and end all that `genpool up` has started for a fleet file, on this host or on a cluster."""
     place = Place.of(file, logs)
+    if on == "ray":
+        from .ray import take_down
+
+        _refuse_logs(logs)
+        return take_down(file, _read(click.get_current_context().find_root(), file, place.folder, on), timeout)
     follower = Follower(place)
     status = place.status()
     if not place.ask(Request("down", timeout_s=timeout)):
@@ -187,6 +201,16 @@ def _start_detached(file: Path, place: Place, follower: Follower, end: float | N
     while not place.is_occupied and process.poll() is None:
         time.sleep(_LOOK_S)
     return follower.until_ready(lambda status: status.pid == process.pid, end)
+
+
+def _read(root: click.Context, file: Path, folder: Path, on: str) -> Fleet:
+    commands = {name: _command(root, name) for name in ("worker", "broker")}
+    return read_fleet(file, folder, commands, visible_gpus if on == "local" else None)
+
+
+def _refuse_logs(logs: Path | None) -> None:
+    if logs is not None:
+        raise ConfigurationError("--logs is for --on local: the cluster keeps the logs")
 
 
 def _command(root: click.Context, name: str) -> click.Command:

@@ -29,8 +29,8 @@ from .gpu import VISIBLE
 from .line import line_of
 from .service import BROKER, DRAIN_S, Fleet, Recipe, Service
 
-_TOP = ("broker", "keys", "gpus", "drain-timeout", "llm")
-_OWN = ("replicas", "gpus", "set", "env")
+_TOP = ("broker", "keys", "gpus", "drain-timeout", "ray", "llm")
+_OWN = ("replicas", "gpus", "set", "env", "ray")
 # Of a worker, what the fleet file says elsewhere, or what `up` does.
 _NOT_HERE = ("llm", "broker", "config", "restart")
 
@@ -46,7 +46,7 @@ class _Wrong(ConfigurationError):
 
 
 def read_fleet(
-    file: Path, folder: Path, commands: Mapping[str, click.Command], visible: Callable[[], tuple[str, ...]]
+    file: Path, folder: Path, commands: Mapping[str, click.Command], visible: Callable[[], tuple[str, ...]] | None
 ) -> Fleet:
     """What the file asks for.
 
@@ -54,7 +54,7 @@ def read_fleet(
         file: the fleet file. Paths in it are meant from its folder.
         folder: where the broker's connection file goes, unless the file says where.
         commands: ``genpool worker`` and ``genpool broker``, whose options the file gives.
-        visible: the GPUs that may be handed out where the file names none.
+        visible: the GPUs that may be handed out where the file names none; None where a scheduler hands them out.
 
     Raises:
         ConfigurationError: names the file, the line and the key, and says what to do.
@@ -69,7 +69,11 @@ def read_fleet(
 
 class _Reader:
     def __init__(
-        self, file: Path, folder: Path, commands: Mapping[str, click.Command], visible: Callable[[], tuple[str, ...]]
+        self,
+        file: Path,
+        folder: Path,
+        commands: Mapping[str, click.Command],
+        visible: Callable[[], tuple[str, ...]] | None,
     ) -> None:
         self._file, self._base, self._folder = file, file.absolute().parent, folder
         self._commands, self._visible = commands, visible
@@ -120,6 +124,10 @@ class _Reader:
         return {KEYS: str(path)}
 
     def _gpus(self, content: Mapping[str, Any], services: Sequence[Service]) -> tuple[str, ...]:
+        if self._visible is None:
+            if "gpus" in content:
+                raise _Wrong(("gpus",), "is for --on local: a scheduler hands out GPUs of its own")
+            return ()
         wanted = {service.name: service.replicas * (service.recipe.gpus or 0) for service in services}
         if "gpus" in content:
             said = content["gpus"]
