@@ -99,6 +99,7 @@ class _Actor:
     handle: Any
     silent_since: float
     is_leaving: bool = False
+    is_told: bool = False  # that it has no host
     question: Any = None
     restarts: int = 0
 
@@ -249,7 +250,9 @@ class Cluster:
                 self._end(actor)
                 self._machine.ended(actor.process, 0, now)
             elif actor.process.state is State.STARTING:
-                log.info("%s waits for a host of the cluster that has room for it", actor.process.name)
+                if not actor.is_told:
+                    log.info("%s waits for a host of the cluster that has room for it", actor.process.name)
+                actor.is_told = True
                 self._machine.make_room(actor.process, now)
 
     # What goes out.
