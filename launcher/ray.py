@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _SILENT_S = 10.0
 
 # An actor's name is free again a moment after its end.
 _NAME_S = 10.0
+
+# For a first connection. Ray itself tries for minutes, and says little.
+_CONNECT_S = 10.0
 
 _EXIT_USELESS = 2
 
@@ -77,6 +81,7 @@ class _Connection:
                 f'--on ray needs Ray, which is not installed here ({error}): pip install "genpool[ray]"'
             ) from error
         try:
+            self._look()
             self._ray.init(
                 address=self._address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
             )
@@ -89,6 +94,11 @@ class _Connection:
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
+
+    def _look(self) -> None:
+        host, _, port = self._address.rpartition("://")[2].rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 @dataclass(slots=True, eq=False)
@@ -215,7 +225,7 @@ class Cluster:
             except errors.ActorUnavailableError:
                 pass  # Ray restarts it
             except errors.RayError as error:
-                log.error("%s: %s", actor.process.name, _first_line(error))
+                log.error("%s cannot run: %s", actor.process.name, _last_line(error))
                 answers.append((actor, None))
         time.sleep(max(0.0, end - time.monotonic()))
         return answers
@@ -308,3 +318,9 @@ class Cluster:
 
 def _first_line(error: Exception) -> str:
     return printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
+
+
+def _last_line(error: Exception) -> str:
+    """Where Ray passes on a traceback of another host, its last line says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[-1] if lines else type(error).__name__)

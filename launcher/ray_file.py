@@ -130,6 +130,8 @@ class _Reader:
         if "env_vars" in found:
             raise self.wrong((*path, "env_vars"), "belongs in [llm.NAME.env]; secrets, where Ray's hosts are started")
         folder = found.get("working_dir")
-        if isinstance(folder, str) and "://" not in folder:
-            found["working_dir"] = str(self._file.absolute().parent / folder)
+        if folder is not None and "://" not in str(folder):
+            raise self.wrong(
+                (*path, "working_dir"), "must be a URI, such as s3://BUCKET/code.zip: Ray brings no folder"
+            )
         return found

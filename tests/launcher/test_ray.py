@@ -40,7 +40,7 @@ folder = Path(os.environ["TMPDIR"])
 while not (folder / "end").exists():
     for order in sorted(folder.glob("order-*")):
         if order.read_text() == "add":
-            nodes.append(cluster.add_node(**ROOM, resources={"slot": 2}))
+            nodes.append(cluster.add_node(**ROOM, num_gpus=2))
         else:
             cluster.remove_node(nodes.pop(0), allow_graceful=False)
         order.unlink()
@@ -52,7 +52,7 @@ print("ended", flush=True)
 
 
 class RayCluster:
-    """A head without room, and nodes with two slots each."""
+    """A head without room, and nodes with two GPUs each, as Ray believes."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -92,10 +92,10 @@ address = "{self._cluster.address}"
 [llm.noted]
 load = "{load}"
 replicas = {replicas}
+gpus = 1
 {more}
 [llm.noted.ray]
 num-cpus = 0
-resources = {{ slot = 1 }}
 [llm.noted.env]
 NOTED = "{self.folder}"
 CONCURRENCY = "2"
@@ -146,6 +146,12 @@ def llm(host: OnRay) -> Iterator[ProcessLLM]:
     llm.teardown()
 
 
+def gpus_of(pid: int) -> str:
+    """Those that a worker was handed."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.partition("=")[::2] for line in variables)["CUDA_VISIBLE_DEVICES"]
+
+
 def rows(*names: str, word: str = "sleep:0.05") -> list[dict[str, str]]:
     return [{"input": f"{word} {name}"} for name in names]
 
@@ -160,11 +166,11 @@ def test_up_brings_the_cluster_to_the_state_of_the_file_and_down_takes_it_away(
     host.write()
     assert "all 2 are ready" in host.genpool("up")
     first = host.serving()
-    assert len(first) == 2
+    assert {gpus_of(pid) for pid in first} == {"0", "1"}
     assert "started" not in host.genpool("up")
     assert host.serving() == first
 
-    # The node has no third slot: an old one makes room.
+    # The node has no third GPU: an old one makes room.
     host.write(more="batch-size = 2")
     names = [f"row{number}" for number in range(100)]
     future = llm.generate(rows(*names, word="sleep:0.2"), timeout=PATIENCE_S)

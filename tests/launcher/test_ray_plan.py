@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from genpool.cli import genpool
 from genpool.launcher.machine import Drain, Machine, Start, State
 from genpool.launcher.ray_file import RayFile, read_ray
 from genpool.launcher.ray_plan import Order, found, name_of, orders_of, wanted
@@ -122,6 +124,36 @@ def test_what_ray_is_asked_for() -> None:
     assert order.placement == SPREAD
 
 
+@pytest.mark.parametrize("what", ["up", "down"])
+def test_without_ray_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    path = tmp_path / "fleet.toml"
+    path.write_text('broker = "tcp://head:5555"\n[llm.a]\nengine = "openai"\n')
+    with pytest.raises(ConfigurationError, match=r'pip install "genpool\[ray\]"'):
+        genpool([what, "--on", "ray", str(path)], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        ("[broker]\n", "line 1: broker: the hosts of a cluster need"),
+        ("gpus = [0]\n", "line 1: gpus: is for --on local"),
+    ],
+)
+def test_what_is_for_one_host_is_refused(tmp_path: Path, head: str, sentence: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(head + '[llm.a]\nengine = "openai"\n')
+    with pytest.raises(ConfigurationError, match=sentence):
+        genpool(["up", "--on", "ray", str(path)], standalone_mode=False)
+
+
+def test_a_folder_for_logs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('broker = "tcp://head:5555"\n[llm.a]\nengine = "openai"\n')
+    with pytest.raises(ConfigurationError, match="--logs is for --on local"):
+        genpool(["up", "--on", "ray", "--logs", str(tmp_path), str(path)], standalone_mode=False)
+
+
 Read = Callable[[str], RayFile]
 
 
@@ -139,15 +171,16 @@ HEAD = 'broker = "tcp://head:5555"\n'
 LLMS = "[llm.a]\n[llm.b]\n"
 
 
-def test_options_are_of_all_llms_or_of_one(read: Read, tmp_path: Path) -> None:
+def test_options_are_of_all_llms_or_of_one(read: Read) -> None:
     file = read(
         HEAD
-        + '[ray]\naddress = "head:6379"\nname = "ours"\nnum-cpus = 2\nruntime-env = { working_dir = "code" }\n'
+        + '[ray]\naddress = "head:6379"\nname = "ours"\nnum-cpus = 2\n'
+        + 'runtime-env = { working_dir = "s3://b/code.zip" }\n'
         + LLMS
         + '[llm.b.ray]\nnum_cpus = 0.5\nresources = { disk = 1 }\nscheduling-strategy = "DEFAULT"\n'
     )
     assert (file.address, file.name) == ("head:6379", "ours")
-    common = {"num_cpus": 2, "runtime_env": {"working_dir": str(tmp_path / "code")}}
+    common = {"num_cpus": 2, "runtime_env": {"working_dir": "s3://b/code.zip"}}
     assert file.options == {
         "a": {**common, **SPREAD},
         "b": {**common, "num_cpus": 0.5, "resources": {"disk": 1}, "scheduling_strategy": "DEFAULT"},
@@ -175,6 +208,7 @@ def test_fleets_of_one_file_name_are_told_apart(read: Read, tmp_path: Path) -> N
         (HEAD + LLMS + "[llm.b.ray]\nresources = { GPU = 1 }\n", "resources.GPU: has a key of its own"),
         (HEAD + LLMS + "[llm.b.ray]\nscheduling-strategy = 'X'\n", "must be one of SPREAD, DEFAULT, got 'X'"),
         (HEAD + LLMS + "[llm.b.ray]\nruntime-env = { env_vars = {} }\n", "env_vars: belongs in"),
+        (HEAD + LLMS + "[llm.b.ray]\nruntime-env = { working_dir = 'x' }\n", "working_dir: must be a URI"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(read: Read, text: str, sentence: str) -> None:
