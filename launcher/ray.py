@@ -275,7 +275,7 @@ class Cluster:
                         self._unnamed[process] = time.monotonic() + _NAME_S
                     case Drain(process) if process in self._actors:
                         actor = self._actors[process]
-                        actor.is_leaving, actor.silent_since, actor.question = True, time.monotonic(), None
+                        actor.is_leaving, actor.question = True, None
                     case Drain(process) | Kill(process):
                         if process in self._actors:
                             self._end(self._actors[process])

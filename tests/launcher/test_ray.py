@@ -148,8 +148,9 @@ def llm(host: OnRay) -> Iterator[ProcessLLM]:
 
 def gpus_of(pid: int) -> str:
     """Those that a worker was handed."""
+    mark = "CUDA_VISIBLE_DEVICES="
     variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(line.partition("=")[::2] for line in variables)["CUDA_VISIBLE_DEVICES"]
+    return next(line.removeprefix(mark) for line in variables if line.startswith(mark))
 
 
 def rows(*names: str, word: str = "sleep:0.05") -> list[dict[str, str]]:
@@ -210,6 +211,20 @@ def test_one_that_cannot_be_used_is_told_with_what_it_logged(host: OnRay) -> Non
     host.write(replicas=1)
     host.genpool("up")
     assert len(host.serving()) == 1
+
+
+def test_one_for_which_there_is_no_room_is_told_and_taken_away(host: OnRay) -> None:
+    host.write(replicas=3)
+    said = host.genpool("up", "--timeout", "15", code=1)
+    assert said.count("waits for a host of the cluster that has room for it") == 1
+    assert "not all are ready yet" in said
+    assert len(host.serving()) == 2
+    host.write(replicas=2)
+    assert "all 2 are ready" in host.genpool("up")
+    host.write(replicas=3)
+    host.genpool("up", "--timeout", "1", code=1)
+    assert host.genpool("down").count("is stopped") == 3
+    until(lambda: not host.serving(), "the end of all")
 
 
 def test_when_a_node_is_lost_its_replicas_come_back_on_another_and_each_row_is_answered_once(
