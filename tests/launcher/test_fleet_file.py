@@ -10,6 +10,7 @@ import pytest
 
 from genpool.cli import genpool
 from genpool.launcher.fleet_file import read_fleet
+from genpool.launcher.ray_file import read_ray
 from genpool.launcher.service import Fleet, Service
 from genpool.protocol.errors import ConfigurationError
 
@@ -30,10 +31,10 @@ COMMANDS = {name: command(name) for name in ("worker", "broker")}
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def read(text: str, visible: str = "") -> Fleet:
+    def read(text: str, visible: str | None = "") -> Fleet:
         path = tmp_path / "fleet.toml"
         path.write_text(text)
-        return read_fleet(path, tmp_path / "run", COMMANDS, lambda: tuple(visible))
+        return read_fleet(path, tmp_path / "run", COMMANDS, None if visible is None else lambda: tuple(visible))
 
     return read
 
@@ -211,7 +212,11 @@ DEPLOY = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", DEPLOY, re.DOTALL))
 def test_the_examples_of_the_docs_are_some(read: Read, tmp_path: Path, example: str) -> None:
     (tmp_path / "worker.key").touch()
-    assert read(example, visible="0123").services
+    if "[ray]" not in example:
+        assert read(example, visible="0123").services
+        return
+    fleet = read(example, visible=None)
+    assert set(read_ray(fleet.path, fleet).options) == {service.name for service in fleet.services}
 
 
 def test_the_example_of_the_module_is_one() -> None:
