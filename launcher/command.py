@@ -35,10 +35,10 @@ _LOGS = click.option(
 )
 _ON = click.option(
     "--on",
-    type=click.Choice(["local", "slurm"]),
+    type=click.Choice(["local", "ray", "slurm"]),
     default="local",
     show_default=True,
-    help="Where the processes are: local, on this host; slurm, in jobs of a cluster.",
+    help="Where the processes are: local, on this host; ray, on the hosts of a Ray cluster; slurm, in jobs.",
 )
 
 
@@ -46,7 +46,11 @@ _ON = click.option(
 @_FILE
 @_ON
 @_LOGS
-@click.option("--detach", is_flag=True, help="Leave it running in the background, and return when all are ready.")
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave it running in the background, and return when all are ready; with --on ray it always does.",
+)
 @click.option(
     "--restart", "names", multiple=True, metavar="NAME", help="Replace the processes of an LLM one by one; repeat."
 )
@@ -58,12 +62,13 @@ _ON = click.option(
     "[default: as long as it takes]",
 )
 def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
-    """Bring this host to the state that a fleet file describes, and keep it there.
+    """Bring this host, or a cluster, to the state that a fleet file describes, and keep it there.
 
     \b
     genpool up fleet.toml             # until Ctrl-C, which drains all
     genpool up --detach fleet.toml    # in the background
     genpool down fleet.toml
+    genpool up --on ray fleet.toml    # on the hosts of a Ray cluster, which keeps it there
 
     Processes that die are started again. Called again with a changed file, it changes only what differs; the replicas
     of a changed LLM are replaced one by one, so that it stays served.
@@ -85,6 +90,11 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
         if name not in known:
             raise ConfigurationError(f"there is no {name!r} in {file} to restart: there are {', '.join(known)}")
     end = None if timeout is None else time.monotonic() + timeout
+    if on == "ray":
+        from .ray import bring_up
+
+        _refuse_logs(logs)
+        return bring_up(file, read(), names, end)
     request = Request("up", names)
     follower = Follower(place)
     if place.ask(request):
@@ -108,10 +118,15 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )
 def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
-    """Drain and end all that `genpool up` has started for a fleet file: on this host, or where --on says."""
+    """Drain and end all that `genpool up` has started for a fleet file, on this host or on a cluster."""
     place = Place.of(file, logs)
     if on == "slurm":
         return slurm.down(_read(click.get_current_context().find_root(), file, place, on), timeout)
+    if on == "ray":
+        from .ray import take_down
+
+        _refuse_logs(logs)
+        return take_down(file, _read(click.get_current_context().find_root(), file, place, on), timeout)
     follower = Follower(place)
     status = place.status()
     if not place.ask(Request("down", timeout_s=timeout)):
@@ -198,6 +213,11 @@ def _start_detached(file: Path, place: Place, follower: Follower, end: float | N
 def _read(root: click.Context, file: Path, place: Place, on: str) -> Fleet:
     commands = {name: _command(root, name) for name in ("worker", "broker")}
     return read_fleet(file, place.folder, commands, visible_gpus, on)
+
+
+def _refuse_logs(logs: Path | None) -> None:
+    if logs is not None:
+        raise ConfigurationError("--logs is for --on local: the cluster keeps the logs")
 
 
 def _command(root: click.Context, name: str) -> click.Command:

@@ -30,8 +30,8 @@ from .gpu import VISIBLE
 from .line import line_of
 from .service import BROKER, DRAIN_S, Fleet, Recipe, Service
 
-_TOP = ("broker", "keys", "gpus", "drain-timeout", "slurm", "llm")
-_OWN = ("replicas", "gpus", "set", "env", "slurm")
+_TOP = ("broker", "keys", "gpus", "drain-timeout", "ray", "slurm", "llm")
+_OWN = ("replicas", "gpus", "set", "env", "ray", "slurm")
 # Of a worker, what the fleet file says elsewhere, or what `up` does.
 _NOT_HERE = ("llm", "broker", "config", "restart")
 
@@ -99,8 +99,7 @@ class _Reader:
         if not services:
             raise _Wrong((), "there is nothing to start: add a table [llm.NAME]")
         drain_s = _number(content, ("drain-timeout",), DRAIN_S)
-        gpus = self._gpus(content, services) if self._on == "local" else ()
-        return Fleet(self._file.absolute(), tuple(services), gpus, drain_s)
+        return Fleet(self._file.absolute(), tuple(services), self._gpus(content, services), drain_s)
 
     def _broker(self, said: object) -> tuple[list[Service], str | None]:
         """The broker, where it is to be started, and its address for workers."""
@@ -144,6 +143,10 @@ class _Reader:
         return {KEYS: str(path)}
 
     def _gpus(self, content: Mapping[str, Any], services: Sequence[Service]) -> tuple[str, ...]:
+        if self._on != "local":
+            if "gpus" in content:
+                raise _Wrong(("gpus",), "is for --on local: a scheduler hands out GPUs of its own")
+            return ()
         wanted = {service.name: service.replicas * (service.recipe.gpus or 0) for service in services}
         if "gpus" in content:
             said = content["gpus"]

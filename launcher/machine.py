@@ -118,6 +118,13 @@ class Machine:
             self._note("info", f"{process.name} is ready")
             self._reconcile(now)
 
+    def make_room(self, process: Process, now: float) -> None:
+        """There is no room for it as long as those that it replaces are there: one of them goes first."""
+        mine = [one for one in self.processes if one.service == process.service]
+        stale = [one for one in mine if one.state is State.READY and not self._is_current(one)]
+        if stale and not any(one.state is State.DRAINING for one in mine):
+            self._let_go(_least(stale), now)
+
     def ended(self, process: Process, code: int, now: float, last_line: str = "") -> None:
         """Its process is gone. ``last_line`` is what it logged last."""
         why = f"{process.name} ended ({describe_exit(code)})" + (f": {last_line}" if code and last_line else "")

@@ -10,6 +10,7 @@ import pytest
 
 from genpool.cli import genpool
 from genpool.launcher.fleet_file import read_fleet
+from genpool.launcher.ray_file import read_ray
 from genpool.launcher.service import Fleet, Service
 from genpool.protocol.errors import ConfigurationError
 
@@ -212,7 +213,10 @@ DEPLOY = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 def test_the_examples_of_the_docs_are_some(read: Read, tmp_path: Path, example: str) -> None:
     (tmp_path / "worker.key").touch()
     on = next((place for place in ("slurm", "ray") if f"[{place}]" in example), "local")
-    assert read(example, visible="0123", on=on).services
+    fleet = read(example, visible="0123", on=on)
+    assert fleet.services
+    if on == "ray":
+        assert set(read_ray(fleet.path, fleet).options) == {service.name for service in fleet.services}
 
 
 def test_what_is_said_to_sbatch(read: Read) -> None:
