@@ -32,7 +32,10 @@ QUEUED, SETTLING, SUSPECTED, RUNNING, ANSWERED, MISSING, GONE = RowState
 # Never changed, but not frozen: that would take 0.6 µs more of a run, which may be a single row.
 @dataclass(slots=True)
 class RowSpec:
-    """What the rows of one submitted run share. ``deadline`` is on the broker's clock; ``hedge`` as in SubmitRun."""
+    """What the rows of one submitted run share.
+
+    ``deadline`` is on the broker's clock; ``hedge`` and ``trace`` are as in SubmitRun.
+    """
 
     llm: str
     kind: str
@@ -40,11 +43,15 @@ class RowSpec:
     options: bytes
     deadline: float | None
     hedge: float = 0.0
+    trace: str = ""
 
     def fits_with(self, other: RowSpec) -> bool:
         """Whether rows of both may share an engine call."""
         return self is other or (
-            self.kind == other.kind and self.num_generations == other.num_generations and self.options == other.options
+            self.kind == other.kind
+            and self.num_generations == other.num_generations
+            and self.options == other.options
+            and self.trace == other.trace
         )
 
     def is_over(self, now: float) -> bool:

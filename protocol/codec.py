@@ -8,6 +8,7 @@ a large one that is alone in its message stays in the frames that it came in (se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -134,6 +135,16 @@ def _hedge(value: Any) -> float:
     if type(value) not in (int, float) or not (value == 0 or 1 <= value < inf):
         raise DecodeError("is neither 0 nor a number from 1")
     return float(value)
+
+
+# A traceparent of version 00, by https://www.w3.org/TR/trace-context/: neither id is all zeros.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _trace(value: Any) -> str:
+    if _text(value) and _TRACEPARENT.fullmatch(value) is None:
+        raise DecodeError("is no traceparent")
+    return value
 
 
 def _bytes(value: Any) -> bytes:
@@ -278,6 +289,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "again": _flag,
         "ids": _ids,
         "hedge": _hedge,
+        "trace": _trace,
     },
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},
@@ -311,6 +323,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "charged": _count,
         "first_execution": _first_of_run,
         "ids": _ids,
+        "trace": _trace,
     },
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
@@ -359,7 +372,7 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
 # Fields that do not stand in the head as they are.
-_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason"))
+_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason", "trace"))
 _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
@@ -415,6 +428,9 @@ def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
             item = b"".join(item)
         elif name == "reason":
             item = _shortened(item)
+        elif name == "trace":
+            if not item:
+                continue  # as nearly always
         elif name == "limits":
             item = _plain(item, payloads)
         else:
