@@ -373,7 +373,8 @@ _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
 # Fields that do not stand in the head as they are.
 _CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason", "trace"))
-_NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
+# Each field's name, and whether it is one of those.
+_NAMES = {kind: tuple((f.name, f.name in _CHANGED) for f in fields(kind)) for kind in _FIELDS}
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
 # and what is collected of many hellos is longer.
@@ -417,10 +418,13 @@ def _pack(head: dict[str, Any]) -> bytes:
 def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
     """The record as a map, its payloads taken out and appended to ``payloads``."""
     plain: dict[str, Any] = {}
-    for name in _NAMES[type(value)]:
+    for name, is_changed in _NAMES[type(value)]:
         item = getattr(value, name)
-        if name not in _CHANGED:
+        if not is_changed:
             pass
+        elif name == "trace":
+            if not item:
+                continue  # as nearly always
         elif name == "payloads":
             payloads.extend(item)
             name, item = "sizes", [len(payload) for payload in item]
@@ -428,9 +432,6 @@ def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
             item = b"".join(item)
         elif name == "reason":
             item = _shortened(item)
-        elif name == "trace":
-            if not item:
-                continue  # as nearly always
         elif name == "limits":
             item = _plain(item, payloads)
         else:
