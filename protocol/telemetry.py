@@ -21,6 +21,7 @@ from .. import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
 
@@ -122,13 +123,16 @@ def _set_up(service: str) -> None:
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return  # by opentelemetry-instrument, say
     try:
-        exporters = list(_exporters())
+        provider = _provider(service)
     # Whatever is wrong with a variable or an exporter, rows are worth more than spans.
     except Exception as error:
         log.warning("there are no traces, for their export cannot begin: %s: %s", type(error).__name__, error)
-        return
-    if not exporters:
-        return
+    else:
+        trace.set_tracer_provider(provider)
+
+
+def _provider(service: str) -> TracerProvider:
+    """One that exports as the environment says. Raises what the SDK and exporters raise about that."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -139,9 +143,9 @@ def _set_up(service: str) -> None:
     resource = Resource.create(named).merge(OTELResourceDetector().detect())
     # At exit it would wait for longer than flush() does.
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    for exporter in exporters:
+    for exporter in _exporters():
         provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    return provider
 
 
 def _exporters() -> Iterator[SpanExporter]:
