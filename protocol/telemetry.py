@@ -38,7 +38,7 @@ _FLUSH_S = 5.0
 
 def tracer() -> Tracer | None:
     """The tracer of this process, of whatever provider the program has; None where no traces are asked for."""
-    if not _is_asked_for() or not _is_installed():
+    if not is_on():
         return None
     from opentelemetry.trace import get_tracer
 
@@ -61,6 +61,12 @@ def context_of(trace: str) -> Context:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract({"traceparent": trace}, Context())
+
+
+@cache  # every call asks, and the environment is slow; and what is missing is said once
+def is_on() -> bool:
+    """Whether the environment asked for traces when this process first wanted to know, and they can be had."""
+    return _is_asked_for() and _is_installed()
 
 
 @contextmanager
@@ -103,7 +109,6 @@ def _first_of(names: tuple[str, ...]) -> str:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), "")
 
 
-@cache  # so that it is said once
 def _is_installed() -> bool:
     try:
         found = importlib.util.find_spec("opentelemetry.sdk")

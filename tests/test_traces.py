@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from spans import Collector, Spans, attributes
 
 from genpool import LLMPool, ProcessLLM
+from genpool.protocol import telemetry
 from genpool.protocol.errors import GenerationError
 
 
@@ -26,6 +27,13 @@ def provided() -> Spans:
     trace.set_tracer_provider(spans.provider)
     assert trace.get_tracer_provider() is spans.provider
     return spans
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew() -> Iterator[None]:
+    telemetry.is_on.cache_clear()
+    yield
+    telemetry.is_on.cache_clear()
 
 
 @pytest.fixture

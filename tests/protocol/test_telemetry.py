@@ -20,9 +20,9 @@ ENDPOINT = "http://127.0.0.1:4318"
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
-    telemetry._is_installed.cache_clear()
+    telemetry.is_on.cache_clear()
     yield
-    telemetry._is_installed.cache_clear()
+    telemetry.is_on.cache_clear()
 
 
 @pytest.mark.parametrize(
