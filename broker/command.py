@@ -140,6 +140,11 @@ log = logging.getLogger("genpool.broker")
     metavar="SECONDS",
     help="How long a connection may stay that is no client's or worker's.",
 )
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve /metrics (for Prometheus), /healthz and /readyz here, without authentication; port 0 takes a free one.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def broker(
     bind: str,
@@ -159,6 +164,7 @@ def broker(
     max_client_rows: int,
     max_client_queued: int,
     hello_timeout: float,
+    http: str | None,
     lifeline: int | None,
 ) -> int:
     """Run the broker that clients and workers connect to.
@@ -180,6 +186,8 @@ def broker(
                 "Or bind tcp://127.0.0.1:PORT, or say --insecure on a network where you trust everyone"
             )
         log.warning("--insecure: anyone who reaches %s can use this broker", address)
+    # A private broker has inherited its owner's environment, and the address there is another broker's.
+    http_address = None if http is None or lifeline is not None else _http_address(http)
     settings = BrokerSettings(
         settle_s=settle,
         client_grace_s=client_grace,
@@ -193,9 +201,23 @@ def broker(
         max_rows=max_rows,
         max_bytes=max_queued * _MEBI,
         hello_timeout_s=hello_timeout,
+        has_row_times=http_address is not None,
         limits=_limits(max_client_rows, min(max_client_queued, max_queued) * _MEBI),
     )
-    return run(ShellSettings(address, connection_file, keys, lifeline), settings)
+    return run(ShellSettings(address, connection_file, keys, lifeline, http_address), settings)
+
+
+def _http_address(given: str) -> str:
+    try:
+        address = check(f"tcp://{given}", bind=True)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"--http {given!r} is nothing to serve HTTP on: give HOST:PORT, such as 127.0.0.1:9464; port 0 takes a "
+            "free one"
+        ) from None
+    if is_open_to_others(address):
+        log.warning("--http %s: anyone who reaches it can read names of LLMs and counts, without a key", given)
+    return address
 
 
 def _limits(max_client_rows: int, max_client_bytes: int) -> Limits:

@@ -18,9 +18,11 @@ from .outgoing import Outgoing
 from .peer import LLM, Client, Worker
 from .row import (
     ANSWERED,
+    CLEAN,
     GONE,
     MISSING,
     QUEUED,
+    REQUEUED,
     RESUMED,
     RUNNING,
     SETTLING,
@@ -31,6 +33,7 @@ from .row import (
     RowState,
 )
 from .settings import BrokerSettings
+from .tally import Tally
 
 # What is known of a row that its client awaits and nobody holds, until it is submitted again.
 _UNKNOWN = RowSpec("", "", 1, b"", None)
@@ -68,11 +71,12 @@ class Ledger:
         self.executions: dict[int, Execution] = {}
         self.row_bytes = 0  # of all rows' payloads
         self._settings = settings
+        self._has_row_times = settings.has_row_times
         self._started = now
         self._outgoing = outgoing
         self._llm_of = llm_of
         self._settling: dict[bytes, Row] = {}  # submitted again, kept back until the workers have spoken
-        self._is_settling = True
+        self.is_settling = True
         self._orphans: dict[bytes, float] = {}  # rows that only a worker knows, and until when
         self._stalled: dict[Client, None] = {}  # those that answers are withheld from
         self._charges: dict[bytes, tuple[float, list[Row]]] = {}  # by instance: whom its loss was charged to
@@ -85,7 +89,7 @@ class Ledger:
         for client in list(self._stalled):
             self._send_withheld(client)
         if now >= self._started + self._settings.settle_s:
-            self._is_settling = False
+            self.is_settling = False
             settled, self._settling = self._settling, {}
             for row in settled.values():
                 self._enqueue(row, front=False)
@@ -105,7 +109,7 @@ class Ledger:
         else:
             client.busy_s = 0.0
         deadline = None if run.seconds_left is None else now + run.seconds_left
-        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge, run.trace)
+        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge, now, run.trace)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
         client.row_bytes += size
@@ -239,15 +243,22 @@ class Ledger:
                 client.refused.pop(row_id, None)
                 continue
             execution = row.executions[0] if len(row.executions) == 1 else None
-            if execution is None or not execution.finished or row.state is not ANSWERED or client.withheld:
-                self._outgoing.settle(worker, settled)
+            if (
+                execution is None
+                or not execution.finished
+                or row.state is not ANSWERED
+                or row.record is not CLEAN
+                or client.withheld
+            ):
+                self._released(worker, settled)
                 settled = []
                 self.drop(row)
                 continue
-            # What nearly all are, answered and with one execution, which is over: as ``drop``, less what cannot be.
+            # What nearly all are, done at the first try, with one execution, which is over: as ``drop``, less what
+            # cannot be.
             own, number = execution.worker, execution.id
             if own is not worker:
-                self._outgoing.settle(worker, settled)
+                self._released(worker, settled)
                 worker, settled = own, []
             self.rows.pop(row_id, None)
             self.executions.pop(number, None)
@@ -258,12 +269,19 @@ class Ledger:
             self.row_bytes -= size
             row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
             settled.append(number)
-        self._outgoing.settle(worker, settled)
+        self._released(worker, settled)
+
+    def _released(self, worker: Worker | None, executions: list[int]) -> None:
+        """Count and settle what ``release`` has collected: done rows of one worker."""
+        if worker is not None and executions:
+            self._llm_of(worker.hello.llm).tally.done += len(executions)
+            self._outgoing.settle(worker, executions)
 
     # How rows go on.
 
     def drop(self, row: Row) -> None:
         """Forget a row that nobody awaits: withdraw it, stop it, or let its worker forget the answer."""
+        self._count(row)
         self.rows.pop(row.id, None)
         self._orphans.pop(row.id, None)
         if row.client is not None:
@@ -276,6 +294,25 @@ class Ledger:
         row.payload = None
         for execution in row.executions:
             self._settle(execution)
+
+    def _count(self, row: Row) -> None:
+        """Enter how a row has ended that leaves. One that is not here, or is nobody's, does not end here."""
+        if row.client is None or row.state is MISSING:
+            return
+        tally, record = self._tally_of(row), row.record
+        if row.state is not ANSWERED:
+            tally.cancelled += 1
+        elif record.verdict is not None and record.verdict[0] == Outcome.EXPIRED:
+            tally.expired += 1
+        elif record.verdict is not None or record.failed:
+            tally.failed += 1
+        else:
+            tally.done += 1
+
+    def _tally_of(self, row: Row) -> Tally:
+        """The books of the row's LLM. Of a row that its client did not submit here, its worker knows that."""
+        name = row.executions[0].worker.hello.llm if row.executions else row.spec.llm
+        return self._llm_of(name).tally if name else Tally()
 
     def decide(self, row: Row, outcome: Outcome, payload: Payload) -> None:
         """Answer a row for good without an execution that could send the answer again."""
@@ -339,8 +376,13 @@ class Ledger:
         """Queue a row whose executions came to nothing; without its payload, ask its client for it."""
         if row.client is not None:
             self._note_unread(row.client, row, 0)
+            self._tally_of(row).requeued += 1
+        if row.record is CLEAN:
+            row.record = REQUEUED
+        elif not row.record.requeued or row.record.failed:
+            row.record = replace(row.record, requeued=True, failed=False)
         if row.payload is not None:
-            if row.record.resumed and self._is_settling:
+            if row.record.resumed and self.is_settling:
                 self._settle_later(row)  # another worker may hold its answer
             else:
                 self._enqueue(row, front=True)
@@ -381,6 +423,8 @@ class Ledger:
         first = self._next_execution
         self._next_execution += len(rows)
         entered: dict[int, Execution] = {}
+        if self._has_row_times:
+            self._note_wait(worker, rows, now)
         for number, row in enumerate(rows, first):
             execution = entered[number] = Execution(number, row, worker, now)
             row.executions += (execution,)
@@ -392,10 +436,25 @@ class Ledger:
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first
 
+    def _note_wait(self, worker: Worker, rows: list[Row], now: float) -> None:
+        wait = self._llm_of(worker.hello.llm).tally.wait
+        for row in rows:
+            if not row.executions and not row.record.requeued:
+                wait.observe(now - row.spec.submitted)
+
+    def _note_run(self, worker: Worker, result: Result, now: float) -> None:
+        run = self._llm_of(worker.hello.llm).tally.run
+        for number, outcome in zip(result.executions, result.outcomes, strict=True):
+            execution = worker.executions.get(number)
+            if execution is not None and outcome == _DONE and not execution.finished:
+                run.observe(now - execution.since)
+
     def ended(self, worker: Worker, result: Result, now: float) -> None:
         """A worker says how executions ended."""
         answered: dict[Client, Answer] = {}
         most = self._settings.max_unread_bytes
+        if self._has_row_times:
+            self._note_run(worker, result, now)
         for number, outcome, payload in zip(result.executions, result.outcomes, result.payloads, strict=True):
             execution = worker.executions.get(number)
             if execution is None:
@@ -464,11 +523,14 @@ class Ledger:
 
     def _succeeded(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row
+        has_failed = outcome == Outcome.FAILED
+        if row.record.failed is not has_failed:
+            row.record = replace(row.record, failed=has_failed)
         self._withdraw(row, ANSWERED)
         for other in [other for other in row.executions if other is not execution]:
             self._settle(other)
         # Not added to the row's count, for the same answer may come again after a reconnect.
-        self._answer(row, outcome, payload, row.record.charged + (outcome == Outcome.FAILED))
+        self._answer(row, outcome, payload, row.record.charged + has_failed)
 
     def _came_to_nothing(self, execution: Execution, outcome: int, payload: Payload) -> None:
         row = execution.row

@@ -48,6 +48,7 @@ from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
 from .report import Lost, report
 from .settings import BrokerSettings
+from .tally import SAMPLE_S, LoopTally
 
 # More lost workers than this are not reported: a fleet that loses so many has other troubles.
 _MOST_LOST = 1000
@@ -91,6 +92,7 @@ class Broker:
         self.clients: dict[bytes, Client] = {}  # by instance, also those that are away
         self.workers: dict[bytes, Worker] = {}  # by instance, those that are connected
         self.llms: dict[str, LLM] = {}
+        self.loop = LoopTally()  # its shell keeps it
         self._now = now
         self._out = Outgoing(settings.limits, self.peers)
         self.ledger = Ledger(settings, epoch, now, self._out, self._llm)
@@ -101,7 +103,7 @@ class Broker:
         )  # by key or process, strangers' by routing id
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
         self._kicked: dict[bytes, None] = {}  # by instance, the first one first
-        self._next_ping = now
+        self._next_ping = self._next_sample = now
         self._stood_still_at = float("-inf")
         self._said_full_at = float("-inf")
         self._fleet_changed = False
@@ -224,6 +226,7 @@ class Broker:
         self._end_graces()
         self._offences.tick(now)
         self.ledger.tick(now)
+        self._sample_rates(now)
         if now >= max(self.started, self._stood_still_at) + self.settings.settle_s:
             # Before, what seems to straggle may only be unheard yet.
             for llm in self.llms.values():
@@ -244,10 +247,22 @@ class Broker:
             self._out.send_past(peer_id, Goodbye(reason))
         return self._out.take()
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether it has just started, and keeps back rows that were submitted again."""
+        return self.ledger.is_settling
+
     def report(self, now: float) -> dict[str, Any]:
         """The fleet in detail, for people: see report.py."""
         return report(
-            self.started, len(self.ledger.rows), self.llms.values(), self.clients.values(), self._lost_workers, now
+            self.started,
+            len(self.ledger.rows),
+            self.llms.values(),
+            self.clients.values(),
+            self._lost_workers,
+            self.loop,
+            now,
+            has_row_times=self.settings.has_row_times,
         )
 
     def row_of(self, execution: int) -> bytes | None:
@@ -461,6 +476,7 @@ class Broker:
         for instance, departure in [item for item in self._departures.items() if self._now >= item[1].until]:
             del self._departures[instance]
             self._lost_workers.append(Lost.of(departure.worker, departure.why))
+            self._llm(departure.worker.hello.llm).tally.lost += 1
             self.ledger.lost(departure.worker, is_blameless=departure.is_blameless, now=self._now)
         for client in list(self.clients.values()):
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
@@ -577,7 +593,10 @@ class Broker:
         worker.hello.credit = message.credit
         worker.tokens = min(MAX_COUNT, worker.tokens + message.tokens)
         self.ledger.ended(worker, message, self._now)
-        self._llm(worker.hello.llm).note_credit(worker)
+        llm = self._llm(worker.hello.llm)
+        if message.tokens:
+            llm.tally.add_tokens(message.tokens)
+        llm.note_credit(worker)
 
     def _on_hold(self, worker: Worker, message: Hold) -> None:
         """What a worker that has (re)connected holds. Known executions go on, wanted answers are asked for.
@@ -609,6 +628,15 @@ class Broker:
                 self._out.send_past(peer.id, Ping(held, len(llm.queue) + len(llm.suspects)))
             else:
                 self._out.send_past(peer.id, Ping(None))
+
+    def _sample_rates(self, now: float) -> None:
+        if now < self._next_sample:
+            return
+        self._next_sample = now + SAMPLE_S
+        for llm in self.llms.values():
+            llm.tally.rate.sample(now, llm.tally.done, llm.tally.tokens)
+        for worker in self.workers.values():
+            worker.rate.sample(now, worker.done, worker.tokens)
 
     def _fleet(self) -> Fleet:
         return Fleet([llm.info() for llm in self.llms.values() if llm.announced])

@@ -21,6 +21,7 @@ from ..protocol.messages import (
 from .queue import FairQueue
 from .row import Execution, Row
 from .straggler import Stragglers
+from .tally import Rate, Tally
 
 # A peer can have these sent as often as it likes and need not read them: of some the last one counts, and of the
 # others the first, which must stay before what was sent behind it.
@@ -130,6 +131,7 @@ class Worker(Peer):
     failed: int = 0
     outrun: int = 0
     tokens: int = 0
+    rate: Rate = field(default_factory=Rate)
     is_dismissed: bool = False
 
     def inherit(self, former: Worker) -> None:
@@ -137,6 +139,7 @@ class Worker(Peer):
         self.executions, self.running = former.executions, former.running
         self.done, self.failed, self.tokens = former.done, former.failed, former.tokens
         self.since, self.stopped, self.outrun = former.since, former.stopped, former.outrun
+        self.rate = former.rate
         self.is_dismissed = former.is_dismissed
         self.unclaimed = set(self.executions)
         for execution in self.executions.values():
@@ -167,6 +170,11 @@ class Worker(Peer):
         return self.hello.state == WorkerState.READY
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it is ready and runs all that it takes at once."""
+        return self.is_ready and self.running > 0 and not self.free_calls
+
+    @property
     def is_draining(self) -> bool:
         """Whether it takes no more rows: it has said so, or was told to and may not have heard it yet."""
         state = self.hello.state
@@ -179,7 +187,7 @@ class LLM:
 
     ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
     tries the suspects, if there are any. ``last_death`` is when a worker last ended with rows that were charged for it.
-    ``stragglers`` knows how long the rows take whose calls want them hedged.
+    ``stragglers`` knows how long the rows take whose calls want them hedged, and ``tally`` what has become of all rows.
     """
 
     name: str
@@ -188,6 +196,7 @@ class LLM:
     suspects: deque[Row] = field(default_factory=deque[Row])
     quarantine: Worker | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
+    tally: Tally = field(default_factory=Tally)
     workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
     free: dict[Worker, None] = field(default_factory=dict[Worker, None])
     unserved_since: float = 0.0
@@ -219,6 +228,11 @@ class LLM:
         """Whether nobody serves it or waits for it, and nobody has served it since then, or ever."""
         is_idle = not self.workers and not len(self.queue) and not self.suspects
         return is_idle and (self.unserved_since <= unserved_since or not self.announced)
+
+    def waiting_since(self) -> float | None:
+        """When the row was submitted that has waited longest; None when none waits."""
+        times = [row.spec.submitted for row in (*self.queue.first_rows(), *self.suspects)]
+        return min(times, default=None)
 
     def info(self) -> LLMInfo:
         """What clients are told of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .row import QUEUED, RUNNING, Row, RowSpec, RowState
@@ -50,6 +51,13 @@ class FairQueue:
         if self._entries > 2 * self._living + 64:
             self._compact()
 
+    def first_rows(self) -> Iterator[Row]:
+        """Of each client the row whose turn comes next: none of its others has been in the queue for longer."""
+        for line in self._turns.values():
+            self._bury(line)
+            if line:
+                yield line[0]
+
     def take(self, count: int, now: float) -> list[Row]:
         """Up to ``count`` rows, one from each client in turn."""
         taken: list[Row] = []
@@ -67,9 +75,7 @@ class FairQueue:
         """The first client in turn that has a living row and reads its answers."""
         for _ in range(len(self._turns)):
             client, line = next(iter(self._turns.items()))
-            while line and line[0].state is not QUEUED:
-                line.popleft()
-                self._entries -= 1
+            self._bury(line)
             if not line:
                 del self._turns[client]
             elif client.is_stalled:
@@ -77,6 +83,12 @@ class FairQueue:
             else:
                 return client
         return None
+
+    def _bury(self, line: deque[Row]) -> None:
+        """Take out the dead entries at the head of a line."""
+        while line and line[0].state is not QUEUED:
+            line.popleft()
+            self._entries -= 1
 
     def _line_of(self, client: Client) -> deque[Row]:
         line = self._turns.get(client)

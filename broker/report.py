@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .peer import LLM, Client, Worker
+from .tally import LoopTally
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +28,78 @@ class Lost:
 
 
 def report(
-    started: float, rows: int, llms: Iterable[LLM], clients: Iterable[Client], lost: Iterable[Lost], now: float
+    started: float,
+    rows: int,
+    llms: Iterable[LLM],
+    clients: Iterable[Client],
+    lost: Iterable[Lost],
+    loop: LoopTally,
+    now: float,
+    *,
+    has_row_times: bool = False,
 ) -> dict[str, Any]:
-    """The fleet in detail. Durations are in seconds, tokens and rows are counts since the peer connected.
+    """The fleet in detail. Durations are in seconds. Tokens and rows of peers are counts since they connected, those of
+    LLMs are since the broker knows the name, and what an LLM's count as is said in tally.py.
 
     ``hedged`` counts the rows that were given to a second worker, ``hedges_won`` those that it has answered, and
-    ``outrun`` those of a worker that another one has answered so.
+    ``outrun`` those of a worker that another one has answered so. ``busy`` is a worker that is ready and has no room.
+    ``oldest_s`` is how long the row waits that has waited longest, and rates are None as long as they are not known.
 
-    ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds.
+    ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds. With ``has_row_times``
+    the LLMs have histograms of how long rows waited and ran.
     """
     return {
         "uptime_s": round(now - started, 3),
         "rows": rows,
-        "llms": [_llm(llm) for llm in sorted(llms, key=lambda one: one.name)],
+        "received_bytes": loop.received_bytes,
+        "sent_bytes": loop.sent_bytes,
+        "loop_lag_s": loop.lag.plain(),
+        "llms": [_llm(llm, now, has_row_times) for llm in sorted(llms, key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
         "lost": [_lost(one, now) for one in lost],
     }
 
 
-def _llm(llm: LLM) -> dict[str, Any]:
-    info = llm.info()
+def _llm(llm: LLM, now: float, has_row_times: bool) -> dict[str, Any]:
+    info, tally, waiting_since = llm.info(), llm.tally, llm.waiting_since()
+    times = {"wait_s": tally.wait.plain(), "run_s": tally.run.plain()} if has_row_times else {}
     return {
         "name": llm.name,
         "announced": llm.announced,
         "model_names": [name for name in info.model_names if name],
         "task": info.task,
         "queued": len(llm.queue) + len(llm.suspects),
+        "oldest_s": None if waiting_since is None else round(now - waiting_since, 3),
         "running": sum(worker.running for worker in llm.workers),
         "capacity": info.capacity,
+        **_rates(tally.rate.per_s(now, tally.done, tally.tokens)),
+        "done": tally.done,
+        "failed": tally.failed,
+        "expired": tally.expired,
+        "cancelled": tally.cancelled,
+        "requeued": tally.requeued,
+        "tokens": tally.tokens,
+        "lost": tally.lost,
         "hedged": llm.stragglers.hedged,
         "hedges_won": llm.stragglers.hedges_won,
-        "workers": [_worker(worker) for worker in llm.workers],
+        **times,
+        "workers": [_worker(worker, now) for worker in llm.workers],
     }
 
 
-def _worker(worker: Worker) -> dict[str, Any]:
+def _rates(per_s: tuple[float, float] | None) -> dict[str, Any]:
+    rows, tokens = (None, None) if per_s is None else (round(rate, 3) for rate in per_s)
+    return {"rows_per_s": rows, "tokens_per_s": tokens}
+
+
+def _worker(worker: Worker, now: float) -> dict[str, Any]:
     hello = worker.hello
     return {
         "host": hello.host,
         "pid": hello.pid,
         "state": hello.state,
         "reason": hello.reason,
+        "busy": worker.is_busy,
         "model_name": hello.model_name,
         "release": hello.release,
         "batch_size": hello.batch_size,
@@ -75,6 +107,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "credit": worker.free_calls,
         "running": worker.running,
         "unsettled": len(worker.executions) - worker.running,
+        **_rates(worker.rate.per_s(now, worker.done, worker.tokens)),
         "done": worker.done,
         "failed": worker.failed,
         "outrun": worker.outrun,

@@ -34,7 +34,8 @@ QUEUED, SETTLING, SUSPECTED, RUNNING, ANSWERED, MISSING, GONE = RowState
 class RowSpec:
     """What the rows of one submitted run share.
 
-    ``deadline`` is on the broker's clock; ``hedge`` and ``trace`` are as in SubmitRun.
+    ``deadline`` and ``submitted``, when they came, are on the broker's clock; ``hedge`` and ``trace`` are as in
+    SubmitRun.
     """
 
     llm: str
@@ -43,6 +44,7 @@ class RowSpec:
     options: bytes
     deadline: float | None
     hedge: float = 0.0
+    submitted: float = 0.0
     trace: str = ""
 
     def fits_with(self, other: RowSpec) -> bool:
@@ -66,7 +68,8 @@ class Record:
     ``charged`` counts the executions it was blamed for. ``suspect_group`` is how many suspects it may be tried with
     next, or 0 when it is not suspected. ``raised`` has the executions that count in ``charged`` because the engine
     raised. ``verdict`` is an answer (outcome, payload) that the broker gave by itself.
-    ``resumed`` when it was submitted again to a broker that had just started.
+    ``resumed`` when it was submitted again to a broker that had just started. ``requeued`` when it was handed out and
+    that came to nothing, ``failed`` when its last answer, by a worker, was that it fails.
     """
 
     charged: int = 0
@@ -74,10 +77,13 @@ class Record:
     raised: tuple[int, ...] = ()
     verdict: tuple[int, Payload] | None = None
     resumed: bool = False
+    requeued: bool = False
+    failed: bool = False
 
 
 CLEAN = Record()
 RESUMED = Record(resumed=True)
+REQUEUED = Record(requeued=True)
 
 
 @dataclass(slots=True, eq=False)

@@ -32,6 +32,7 @@ class BrokerSettings:
         max_malformed: so many unusable messages a minute are borne from a connection, and as many at once.
         shut_out_s: how long a process is kept out that has sent more.
         llm_memory_s: how long the name of an LLM that nobody serves and nobody waits for is remembered.
+        has_row_times: whether histograms of how long rows wait and run are kept, which takes a moment for each row.
     """
 
     settle_s: float = 2.0
@@ -51,4 +52,5 @@ class BrokerSettings:
     max_malformed: int = 10
     shut_out_s: float = 60.0
     llm_memory_s: float = 3600.0
+    has_row_times: bool = False
     limits: Limits = Limits()

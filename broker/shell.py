@@ -33,6 +33,7 @@ from ..protocol.printable import printable
 from ..protocol.trace import trace
 from .access import OPEN, Access
 from .allowed import AccessFile
+from .board import Board
 from .connections import Connections
 from .doorman import DOMAIN, Doorman
 from .keyring import ALLOWED, BROKER_KEY, usual_peer_keys
@@ -88,13 +89,15 @@ class ShellSettings:
     """Where the broker listens, and what it tells of that.
 
     ``keys`` is the folder with the broker's keys and the list of those that are allowed; see keys.py. ``lifeline`` is
-    the read end of a pipe: when its other end closes, the broker's owner is gone and it ends.
+    the read end of a pipe: when its other end closes, the broker's owner is gone and it ends. ``http`` is where metrics
+    and health are served, as ``tcp://HOST:PORT``.
     """
 
     bind: str
     connection_file: Path | None = None
     keys: Path | None = None
     lifeline: int | None = None
+    http: str | None = None
     tick_s: float = 0.05
 
 
@@ -118,7 +121,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
         # From before anybody can know that it is there.
         with loop.ended_by_signals():
             address = _bind(router, shell.bind, settings)
-            with _own_socket(shell), _connection_file(shell, address):
+            with _own_socket(shell), _http(shell, loop.board), _connection_file(shell, address):
                 log.info("listening on %s, room for %d clients and workers", address, settings.max_peers)
                 loop.run()
         if loop.is_orphaned:
@@ -229,6 +232,23 @@ def _own_socket(shell: ShellSettings) -> Generator[None]:
                     path.parent.rmdir()
 
 
+@contextmanager
+def _http(shell: ShellSettings, board: Board) -> Generator[None]:
+    if shell.http is None:
+        yield
+        return
+    try:
+        from .http import serving
+        from .pages import pages
+    except ImportError as error:
+        raise ConfigurationError(
+            f'--http needs the package prometheus-client: pip install "genpool[metrics]" ({error})'
+        ) from None
+    with serving(shell.http, pages(board)) as url:
+        log.info("metrics and health are on %s", url)
+        yield
+
+
 def is_open_to_others(address: str) -> bool:
     """Whether a broker bound here would be reachable from other machines."""
     return not is_loopback(address)
@@ -286,6 +306,7 @@ class _Loop:
         access = OPEN if door is None else door.access
         self._machine = Broker(settings, os.urandom(16), time.monotonic(), access)
         self._last_now = time.monotonic()
+        self.board = Board()
         self._connections = Connections()
         self._visitors = Visitors(settings.hello_timeout_s)
         self._ended = 0  # connections, since the log has said so last
@@ -312,11 +333,13 @@ class _Loop:
             while not self._stopping:
                 now = self._now()
                 if now >= next_tick:
+                    self._machine.loop.lag.observe(now - next_tick)
                     next_tick = now + self._shell.tick_s
                     self._perform(self._machine.tick(now))
                     self._connections.keep_only(self._machine.peers)
                     self._observe(monitor)
                     self._end_connections(now)
+                    self._tell_board(now)
                     self._notify(now, Phase.SERVING)
                     if self._door is not None and (now >= next_look or self._must_look):
                         next_look, self._must_look = now + _LOOK_S, False
@@ -330,6 +353,7 @@ class _Loop:
                     self._receive()
                 if monitor in ready:
                     self._observe(monitor)
+            self._tell_board(self._now())
             self._notify(time.monotonic(), Phase.STOPPING)
             self._perform(self._machine.stop("it was stopped"))
         finally:
@@ -369,6 +393,14 @@ class _Loop:
         if self._ended and now >= self._next_ended:
             log.warning("ended %d connections that were no client's or worker's", self._ended)
             self._ended, self._next_ended = 0, now + _ENDED_EVERY_S
+
+    def _tell_board(self, now: float) -> None:
+        unready = ""
+        if self._stopping:
+            unready = "the broker is stopping"
+        elif self._machine.is_settling:
+            unready = "the broker has just started: workers may say first what they hold"
+        self.board.turned(now, unready, lambda: self._machine.report(now))
 
     def _now(self) -> float:
         now = time.monotonic()
@@ -418,7 +450,9 @@ class _Loop:
 
     def _look_at_size(self, frames: list[Frame]) -> None:
         """A message has a head and rows up to a limit, or one longer row. Of two frames, libzmq bounds each."""
-        if len(frames) > 2 and (size := sum(map(len, frames))) > self._message_bytes:
+        size = sum(map(len, frames))
+        self._machine.loop.received_bytes += size
+        if size > self._message_bytes and len(frames) > 2:
             raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")
 
     def _perform(self, effects: list[Effect]) -> None:
@@ -453,6 +487,8 @@ class _Loop:
             gone = error.errno == errno.EHOSTUNREACH
             blocked[effect.peer] = gone
             self._failed(effect, gone=gone)
+        else:
+            self._machine.loop.sent_bytes += sum(map(len, frames))
 
     def _failed(self, effect: Send, *, gone: bool) -> None:
         silent = gone and self._connections.was_silent(effect.peer)

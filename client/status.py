@@ -28,6 +28,10 @@ _REDRAW_S = 1.0
 # Wide enough for whoever reads a table from a file; without a terminal rich would take 80 columns.
 _FILE_WIDTH = 200
 
+_LOST_FOR_S = 3600.0
+# A fleet that loses more has its own troubles, and should see the rest of it too.
+_MOST_LOST = 10
+
 Report = Mapping[str, Any]
 
 
@@ -61,8 +65,11 @@ class StatusSettings:
 def status(broker: str | None, as_json: bool, watch: bool, timeout: float) -> int:
     """Show the fleet: its LLMs, their workers, what waits, and who is connected.
 
-    An LLM's rows are queued at the broker or running in a worker; `at once` is how many rows its ready workers run
-    together. Where calls hedge, `outrun` counts a worker's rows that another one has answered before it.
+    An LLM's rows are queued at the broker (`oldest` is how long one has waited) or running (`4/64`: four, and its
+    ready workers run 64 at once). A worker is busy when it is ready and has no room. Rates are those of the last 8 to
+    10 seconds. An LLM's failed rows are those that have failed or expired since the broker knows it, a worker's are
+    those since it connected. Where calls hedge, `outrun` counts a worker's rows that another one has answered before
+    it. Workers that went without a word in the last hour are shown with the rows that they had to run, and why.
 
     Exit codes: 0 done, 2 usage, 3 no broker within the time given, 4 refused by the broker.
     """
@@ -80,7 +87,8 @@ def run(settings: StatusSettings) -> int:
     try:
         if not settings.watch:
             report = link.status(settings.timeout_s)
-            _print_json(report, indent=2) if settings.as_json else _console().print(tables(report))
+            console = _console()
+            _print_json(report, indent=2) if settings.as_json else console.print(tables(report, console.width))
         elif settings.as_json:
             for report in _reports(link, settings.timeout_s):
                 if not isinstance(report, str):
@@ -115,17 +123,17 @@ def _draw(reports: Iterator[Report | str]) -> None:
     console = _console()
     if not console.is_terminal:
         for report in reports:
-            console.print(_shown(report))
+            console.print(_shown(report, console.width))
         return
     # The sentence in the place of the table tells what the log would write across it.
     logging.getLogger("genpool").setLevel(logging.ERROR)
-    with Live(_shown(next(reports)), console=console, auto_refresh=False, screen=True) as live:
+    with Live(_shown(next(reports), console.width), console=console, auto_refresh=False, screen=True) as live:
         for report in reports:
-            live.update(_shown(report), refresh=True)
+            live.update(_shown(report, console.width), refresh=True)
 
 
-def _shown(report: Report | str) -> RenderableType:
-    return Text(report, style="red") if isinstance(report, str) else tables(report)
+def _shown(report: Report | str, width: int) -> RenderableType:
+    return Text(report, style="red") if isinstance(report, str) else tables(report, width)
 
 
 def _console() -> Console:
@@ -136,8 +144,9 @@ def _print_json(report: Report, indent: int | None = None) -> None:
     click.echo(json.dumps(report, indent=indent))
 
 
-def tables(report: Report) -> RenderableType:
-    """The report for people. What a release of another day does not tell is left blank."""
+def tables(report: Report, width: int) -> RenderableType:
+    """The report for people, on so many columns. What a release of another day does not tell is left blank."""
+    left_out = set[str]() if width >= _WIDE else _ONLY_WIDE
     llms = _maps(report, "llms")
     workers = [{"llm": llm.get("name"), **worker} for llm in llms for worker in _maps(llm, "workers")]
     clients = [client for client in _maps(report, "clients") if not _is_this_process(client)]
@@ -145,12 +154,15 @@ def tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(f"broker up for {uptime}, {report.get('rows', '?')} rows there")]
     if llms:
         hedges = {"hedges": "hedges"} if any(llm.get("hedged") for llm in llms) else {}
-        parts.append(_table("LLMs", _LLM_COLUMNS | hedges, [_llm(llm) for llm in llms]))
+        columns = {heading: key for heading, key in _LLM_COLUMNS.items() if heading not in left_out}
+        parts.append(_table("LLMs", columns | hedges, [_llm(llm) for llm in llms]))
     else:
         parts.append(Text("no LLMs: no worker has connected"))
     if workers:
         outrun = {"outrun": "outrun"} if any(worker.get("outrun") for worker in workers) else {}
-        parts.append(_table("Workers", _WORKER_COLUMNS | outrun, workers))
+        columns = {heading: key for heading, key in _WORKER_COLUMNS.items() if heading not in left_out}
+        parts.append(_table("Workers", columns | outrun | _REASON_COLUMN, [_worker(one) for one in workers]))
+    parts += _lost(_maps(report, "lost"))
     if clients:
         parts.append(_table("Clients", _CLIENT_COLUMNS, clients))
     return Group(*parts)
@@ -163,8 +175,11 @@ _LLM_COLUMNS = {
     "task": "task",
     "workers": "workers",
     "queued": "queued",
-    "running": "running",
-    "at once": "capacity",
+    "oldest": "oldest",
+    "running": "load",
+    "rows/s": "rows_per_s",
+    "tokens/s": "tokens_per_s",
+    "failed": "failed",
 }
 _WORKER_COLUMNS = {
     "LLM": "llm",
@@ -172,16 +187,27 @@ _WORKER_COLUMNS = {
     "pid": "pid",
     "state": "state",
     "running": "running",
+    "rows/s": "rows_per_s",
+    "tokens/s": "tokens_per_s",
     "done": "done",
     "failed": "failed",
-    "reason": "reason",
 }
+_REASON_COLUMN = {"reason": "reason"}
+_LOST_COLUMNS = {"LLM": "llm", "host": "host", "pid": "pid", "ago": "ago", "rows": "rows", "why": "why"}
 _CLIENT_COLUMNS = {"host": "host", "pid": "pid", "rows": "rows", "answered": "answered", "away (s)": "away_s"}
-_STATE_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow", "unwell": "red"}
+# A terminal narrower than _WIDE has no room for these.
+_WIDE = 110
+_ONLY_WIDE = {"model", "task", "tokens/s", "done"}
+_STATE_STYLES = {"ready": "green", "busy": "green", "loading": "yellow", "draining": "yellow", "unwell": "red"}
+# What is no text: it is never broken over lines, however narrow the terminal is.
+_FIGURES = {
+    *("queued", "oldest", "load", "rows_per_s", "tokens_per_s", "failed", "done", "running", "pid", "rows", "answered"),
+    *("away_s", "ago", "outrun"),
+}
 
 
 def _llm(llm: Report) -> dict[str, Any]:
-    states = [str(worker.get("state")) for worker in _maps(llm, "workers")]
+    states = [_state(worker) for worker in _maps(llm, "workers")]
     counts = [f"{states.count(state)} {state}" for state in _STATE_STYLES if state in states]
     task = cast(Report, llm.get("task") or {})
     return {
@@ -189,15 +215,47 @@ def _llm(llm: Report) -> dict[str, Any]:
         "model": ", ".join(map(str, llm.get("model_names") or ())),
         "task": task.get("name"),
         "workers": ", ".join(counts) or "none" + ("" if llm.get("announced", True) else ", ever"),
+        "oldest": None if llm.get("oldest_s") is None else _age(llm["oldest_s"]),
+        "load": f"{llm.get('running', '?')}/{llm.get('capacity', '?')}",
+        **_rates(llm),
+        "failed": _sum(llm.get("failed"), llm.get("expired")),
         "hedges": f"{llm.get('hedges_won')} of {llm['hedged']} won" if llm.get("hedged") else None,
     }
+
+
+def _worker(worker: Report) -> dict[str, Any]:
+    return {**worker, "state": _state(worker), **_rates(worker)}
+
+
+def _state(worker: Report) -> str:
+    return "busy" if worker.get("busy") else str(worker.get("state"))
+
+
+def _rates(one: Report) -> dict[str, Any]:
+    rates = {key: one.get(key) for key in ("rows_per_s", "tokens_per_s")}
+    return {key: f"{rate:.1f}" for key, rate in rates.items() if isinstance(rate, (int, float))}
+
+
+def _sum(*counts: Any) -> int | None:
+    return sum(known) if (known := [count for count in counts if isinstance(count, int)]) else None
+
+
+def _lost(workers: Sequence[Report]) -> list[RenderableType]:
+    """Those of the last hour, the last one first."""
+    lost = [one for one in workers if isinstance(ago_s := one.get("ago_s"), (int, float)) and ago_s <= _LOST_FOR_S]
+    lost.sort(key=lambda one: one["ago_s"])
+    if not lost:
+        return []
+    rows = [{**one, "ago": _age(one["ago_s"])} for one in lost[:_MOST_LOST]]
+    more = [Text(f"and {len(lost) - _MOST_LOST} more, which --json tells of")] if len(lost) > _MOST_LOST else []
+    return [_table("Lost workers of the last hour", _LOST_COLUMNS, rows), *more]
 
 
 def _table(title: str, columns: Mapping[str, str], rows: Sequence[Report]) -> Table:
     table = Table(title=title, title_justify="left")
     for heading, key in columns.items():
-        is_number = any(isinstance(row.get(key), (int, float)) for row in rows)
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+        is_figure = key in _FIGURES
+        table.add_column(heading, justify="right" if is_figure else "left", overflow="fold", no_wrap=is_figure)
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns.values()))
     return table
@@ -216,6 +274,17 @@ def _maps(report: Report, key: str) -> list[Report]:
 
 def _is_this_process(client: Report) -> bool:
     return client.get("pid") == os.getpid() and client.get("host") == socket.gethostname()
+
+
+def _age(seconds: float) -> str:
+    """About how long, in few characters."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.0f} h"
+    )
 
 
 def _duration(seconds: Any) -> str:

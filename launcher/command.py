@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from ..protocol.errors import ConfigurationError
+from . import slurm
 from .fleet_file import read_fleet
 from .gpu import visible_gpus
 from .place import Place, Request, Status
@@ -32,18 +33,18 @@ _LOGS = click.option(
     help="The folder of the logs, a file for each process, and of what `up` notes for `down`.  "
     "[default: FLEET.run/HOST beside the file]",
 )
+_ON = click.option(
+    "--on",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where the processes are: local, on this host; slurm, in jobs of a cluster.",
+)
 
 
 @click.command()
 @_FILE
-@click.option(
-    "--on",
-    type=click.Choice(["local"]),
-    default="local",
-    show_default=True,
-    expose_value=False,  # there is one way so far
-    help="Where the processes are started: local, on this host.",
-)
+@_ON
 @_LOGS
 @click.option("--detach", is_flag=True, help="Leave it running in the background, and return when all are ready.")
 @click.option(
@@ -56,7 +57,7 @@ _LOGS = click.option(
     help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
     "[default: as long as it takes]",
 )
-def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
+def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
     """Bring this host to the state that a fleet file describes, and keep it there.
 
     \b
@@ -73,10 +74,12 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
     place = Place.of(file, logs)
 
     def read() -> Fleet:
-        return read_fleet(
-            file, place.folder, {name: _command(root, name) for name in ("worker", "broker")}, visible_gpus
-        )
+        return _read(root, file, place, on)
 
+    if on == "slurm":
+        if names:
+            raise ConfigurationError("--restart is for processes on this host: on Slurm, change the LLM's table")
+        return slurm.up(read(), place.folder.parent / "slurm", detach=detach, timeout_s=timeout)
     known = [service.name for service in read().services]
     for name in names:
         if name not in known:
@@ -96,6 +99,7 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
 
 @click.command()
 @_FILE
+@_ON
 @_LOGS
 @click.option(
     "--timeout",
@@ -103,9 +107,11 @@ def up(file: Path, logs: Path | None, detach: bool, names: tuple[str, ...], time
     metavar="SECONDS",
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )
-def down(file: Path, logs: Path | None, timeout: float | None) -> int:
-    """Drain and end all that `genpool up` has started for a fleet file on this host."""
+def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
+    """Drain and end all that `genpool up` has started for a fleet file: on this host, or where --on says."""
     place = Place.of(file, logs)
+    if on == "slurm":
+        return slurm.down(_read(click.get_current_context().find_root(), file, place, on), timeout)
     follower = Follower(place)
     status = place.status()
     if not place.ask(Request("down", timeout_s=timeout)):
@@ -187,6 +193,11 @@ def _start_detached(file: Path, place: Place, follower: Follower, end: float | N
     while not place.is_occupied and process.poll() is None:
         time.sleep(_LOOK_S)
     return follower.until_ready(lambda status: status.pid == process.pid, end)
+
+
+def _read(root: click.Context, file: Path, place: Place, on: str) -> Fleet:
+    commands = {name: _command(root, name) for name in ("worker", "broker")}
+    return read_fleet(file, place.folder, commands, visible_gpus, on)
 
 
 def _command(root: click.Context, name: str) -> click.Command:

@@ -20,6 +20,7 @@ from typing import Any, cast
 import click
 
 from ..protocol.address import KEYS, resolve
+from ..protocol.brokers import joined, split
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.notify import VARIABLES
@@ -29,10 +30,13 @@ from .gpu import VISIBLE
 from .line import line_of
 from .service import BROKER, DRAIN_S, Fleet, Recipe, Service
 
-_TOP = ("broker", "keys", "gpus", "drain-timeout", "llm")
-_OWN = ("replicas", "gpus", "set", "env")
+_TOP = ("broker", "keys", "gpus", "drain-timeout", "slurm", "llm")
+_OWN = ("replicas", "gpus", "set", "env", "slurm")
 # Of a worker, what the fleet file says elsewhere, or what `up` does.
 _NOT_HERE = ("llm", "broker", "config", "restart")
+
+# Options of ``sbatch`` that `up` itself sets.
+_NOT_OF_SBATCH = ("array", "job-name", "comment", "output", "open-mode", "requeue", "signal", "wrap", "parsable")
 
 Path_ = tuple[str, ...]
 
@@ -46,7 +50,11 @@ class _Wrong(ConfigurationError):
 
 
 def read_fleet(
-    file: Path, folder: Path, commands: Mapping[str, click.Command], visible: Callable[[], tuple[str, ...]]
+    file: Path,
+    folder: Path,
+    commands: Mapping[str, click.Command],
+    visible: Callable[[], tuple[str, ...]],
+    on: str = "local",
 ) -> Fleet:
     """What the file asks for.
 
@@ -55,13 +63,14 @@ def read_fleet(
         folder: where the broker's connection file goes, unless the file says where.
         commands: ``genpool worker`` and ``genpool broker``, whose options the file gives.
         visible: the GPUs that may be handed out where the file names none.
+        on: where the processes are started. Elsewhere than on this host, somebody else hands out the GPUs.
 
     Raises:
         ConfigurationError: names the file, the line and the key, and says what to do.
     """
     content, text = parse_file(file, "the fleet file")
     try:
-        return _Reader(file, folder, commands, visible).read(content)
+        return _Reader(file, folder, commands, visible, on).read(content)
     except _Wrong as error:
         key = ".".join(error.path)
         raise ConfigurationError(f"{file}, line {line_of(text, error.path)}: {key}: {error}") from error
@@ -69,8 +78,14 @@ def read_fleet(
 
 class _Reader:
     def __init__(
-        self, file: Path, folder: Path, commands: Mapping[str, click.Command], visible: Callable[[], tuple[str, ...]]
+        self,
+        file: Path,
+        folder: Path,
+        commands: Mapping[str, click.Command],
+        visible: Callable[[], tuple[str, ...]],
+        on: str,
     ) -> None:
+        self._on = on
         self._file, self._base, self._folder = file, file.absolute().parent, folder
         self._commands, self._visible = commands, visible
 
@@ -78,21 +93,21 @@ class _Reader:
         _known(content, (), _TOP)
         services, broker = self._broker(content.get("broker"))
         environment = self._keys(content.get("keys"))
+        slurm = _sbatch(content, ("slurm",))
         for name, table in _table(content, ("llm",)).items():
-            services.append(self._llm(name, table, broker, environment))
+            services.append(self._llm(name, table, broker, environment, slurm))
         if not services:
             raise _Wrong((), "there is nothing to start: add a table [llm.NAME]")
         drain_s = _number(content, ("drain-timeout",), DRAIN_S)
-        return Fleet(self._file.absolute(), tuple(services), self._gpus(content, services), drain_s)
+        gpus = self._gpus(content, services) if self._on == "local" else ()
+        return Fleet(self._file.absolute(), tuple(services), gpus, drain_s)
 
     def _broker(self, said: object) -> tuple[list[Service], str | None]:
         """The broker, where it is to be started, and its address for workers."""
         if said is None:
             return [], None
         if isinstance(said, str):
-            # A path is meant from the file's folder.
-            is_path = "://" not in said and (os.sep in said or said.endswith(".json"))
-            address = str(self._base / said) if is_path else said
+            address = joined(map(self._address, split(said)))
             try:
                 resolve(address)
             except ConfigurationError as error:
@@ -100,6 +115,10 @@ class _Reader:
             return [], address
         if not isinstance(said, dict):
             raise _Wrong(("broker",), "must be an address, or a table of the options of `genpool broker`")
+        if self._on != "local":
+            raise _Wrong(
+                ("broker",), f'--on {self._on} starts no broker: start one, and name it here: broker = "HOST:PORT"'
+            )
         given = cast(dict[str, Any], said)
         options = public_options(self._commands["broker"])
         _known(given, ("broker",), sorted(options))
@@ -108,6 +127,11 @@ class _Reader:
         if "connection-file" not in given:
             arguments.append(f"--connection-file={connection_file}")
         return [Service(BROKER, Recipe(("broker", *arguments)), is_broker=True)], str(connection_file)
+
+    def _address(self, said: str) -> str:
+        """A path is meant from the file's folder."""
+        is_path = "://" not in said and (os.sep in said or said.endswith(".json"))
+        return str(self._base / said) if is_path else said
 
     def _keys(self, said: object) -> dict[str, str]:
         if said is None:
@@ -140,7 +164,9 @@ class _Reader:
             )
         return gpus
 
-    def _llm(self, name: str, said: object, broker: str | None, environment: dict[str, str]) -> Service:
+    def _llm(
+        self, name: str, said: object, broker: str | None, environment: dict[str, str], slurm: dict[str, str]
+    ) -> Service:
         path = ("llm", name)
         if not isinstance(said, dict):
             raise _Wrong(path, f"must be a table: write [llm.{name}]")
@@ -159,7 +185,9 @@ class _Reader:
         gpus = _count(table, (*path, "gpus"), 0) if "gpus" in table else None
         own = environment | _environment(table, path, has_gpus=gpus is not None)
         recipe = Recipe(("worker", f"--llm={name}", *arguments), tuple(sorted(own.items())), gpus)
-        return Service(name, recipe, _count(table, (*path, "replicas"), 0, default=1))
+        sbatch = slurm | _sbatch(table, (*path, "slurm"))
+        replicas = _count(table, (*path, "replicas"), 0, default=1)
+        return Service(name, recipe, replicas, slurm=tuple(sbatch.items()))
 
     def _arguments(
         self, command: str, options: Mapping[str, click.Parameter], table: Mapping[str, Any], path: Path_
@@ -200,6 +228,20 @@ def _settings(table: Mapping[str, Any], path: Path_) -> list[str]:
             raise _Wrong((*path, "set", key), f"no setting is a date or a time, got {value}") from None
         pairs.append(f"--set={key}={text}")
     return pairs
+
+
+def _sbatch(table: Mapping[str, Any], path: Path_) -> dict[str, str]:
+    """The options of ``sbatch`` in a table, by their long names."""
+    options: dict[str, str] = {}
+    for key, value in _table(table, path).items():
+        name = _named(key)
+        if name in _NOT_OF_SBATCH:
+            raise _Wrong((*path, key), "is set by `genpool up`")
+        if type(value) not in (str, int, bool):
+            raise _Wrong((*path, key), f"must be a text, a whole number or true, as sbatch takes it, got {value!r}")
+        if value is not False:
+            options[name] = "" if value is True else str(value)
+    return options
 
 
 def _environment(table: Mapping[str, Any], path: Path_, *, has_gpus: bool) -> dict[str, str]:

@@ -26,12 +26,16 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """So many processes of one recipe: the replicas of an LLM, or the broker."""
+    """So many processes of one recipe: the replicas of an LLM, or the broker.
+
+    ``slurm`` are the options of ``sbatch`` for them, where Slurm runs them.
+    """
 
     name: str
     recipe: Recipe
     replicas: int = 1
     is_broker: bool = False
+    slurm: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

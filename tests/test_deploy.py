@@ -195,7 +195,6 @@ def test_a_containers_command_and_environment_can_be_parsed(container: dict[str,
     prefix = f"GENPOOL_{container['command'][1].upper()}_"
     options = [param.opts[0].lstrip("-") for param in command_of(container["command"][1]).params]
     known = {prefix + option.replace("-", "_").upper() for option in options}
-    known |= {"GENPOOL_BROKER_HTTP"}  # --http comes with the metrics
     assert {one["name"] for one in container["env"] if one["name"].startswith(prefix)} <= known
 
 

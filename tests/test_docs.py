@@ -60,5 +60,5 @@ def test_an_option_that_is_named_exists(page: Path) -> None:
         "--all",
         "--judge",
     }
-    servers = {"--port", "--model-path", "--now", "--from-file"}
+    servers = {"--port", "--model-path", "--now", "--from-file", "--gpus"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())) <= known | scripts | servers

@@ -44,6 +44,7 @@ ALLOWED = {
     "genpool.launcher.command": ({"subprocess"}, "starts `genpool up` in the background; no shell"),
     "genpool.launcher.gpu": ({"subprocess"}, "asks nvidia-smi which GPUs there are; no shell"),
     "genpool.launcher.shell": ({"subprocess"}, "starts genpool's own commands with the user's own file; no shell"),
+    "genpool.launcher.slurm": ({"subprocess"}, "calls sbatch, squeue and scancel with the user's own file; no shell"),
     "genpool.protocol.lifeline": ({"subprocess"}, "starts genpool's own commands; no shell"),
     "genpool.tasks.named": ({"importlib"}, "package.module:name from the command line or the user's own file"),
     "genpool.worker.loader": ({"importlib"}, "its own engines, from a table"),

@@ -137,6 +137,8 @@ class Watched(Network):
         # Answers that this life of the broker was told of, and has not settled: where they are, and which execution
         # was the next then.
         self.told: dict[bytes, dict[int, tuple[Wire, int]]] = {}
+        # What the broker was done with before it heard (again) that it was finished.
+        self.settled: dict[Wire, set[int]] = {}
         # Connections of workers that closed while they were running a row: it may be blamed for these.
         self.blame: dict[bytes, dict[Endpoint, float]] = {}
         self.alone: set[bytes] = set()
@@ -157,6 +159,7 @@ class Watched(Network):
                 self._assigned(wire, run.first_execution, payloads)
                 self._look_at_assigned(run.first_execution, payloads)
         elif isinstance(message, Settle):
+            self.settled.setdefault(wire, set()).update(message.executions)
             for execution in message.executions:
                 self.assigned.get(wire.end, {}).pop(execution, None)
                 self.told.get(self.payload_of.get(execution, b""), {}).pop(execution, None)
@@ -211,7 +214,7 @@ class Watched(Network):
             finished = [n for n, is_over in pairs if is_over and n in kept and kept[n].outcome == Outcome.DONE]
         for number in finished:
             self.assigned.get(wire.end, {}).pop(number, None)
-            if number in self.payload_of:
+            if number in self.payload_of and number not in self.settled.get(wire, ()):
                 assert self.broker is not None
                 told = self.told.setdefault(self.payload_of[number], {})
                 told[number] = wire, self.broker.ledger._next_execution

@@ -10,6 +10,9 @@ import pytest
 from fleet import PATIENCE_S, Fleet, until
 from wire import Peer, client_hello, worker_hello
 
+from genpool.broker import command
+from genpool.broker.settings import BrokerSettings
+from genpool.broker.shell import ShellSettings
 from genpool.protocol.address import read_connection_file
 from genpool.protocol.content import Failure, pack_failure
 from genpool.protocol.messages import Answer, Assign, Hold, Outcome, Result, Settle, Submit, SubmitRun
@@ -119,6 +122,19 @@ def test_every_option_has_an_environment_variable(fleet: Fleet) -> None:
     until(lambda: file.exists() or process.poll() is not None)
     address = read_connection_file(file).address
     assert attempts_before_a_row_fails(address) == 1
+
+
+def test_a_private_broker_serves_nothing_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, bool]] = []
+
+    def run(shell: ShellSettings, settings: BrokerSettings) -> int:
+        asked.append((shell.http, settings.has_row_times))
+        return 0
+
+    monkeypatch.setattr(command, "run", run)
+    for arguments in ([], ["--lifeline", "9"]):
+        command.broker.main([*arguments, "--http", "127.0.0.1:1"], standalone_mode=False)
+    assert asked == [("tcp://127.0.0.1:1", True), (None, False)]
 
 
 def test_max_attempts_is_how_often_a_row_is_tried(fleet: Fleet) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from genpool.broker.machine import Broker
 from genpool.broker.settings import BrokerSettings
+from genpool.broker.tally import LAG_BOUNDS_S
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.messages import (
     Goodbye,
@@ -15,6 +16,12 @@ from genpool.protocol.messages import (
     SubmitRun,
     WorkerState,
 )
+
+IDLE_LOOP = {
+    "received_bytes": 0,
+    "sent_bytes": 0,
+    "loop_lag_s": {"bounds": list(LAG_BOUNDS_S), "counts": [0] * (len(LAG_BOUNDS_S) + 1), "sum": 0.0},
+}
 
 
 def broker() -> Broker:
@@ -44,7 +51,14 @@ def submit(llm: str, rows: int) -> Submit:
 
 
 def test_an_idle_broker_reports_how_long_it_has_been_there() -> None:
-    assert broker().report(now=12.3456) == {"uptime_s": 2.346, "rows": 0, "llms": [], "clients": [], "lost": []}
+    assert broker().report(now=12.3456) == {
+        "uptime_s": 2.346,
+        "rows": 0,
+        **IDLE_LOOP,
+        "llms": [],
+        "clients": [],
+        "lost": [],
+    }
 
 
 def test_a_fleet_at_work_is_reported_in_full() -> None:
@@ -59,6 +73,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
     assert machine.report(now=21.0) == {
         "uptime_s": 11.0,
         "rows": 5,
+        **IDLE_LOOP,
         "llms": [
             {
                 "name": "small",
@@ -66,8 +81,18 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                 "model_names": ["SmolLM2"],
                 "task": {"t": 1},
                 "queued": 2,
+                "oldest_s": 1.0,
                 "running": 2,
                 "capacity": 2,
+                "rows_per_s": None,
+                "tokens_per_s": None,
+                "done": 0,
+                "failed": 0,
+                "expired": 0,
+                "cancelled": 0,
+                "requeued": 0,
+                "tokens": 7,
+                "lost": 0,
                 "hedged": 0,
                 "hedges_won": 0,
                 "workers": [
@@ -76,6 +101,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                         "pid": 2,
                         "state": "ready",
                         "reason": "",
+                        "busy": True,
                         "model_name": "SmolLM2",
                         "release": "0.1.0",
                         "batch_size": 1,
@@ -83,6 +109,8 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
                         "credit": 0,
                         "running": 2,
                         "unsettled": 1,
+                        "rows_per_s": None,
+                        "tokens_per_s": None,
                         "done": 1,
                         "failed": 0,
                         "outrun": 0,

@@ -130,6 +130,7 @@ DATED = {
     "client/report.py": {"datetime"},  # when a run began and ended, for people
     "client/formats/batch.py": {"time.time"},  # when an answer was written, as OpenAI's format has it
     "client/formats/arrow.py": {"datetime"},  # dates in a dataset
+    "protocol/logs.py": {"time.strftime", "time.gmtime"},  # when a log line was written, for people
     "worker/engines/retry.py": {"email.utils"},  # two dates of a server's answer, against each other
 }
 

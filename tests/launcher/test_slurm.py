@@ -1,0 +1,201 @@
+"""``genpool up --on slurm``: the plan and the script by themselves, and the commands with a real Slurm of one host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import slurm as real
+from echo import command
+from fleet import PATIENCE_S, Fleet, until
+from noted import began, noted
+
+from genpool import ProcessLLM
+from genpool.launcher.service import Fleet as Wanted
+from genpool.launcher.service import Recipe, Service
+from genpool.launcher.slurm import End, Submit, Task, digest_of, plan, script, tasks_in
+
+SMALL = Service("small", Recipe(("worker", "--llm=small", "--load=a:b"), (("A", "it's"),), 1), 2)
+LARGE = Service("large", Recipe(("worker", "--llm=large", "--load=a:b")), 1, slurm=(("partition", "gpu"),))
+WANTED = Wanted(Path("/home/me/fleet.toml"), (SMALL, LARGE))
+
+
+def task(index: int, service: Service = SMALL, job: int = 7, digest: str | None = None, state: str = "RUNNING") -> Task:
+    return Task(job, index, state, "None", service.name, digest or digest_of(service))
+
+
+# The plan.
+
+
+def test_what_is_not_in_the_queue_is_submitted() -> None:
+    assert plan(WANTED, []) == [Submit(SMALL, 2), Submit(LARGE, 1)]
+
+
+def test_what_is_as_it_should_be_is_left_alone() -> None:
+    assert plan(WANTED, [task(1), task(2, state="PENDING"), task(1, LARGE, 8)]) == []
+
+
+def test_replicas_go_up_and_down() -> None:
+    assert plan(WANTED, [task(1), task(1, LARGE, 8)]) == [Submit(SMALL, 1)]
+    fewer = replace(WANTED, services=(replace(SMALL, replicas=1), LARGE))
+    assert plan(fewer, [task(1), task(2), task(1, LARGE, 8)]) == [End((task(2),))]
+
+
+def test_a_changed_llm_is_replaced_and_one_that_is_gone_ends() -> None:
+    former = [task(number, digest="former") for number in (1, 2)]
+    assert plan(replace(WANTED, services=(SMALL,)), [*former, task(1, LARGE, 8)]) == [
+        Submit(SMALL, 2, tuple(former)),
+        End((task(1, LARGE, 8),)),
+    ]
+
+
+def test_what_is_left_of_a_former_recipe_ends_when_all_new_ones_are_there() -> None:
+    former = task(1, job=6, digest="former")
+    assert plan(replace(WANTED, services=(SMALL,)), [former, task(1), task(2)]) == [End((former,))]
+
+
+def test_a_changed_option_of_sbatch_is_another_recipe() -> None:
+    assert digest_of(LARGE) != digest_of(replace(LARGE, slurm=()))
+    assert digest_of(SMALL) == digest_of(replace(SMALL, replicas=5))
+
+
+# What is said to Slurm, and what it says.
+
+
+def test_the_script_says_all_to_slurm_and_bash_can_read_it(tmp_path: Path) -> None:
+    text = script(WANTED, Submit(SMALL, 3, (task(1), task(2), task(3), task(4))), tmp_path)
+    for line in (
+        "#SBATCH --array=1-3",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR1@330",
+        "#SBATCH --gpus=1",
+        "replaced=('7_1 7_4' 7_2 7_3)",
+        "cd /home/me || exit 2",
+    ):
+        assert line in text.splitlines()
+    assert "export A='it'\"'\"'s'" in text
+    assert text.index("#SBATCH --signal") < text.index("export A"), "directives come first"
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_a_script_that_replaces_nothing_says_nothing_of_it(tmp_path: Path) -> None:
+    text = script(WANTED, Submit(LARGE, 1), tmp_path)
+    assert "#SBATCH --partition=gpu" in text
+    assert "replaced" not in text
+    assert "--gpus" not in text
+
+
+def test_the_queue_is_read_and_what_is_another_fleets_or_ends_is_left_out(tmp_path: Path) -> None:
+    text = script(WANTED, Submit(replace(SMALL, name="a|b:c"), 1), tmp_path)
+    (comment,) = [line.partition("--comment=")[2] for line in text.splitlines() if "--comment" in line]
+    listing = f"12|1|RUNNING|None|{comment}\n12|2|COMPLETING|None|{comment}\n13|N/A|PENDING|Priority|(null)\n14|1\n"
+    assert tasks_in(listing, WANTED) == [Task(12, 1, "RUNNING", "None", "a|b:c", digest_of(SMALL))]
+    assert tasks_in(listing, replace(WANTED, path=Path("/home/me/another.toml"))) == []
+
+
+# A real one.
+
+needs_slurm = pytest.mark.skipif(bool(real.lacking()), reason=real.lacking())
+
+
+class Cluster(Fleet):
+    """A broker, and a Slurm of one host for the workers."""
+
+    def __init__(self, folder: Path, slurm: real.Slurm) -> None:
+        super().__init__(folder)
+        self.slurm = slurm
+        self.file = folder / "fleet.toml"
+
+    def write(self, replicas: int, **env: str) -> None:
+        environment = {
+            "NOTED": str(self.folder),
+            "CONCURRENCY": "2",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            **env,
+        }
+        lines = [f'{key} = "{value}"' for key, value in environment.items()]
+        head = f'broker = "{self.address}"\n[llm.noted]\nload = "noted:load"\nreplicas = {replicas}\n'
+        self.file.write_text("\n".join([head, '[slurm]\ntime = "1:00:00"\n', "[llm.noted.env]", *lines]) + "\n")
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            command(*arguments), env=self.slurm.environment, capture_output=True, text=True, timeout=2 * PATIENCE_S
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    def up(self) -> str:
+        return self.run("up", "--on", "slurm", "--timeout", "50", str(self.file))
+
+    def tasks(self) -> list[str]:
+        """What runs or waits."""
+        return self.slurm.run("squeue", "-h", "-r", "-t", "R,PD", "-o", "%F_%K").split()
+
+    def pids(self) -> set[int]:
+        """Of the workers that are ready."""
+        llms = self.report()["llms"]
+        return {one["pid"] for llm in llms for one in llm["workers"] if one["state"] in ("ready", "busy")}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    assert not real.lacking(), real.lacking()
+    with real.Slurm(tmp_path) as slurm, Cluster(tmp_path, slurm) as cluster:
+        cluster.start_broker()
+        yield cluster
+
+
+@needs_slurm
+@pytest.mark.timeout(240)
+def test_a_real_slurm_runs_replaces_requeues_and_ends_workers(cluster: Cluster) -> None:
+    cluster.write(replicas=2)
+    assert "all 2 run" in cluster.up()
+    until(lambda: len(cluster.pids()) == 2, "two workers")
+    first, tasks = cluster.pids(), cluster.tasks()
+    assert cluster.up().splitlines()[0].startswith("all 2 run"), "nothing is done twice"
+    assert cluster.tasks() == tasks
+
+    llm = ProcessLLM.connect("noted", broker=cluster.address)
+    try:
+        rows = [f"sleep:0.2 {number}" for number in range(60)]
+        future = llm.generate([{"input": row} for row in rows], timeout=200)
+        until(lambda: began(cluster.folder), "the start of a row")
+        # A changed LLM is replaced, and goes on meanwhile.
+        cluster.write(replicas=2, CONCURRENCY="3")
+        cluster.up()
+        until(lambda: len(cluster.pids()) == 2 and not cluster.pids() & first, "two other workers", 60.0)
+        # The time limit is near: the worker drains, and its task goes back into the queue.
+        drained = next(task for task in cluster.tasks() if task not in tasks)
+        second = cluster.pids()
+        cluster.slurm.run("scancel", "--batch", "--signal=USR1", drained)
+        until(lambda: len(cluster.pids()) == 1, "the end of a drained worker", 60.0)
+        assert [row[0]["raw_output"] for row in future.result()] == [row.upper() for row in rows]
+        assert len(noted(cluster.folder, "ended")) == len(rows), "a drain repeats nothing"
+        assert cluster.pids() < second
+        assert drained in cluster.tasks()
+    finally:
+        llm.teardown()
+
+    assert "asked to end" in cluster.run("down", "--on", "slurm", "--timeout", "40", str(cluster.file))
+    assert cluster.tasks() == []
+    until(lambda: not cluster.pids(), "the end of all workers")
+    assert "nothing of" in cluster.run("down", "--on", "slurm", str(cluster.file))
+
+
+def test_without_slurm_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fleet.toml").write_text('broker = "head:5555"\n[llm.a]\nload = "a:b"\n')
+    done = subprocess.run(
+        command("up", "--on", "slurm", "fleet.toml"),
+        cwd=tmp_path,
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--on slurm calls 'squeue', which is not on the path" in done.stderr
+    assert "Traceback" not in done.stderr
