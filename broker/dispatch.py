@@ -166,6 +166,7 @@ class Dispatcher:
             first_execution=self._ledger.execute(worker, rows, now),
             ids=[row.id for row in rows],
             payloads=[row.payload or b"" for row in rows],
+            trace=spec.trace,
         )
 
     def _fail_expired(self, llm: LLM) -> None:

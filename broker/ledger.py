@@ -109,7 +109,7 @@ class Ledger:
         else:
             client.busy_s = 0.0
         deadline = None if run.seconds_left is None else now + run.seconds_left
-        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge, now)
+        spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge, now, run.trace)
         queue = self._llm_of(spec.llm).queue
         must_settle = run.again and now < self._started + self._settings.settle_s
         client.row_bytes += size

@@ -34,7 +34,8 @@ QUEUED, SETTLING, SUSPECTED, RUNNING, ANSWERED, MISSING, GONE = RowState
 class RowSpec:
     """What the rows of one submitted run share.
 
-    ``deadline`` and ``submitted``, when they came, are on the broker's clock; ``hedge`` as in SubmitRun.
+    ``deadline`` and ``submitted``, when they came, are on the broker's clock; ``hedge`` and ``trace`` are as in
+    SubmitRun.
     """
 
     llm: str
@@ -44,11 +45,15 @@ class RowSpec:
     deadline: float | None
     hedge: float = 0.0
     submitted: float = 0.0
+    trace: str = ""
 
     def fits_with(self, other: RowSpec) -> bool:
         """Whether rows of both may share an engine call."""
         return self is other or (
-            self.kind == other.kind and self.num_generations == other.num_generations and self.options == other.options
+            self.kind == other.kind
+            and self.num_generations == other.num_generations
+            and self.options == other.options
+            and self.trace == other.trace
         )
 
     def is_over(self, now: float) -> bool:

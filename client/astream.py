@@ -80,7 +80,7 @@ async def astream(
             raise error
     finally:
         reading.cancel()
-        call.cancel()
+        call.cancel(error)
 
 
 async def _as_async(inputs: Iterable[Any]) -> AsyncIterator[Any]:

@@ -48,6 +48,7 @@ from .option import packed_options, with_wishes
 from .record import Record, Share, planned_shares, shares_of
 from .row import Ending, Row, RowEnd, RowSpec
 from .share import draw_shares, move_shares
+from .span import call_span
 
 log = logging.getLogger("genpool.client")
 
@@ -223,6 +224,8 @@ class Call:
         self._lost: dict[int, LLMLost] = {}
         self._over = False
         self.begun = 0
+        self._span = call_span([voice.llm_name for voice in voices], settings.num_generations)
+        self._trace = "" if self._span is None else self._span.trace
         self._makers: dict[int, _Maker] = {}
         self._ids: list[bytes] = []
         self._ids_at_once = 1
@@ -306,12 +309,24 @@ class Call:
                 own[1].append(row)
         return made.values()
 
-    def cancel(self) -> None:
-        """Withdraw every row that has not ended; ``finished`` is not called any more."""
+    def cancel(self, error: BaseException | None = None) -> None:
+        """Withdraw every row that has not ended; ``finished`` is not called any more. ``error`` is why, if one is."""
         with self._lock:
             self._over = True
             records = list(self._records.values())
+            inputs = self.begun
         self._forget(records)
+        self._end_span(inputs, len(records), error)
+
+    def end(self) -> None:
+        """All inputs were begun, and have finished: nothing follows."""
+        self._end_span(self.begun, 0, None)
+
+    def _end_span(self, inputs: int, unfinished: int, error: BaseException | None) -> None:
+        with self._lock:
+            span, self._span = self._span, None
+        if span is not None:
+            span.end(inputs, unfinished, error)
 
     def _forget(self, records: Sequence[Record]) -> None:
         """Withdraw the rows of these inputs, and tell nobody of those that are not finished."""
@@ -439,6 +454,7 @@ class Call:
                 lost_after_s,
                 frozenset(unpack(options)) if options else frozenset(),
                 settings.hedge,
+                self._trace,
             )
             self._specs[share.at, share.count, options] = spec
         return spec
@@ -524,6 +540,8 @@ class Call:
         """Tell of records that have no pending shares, but for those that were told of or cancelled meanwhile."""
         with self._lock:
             finished = [record for record in records if self._records.pop(record.index, None) is not None]
+            if self._span is not None:
+                self._span.note_failures(finished)
         for record in finished:
             if record.failure is not None:
                 record.note_failure()

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from ..protocol.errors import ConfigurationError, GenpoolError
 from ..protocol.logs import say
+from ..protocol.telemetry import exporting
 from .call import LOST_AFTER_S
 from .claim import Claim, Places, claim, errors_path, is_resumable, require_appendable
 from .fingerprint import plain, task_settings
@@ -193,7 +194,7 @@ def run(settings: GenerateSettings) -> int:
     """
     progress = Progress(settings)
     try:
-        with interruptible() as interrupt:
+        with exporting("genpool-generate"), interruptible() as interrupt:
             standing, lines = _run(settings, progress, interrupt)
     except Interrupted as stop:
         _say(f"stopped by {signal.Signals(stop.number).name}; {progress.how_to_go_on}")

@@ -194,11 +194,12 @@ class _Gathering:
 
     def start(self) -> CallFuture[Outputs]:
         if not self._inputs:
+            self._call.end()
             self._future.resolve([])
         try:
             self._call.begin(enumerate(self._inputs))
-        except BaseException:
-            self._call.cancel()
+        except BaseException as error:
+            self._call.cancel(error)
             raise
         return self._future
 
@@ -211,6 +212,7 @@ class _Gathering:
             self._left -= len(records)
             if self._left:
                 return
+        self._call.end()
         if self._failures:
             self._future.reject(generation_error(dict(sorted(self._failures.items())), self._outputs))
         else:

@@ -413,7 +413,7 @@ class Client(Session):
                 left = None if spec.deadline is None else max(0.0, spec.deadline - now)
                 ids, payloads = [], []
                 what = (spec.llm, spec.kind, spec.num_generations, spec.options)
-                runs.append(SubmitRun(*what, left, is_again, ids, payloads, spec.hedge))
+                runs.append(SubmitRun(*what, left, is_again, ids, payloads, spec.hedge, spec.trace))
             ids.append(row.id)
             payloads.append(row.payload)
             size += row_size

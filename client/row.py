@@ -19,7 +19,8 @@ class RowSpec:
 
     ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
     nobody has announced, are waited for. ``lost_after_s`` is how long an LLM that nobody serves is waited for, None
-    for as long as it takes. ``required`` are the names of options that the LLM must know. ``hedge`` is as in SubmitRun.
+    for as long as it takes. ``required`` are the names of options that the LLM must know. ``hedge``
+    and ``trace`` are as in SubmitRun.
     """
 
     llm: str
@@ -31,6 +32,7 @@ class RowSpec:
     lost_after_s: float | None = None
     required: frozenset[str] = frozenset()
     hedge: float = 0.0
+    trace: str = ""
 
 
 @dataclass(slots=True)

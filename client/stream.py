@@ -178,7 +178,7 @@ def stream(
             raise end.error
     finally:
         reader.leave()
-        call.cancel()
+        call.cancel(end.error if end is not None else None)
 
 
 def _next_of(finished: queue.SimpleQueue[list[Record] | _End]) -> list[Record] | _End:

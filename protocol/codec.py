@@ -8,6 +8,7 @@ a large one that is alone in its message stays in the frames that it came in (se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -134,6 +135,16 @@ def _hedge(value: Any) -> float:
     if type(value) not in (int, float) or not (value == 0 or 1 <= value < inf):
         raise DecodeError("is neither 0 nor a number from 1")
     return float(value)
+
+
+# A traceparent of version 00, by https://www.w3.org/TR/trace-context/: neither id is all zeros.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _trace(value: Any) -> str:
+    if _text(value) and _TRACEPARENT.fullmatch(value) is None:
+        raise DecodeError("is no traceparent")
+    return value
 
 
 def _bytes(value: Any) -> bytes:
@@ -278,6 +289,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "again": _flag,
         "ids": _ids,
         "hedge": _hedge,
+        "trace": _trace,
     },
     Release: {"ids": _ids},
     Await: {"ids": _ids, "more": _flag},
@@ -311,6 +323,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "charged": _count,
         "first_execution": _first_of_run,
         "ids": _ids,
+        "trace": _trace,
     },
     Settle: {"executions": _counts},
     Resend: {"executions": _counts},
@@ -359,8 +372,9 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
 # Fields that do not stand in the head as they are.
-_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason"))
-_NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in _FIELDS}
+_CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason", "trace"))
+# Each field's name, and whether it is one of those.
+_NAMES = {kind: tuple((f.name, f.name in _CHANGED) for f in fields(kind)) for kind in _FIELDS}
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
 # and what is collected of many hellos is longer.
@@ -404,10 +418,13 @@ def _pack(head: dict[str, Any]) -> bytes:
 def _plain(value: Any, payloads: list[Payload]) -> dict[str, Any]:
     """The record as a map, its payloads taken out and appended to ``payloads``."""
     plain: dict[str, Any] = {}
-    for name in _NAMES[type(value)]:
+    for name, is_changed in _NAMES[type(value)]:
         item = getattr(value, name)
-        if name not in _CHANGED:
+        if not is_changed:
             pass
+        elif name == "trace":
+            if not item:
+                continue  # as nearly always
         elif name == "payloads":
             payloads.extend(item)
             name, item = "sizes", [len(payload) for payload in item]

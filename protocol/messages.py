@@ -140,6 +140,7 @@ class SubmitRun:
     ``options`` are the call's generation options as packed bytes: the broker compares them and never reads them.
     ``seconds_left`` is what remains until the caller's deadline. ``again`` marks rows that were submitted before.
     ``hedge`` is how many times its usual time a row must have run before an idle worker is given it too, 0 for never.
+    ``trace`` is the span that the call is, as a W3C traceparent, "" where it is none.
     """
 
     llm: str
@@ -151,6 +152,7 @@ class SubmitRun:
     ids: list[bytes]
     payloads: Sequence[Payload]
     hedge: float = 0.0
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -281,7 +283,7 @@ class AssignRun:
     """Rows handed to a worker that may share an engine call; row ``k`` is execution ``first_execution + k``.
 
     For a worker with a ``batch_size`` above 1, a run is one engine call. ``charged`` is the highest count of charged
-    attempts among its rows.
+    attempts among its rows. ``trace`` is as in SubmitRun.
     """
 
     kind: str
@@ -292,6 +294,7 @@ class AssignRun:
     first_execution: int
     ids: list[bytes]
     payloads: Sequence[Payload]
+    trace: str = ""
 
 
 @dataclass(slots=True)

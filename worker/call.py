@@ -25,6 +25,7 @@ from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall, has_shape
 from .machine import RowResult, StartCall
 from .secret import redacted
+from .span import CallSpans
 
 log = logging.getLogger("genpool.worker")
 
@@ -65,16 +66,24 @@ class Caller:
     """Makes engine calls on one loaded LLM and turns whatever happens into results.
 
     ``unwell`` is told when the LLM's server, key or quota is at fault. A failure has its traceback only where
-    ``expose_tracebacks``: it tells of this host's paths and of the engine's code.
+    ``expose_tracebacks``: it tells of this host's paths and of the engine's code. ``spans`` makes those of the calls.
     """
 
     def __init__(
-        self, llm: LLM, worker: str, host: str, unwell: Callable[[str], None], *, expose_tracebacks: bool = False
+        self,
+        llm: LLM,
+        worker: str,
+        host: str,
+        unwell: Callable[[str], None],
+        *,
+        expose_tracebacks: bool = False,
+        spans: CallSpans | None = None,
     ) -> None:
         self._llm = llm
         self._worker, self._host = worker, host
         self._unwell = unwell
         self._expose_tracebacks = expose_tracebacks
+        self._spans = spans
         # A plain LLM takes a rendered prompt through a task that passes it on in place of its own.
         self._rendered = copy.copy(llm)
         self._rendered.task = RenderedPromptTask()
@@ -133,7 +142,11 @@ class Caller:
         if not rows:
             return []
         try:
-            answers = self._generate(call, rows, options)
+            if self._spans is None:
+                answers = self._generate(call, rows, options)
+            else:
+                contents = [row.content for row in rows]
+                answers = self._spans.run(call, contents, options, lambda: self._generate(call, rows, options))
         except EngineDead:
             raise
         except CancelledError:

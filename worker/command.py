@@ -13,6 +13,7 @@ from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
+from ..protocol.telemetry import exporting
 from ..tasks.named import TASKS
 from .config import read_config
 from .llm import LLM
@@ -145,7 +146,9 @@ def worker(
         release=__version__,
     )
     limits = [f"{name}={limit:g}" for name, limit in (("rpm", rpm), ("tpm", tpm)) if limit is not None]
-    return run(settings, _loader(engine, model, [*pairs, *limits], load, task, config, concurrency))
+    loader = _loader(engine, model, [*pairs, *limits], load, task, config, concurrency)
+    with exporting("genpool-worker"):
+        return run(settings, loader)
 
 
 def _loader(

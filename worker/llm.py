@@ -73,6 +73,9 @@ class LLM(ABC):
 
     option_names: frozenset[str] = frozenset()
 
+    # Whose models these are, in traces; "" is told as the class's name.
+    provider_name: str = ""
+
     def __init__(
         self,
         task: TaskLike,

@@ -65,7 +65,10 @@ class Load:
 
 @dataclass(slots=True)
 class StartCall:
-    """Effect: give these rows to the engine in one call. Not frozen, for that would make it seven times as dear."""
+    """Effect: give these rows to the engine in one call. ``trace`` is as in SubmitRun.
+
+    Not frozen, for that would make it seven times as dear.
+    """
 
     call: int
     kind: str
@@ -73,6 +76,7 @@ class StartCall:
     options: bytes
     executions: list[int]
     payloads: Sequence[Payload]
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +291,8 @@ class Worker(Desk):
         desk.served = number
         self.calls[number] = _Call(number, desk, row_ids, self.now)
         self._guard()
-        self._effect(StartCall(number, run.kind, run.num_generations, run.options, list(row_ids), payloads))
+        what = (run.kind, run.num_generations, run.options)
+        self._effect(StartCall(number, *what, list(row_ids), payloads, run.trace))
 
     def stop_row(self, execution: int) -> None:
         """Nobody wants this row any more."""

@@ -26,11 +26,13 @@ from ..protocol.logs import bind
 from ..protocol.messages import Hello, Role, WorkerState
 from ..protocol.notify import Phase, notifier
 from ..protocol.session import SessionSettings
+from ..protocol.telemetry import flush
 from ..tasks.base import describe
 from .call import Caller, make_room, message_of, sentence_of
 from .llm import LLM
 from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
 from .secret import redact_logs
+from .span import call_spans
 
 log = logging.getLogger("genpool.worker")
 
@@ -193,6 +195,7 @@ class _Shell:
             log.error("the LLM could not be loaded: %s", sentence_of(self._load_error), exc_info=self._load_error)
         if self._machine.calls or (self._llm is None and self._load_error is None):
             # An engine thread is busy, perhaps in C code for good, and the interpreter would wait for it.
+            flush()
             _leave(code)
         if self._llm is not None:
             self._llm.close()
@@ -247,12 +250,14 @@ class _Shell:
         return lambda now: self._loaded(identity, now)
 
     def _describe(self, llm: LLM) -> Hello:
+        spans = call_spans(llm, self._settings.llm, self._settings.batch_size)
         self._caller = Caller(
             llm,
             str(os.getpid()),
             socket.gethostname(),
             self._on_unwell,
             expose_tracebacks=self._settings.expose_tracebacks,
+            spans=spans,
         )
         identity = replace(
             self._machine.identity,

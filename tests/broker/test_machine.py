@@ -907,6 +907,29 @@ def test_a_batch_worker_gets_only_rows_that_fit_together_in_a_call() -> None:
     assert bench.tell("worker", grant(3)) == [("worker", assign(3, "d", "e"))]
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OTHER_TRACE = TRACE[:-2] + "00"
+
+
+def test_a_trace_is_passed_on_and_rows_of_two_are_in_runs_of_their_own() -> None:
+    bench = Bench()
+    bench.client()
+    bench.tell("client", submit("a", "b", trace=TRACE), submit("c", trace=OTHER_TRACE), submit("d", trace=OTHER_TRACE))
+    bench.worker(batch_size=4, credit=0)
+    assert bench.tell("worker", grant(1)) == [("worker", assign(0, "a", "b", trace=TRACE))]
+    assert bench.tell("worker", grant(2)) == [("worker", assign(2, "c", "d", trace=OTHER_TRACE))]
+
+
+def test_a_row_that_is_sent_again_keeps_its_trace() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a", trace=TRACE))
+    bench.worker("two")
+    (sent,) = bench.tell("one", Goodbye())
+    assert sent == ("two", assign(1, "a", trace=TRACE))
+
+
 def test_a_batch_of_large_rows_is_cut_within_the_credit() -> None:
     bench = Bench(replace(SETTINGS, limits=Limits(target_message_bytes=100)))
     bench.client()

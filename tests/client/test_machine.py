@@ -251,13 +251,13 @@ def test_rows_go_in_the_order_in_which_they_came(driven: Driven) -> None:
 
 
 def test_a_run_says_what_its_rows_share(driven: Driven) -> None:
-    spec = RowSpec("a", "prompt", 3, b"options", driven.now + 5.0, 60.0, hedge=3.0)
+    spec = RowSpec("a", "prompt", 3, b"options", driven.now + 5.0, 60.0, hedge=3.0, trace="trace")
     driven.submit(b"x", b"y", spec=spec)
     (submit,) = driven.of(Submit)
     (run,) = submit.runs
     assert (run.llm, run.kind, run.num_generations, run.options, run.again) == ("a", "prompt", 3, b"options", False)
     assert run.seconds_left == pytest.approx(5.0)
-    assert run.hedge == 3.0
+    assert (run.hedge, run.trace) == (3.0, "trace")
     assert run.payloads == [b"x", b"y"]
 
 

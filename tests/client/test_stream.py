@@ -46,7 +46,7 @@ class FakeCall:
         self.pending.update(group)
         self._when_begun(self)
 
-    def cancel(self) -> None:
+    def cancel(self, error: BaseException | None = None) -> None:
         self.cancelled += 1
 
     def finish(self, index: int, error: RemoteError | None = None) -> None:

@@ -57,6 +57,8 @@ from genpool.protocol.messages import (
 
 # How long an example takes says nothing on a busy machine.
 # Characters of every category: lone surrogates too, which tokenizers produce.
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 texts = st.text(st.characters(), max_size=12)
 counts = st.integers(0, 2**63 - 1)
 positives = st.integers(1, 2**63 - 1)
@@ -86,11 +88,13 @@ def rows_of(make: Callable[..., Any], shared: dict[str, Any], **columns: SearchS
     return st.tuples(st.fixed_dictionaries(shared), st.lists(st.tuples(*columns.values()), max_size=5)).map(joined)
 
 
+traces = st.sampled_from(["", TRACE, TRACE[:-2] + "00"])
 run_fields: dict[str, SearchStrategy[Any]] = {
     "kind": st.sampled_from(RowKind),
     "num_generations": positives,
     "options": payloads,
     "seconds_left": st.none() | seconds,
+    "trace": traces,
 }
 submit_fields = {"llm": texts, "again": st.booleans(), "hedge": st.just(0.0) | st.floats(1, 1e9), **run_fields}
 submit_runs = rows_of(SubmitRun, submit_fields, ids=row_ids, payloads=payloads)
@@ -403,6 +407,41 @@ def test_the_rows_of_a_client_that_knows_of_no_hedging_are_not_hedged() -> None:
     (run,) = head_of(Submit([SUBMIT_RUN]))["runs"]
     del run["hedge"]
     assert decode(spoiled("Submit", runs=[run])) == Submit([replace(SUBMIT_RUN, hedge=0.0)])
+
+
+@pytest.mark.parametrize("message", [Submit([SUBMIT_RUN]), Assign([ASSIGN_RUN])], ids=["Submit", "Assign"])
+def test_a_run_carries_a_trace_only_where_there_is_one(message: Submit | Assign) -> None:
+    assert "trace" not in head_of(message)["runs"][0]
+    traced = type(message)([replace(message.runs[0], trace=TRACE)])  # type: ignore[type-var,arg-type]
+    assert head_of(traced)["runs"][0]["trace"] == TRACE
+    assert decode(encode(traced, 1000)) == traced
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        TRACE.upper(),
+        TRACE[:-1],
+        f"{TRACE}0",
+        f"{TRACE}\n",
+        TRACE.replace("00-", "01-", 1),
+        TRACE.replace("-", "_"),
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+        "a prompt that somebody would smuggle in here, say, one",
+        " ",
+    ],
+)
+@pytest.mark.parametrize("kind", ["Submit", "Assign"])
+def test_what_is_no_traceparent_is_refused(kind: str, trace: str) -> None:
+    with pytest.raises(DecodeError, match=f"{kind}: runs trace is no traceparent"):
+        decode(spoiled_run(kind, trace=trace))
+
+
+@pytest.mark.parametrize("trace", [None, 7, b"00", [TRACE]])
+def test_a_trace_is_a_text(trace: Any) -> None:
+    with pytest.raises(DecodeError, match="Submit: runs trace is no text"):
+        decode(spoiled_run("Submit", trace=trace))
 
 
 def test_the_hello_of_a_client_names_no_llm() -> None:

@@ -219,8 +219,8 @@ def test_the_results_of_one_moment_and_the_credit_for_their_place_are_one_messag
 
 def test_a_row_is_run_answered_and_kept_until_it_is_settled() -> None:
     bench = Bench.ready()
-    assert bench.tell(Assign([run(7, num_generations=3, options=b"hot", kind="prompt")])) == [
-        start(0, 7, num_generations=3, options=b"hot", kind="prompt")
+    assert bench.tell(Assign([run(7, num_generations=3, options=b"hot", kind="prompt", trace="trace")])) == [
+        start(0, 7, num_generations=3, options=b"hot", kind="prompt", trace="trace")
     ]
     bench.done(7, tokens=5)
     # The answer goes out before the call ends; the credit comes when its place is free.

@@ -113,6 +113,8 @@ class LiteLLM(ServerEngine):
         ConfigurationError: litellm does not know the provider, there is no key, or an argument cannot be used.
     """
 
+    provider_name = "litellm"
+
     def __init__(
         self,
         model: str,

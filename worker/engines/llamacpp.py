@@ -85,6 +85,7 @@ class LlamaCppLLM(RowEngine):
     """
 
     option_names = frozenset(_WIRE_NAMES)
+    provider_name = "llamacpp"
 
     def __init__(
         self,

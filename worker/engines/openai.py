@@ -88,6 +88,8 @@ class OpenAILLM(ServerEngine):
         EngineUnwell: the server cannot be reached, refuses the key, or lists no model.
     """
 
+    provider_name = "openai"
+
     def __init__(
         self,
         model: str | None = None,

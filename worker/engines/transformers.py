@@ -90,6 +90,7 @@ class TransformersLLM(Engine):
     """
 
     option_names = frozenset(_OPTIONS)
+    provider_name = "transformers"
 
     def __init__(
         self,
