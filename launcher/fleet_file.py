@@ -35,6 +35,8 @@ _OWN = ("replicas", "gpus", "set", "env", "ray", "slurm")
 # Of a worker, what the fleet file says elsewhere, or what `up` does.
 _NOT_HERE = ("llm", "broker", "config", "restart")
 
+_WRITE_BROKER = 'write broker = "tcp://HOST:5555"'
+
 # Options of ``sbatch`` that `up` itself sets.
 _NOT_OF_SBATCH = ("array", "job-name", "comment", "output", "open-mode", "requeue", "signal", "wrap", "parsable")
 
@@ -104,6 +106,8 @@ class _Reader:
     def _broker(self, said: object) -> tuple[list[Service], str | None]:
         """The broker, where it is to be started, and its address for workers."""
         if said is None:
+            if self._on != "local":
+                raise _Wrong((), f"the hosts of a cluster must be told their broker: {_WRITE_BROKER}")
             return [], None
         if isinstance(said, str):
             address = joined(map(self._address, split(said)))
@@ -115,9 +119,7 @@ class _Reader:
         if not isinstance(said, dict):
             raise _Wrong(("broker",), "must be an address, or a table of the options of `genpool broker`")
         if self._on != "local":
-            raise _Wrong(
-                ("broker",), f'--on {self._on} starts no broker: start one, and name it here: broker = "HOST:PORT"'
-            )
+            raise _Wrong(("broker",), f"the hosts of a cluster need a broker that is there already: {_WRITE_BROKER}")
         given = cast(dict[str, Any], said)
         options = public_options(self._commands["broker"])
         _known(given, ("broker",), sorted(options))

@@ -33,12 +33,6 @@ def read_ray(file: Path, fleet: Fleet) -> RayFile:
     """
     content, text = parse_file(file, "the fleet file")
     reader = _Reader(file, text)
-    if any(service.is_broker for service in fleet.services):
-        raise reader.wrong(
-            ("broker",), 'the hosts of a cluster need a broker that is there already: write broker = "tcp://HOST:5555"'
-        )
-    if "broker" not in content:
-        raise reader.wrong((), 'the hosts of a cluster must be told their broker: write broker = "tcp://HOST:5555"')
     common = reader.table(content, ("ray",))
     return RayFile(
         address=reader.text(common, ("ray", "address"), None),

@@ -16,6 +16,7 @@ from genpool.protocol.errors import ConfigurationError
 
 Read = Callable[..., Fleet]
 
+HEAD = 'broker = "head:5555"\n'
 # What an LLM needs.
 LLM = '[llm.a]\nengine = "openai"\n'
 
@@ -228,12 +229,16 @@ def test_what_is_said_to_sbatch(read: Read) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (LLM + '[llm.a.slurm]\narray = "1-3"\n', r"line 4: llm\.a\.slurm\.array: is set by `genpool up`"),
-        (LLM + "[llm.a.slurm]\ntime = 1.5\n", r"line 4: llm\.a\.slurm\.time: must be a text, a whole number or true"),
-        (LLM + "slurm = 1\n", r"line 3: llm\.a\.slurm: must be a table"),
-        ("[broker]\n" + LLM, r"line 1: broker: --on slurm starts no broker"),
+        (HEAD + LLM + '[llm.a.slurm]\narray = "1-3"\n', r"line 5: llm\.a\.slurm\.array: is set by `genpool up`"),
+        (
+            HEAD + LLM + "[llm.a.slurm]\ntime = 1.5\n",
+            r"line 5: llm\.a\.slurm\.time: must be a text, a whole number or true",
+        ),
+        (HEAD + LLM + "slurm = 1\n", r"line 4: llm\.a\.slurm: must be a table"),
+        ("[broker]\n" + LLM, r"line 1: broker: the hosts of a cluster need a broker that is there already"),
+        (LLM, r"the hosts of a cluster must be told their broker"),
     ],
-    ids=["array", "number", "no table", "broker"],
+    ids=["array", "number", "no table", "own broker", "no broker"],
 )
 def test_what_cannot_be_said_to_sbatch(read: Read, text: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):

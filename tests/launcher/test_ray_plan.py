@@ -13,7 +13,7 @@ from genpool.cli import genpool
 from genpool.launcher.machine import Drain, Machine, Start, State
 from genpool.launcher.ray_file import RayFile, read_ray
 from genpool.launcher.ray_plan import Order, found, name_of, orders_of, wanted
-from genpool.launcher.service import BROKER, Fleet, Recipe, Service
+from genpool.launcher.service import Fleet, Recipe, Service
 from genpool.protocol.errors import ConfigurationError
 
 QWEN = Recipe(("worker", "--llm=qwen"), (("A", "1"),), 1)
@@ -137,7 +137,7 @@ def test_without_ray_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pyt
     ("head", "sentence"),
     [
         ("[broker]\n", "line 1: broker: the hosts of a cluster need"),
-        ("gpus = [0]\n", "line 1: gpus: is for --on local"),
+        ('broker = "head:5555"\ngpus = [0]\n', "line 2: gpus: is for --on local"),
     ],
 )
 def test_what_is_for_one_host_is_refused(tmp_path: Path, head: str, sentence: str) -> None:
@@ -199,7 +199,6 @@ def test_fleets_of_one_file_name_are_told_apart(read: Read, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (LLMS, "line 1: the hosts of a cluster must be told their broker"),
         (HEAD + "[ray]\nnum-cpu = 1\n" + LLMS, "line 3: ray.num-cpu: there is no such key here: there are address, "),
         (HEAD + "[ray]\nnum-cpus = -1\n" + LLMS, "ray.num-cpus: must be a number from 0 on, got -1"),
         (HEAD + "[ray]\naddress = 1\n" + LLMS, "ray.address: must be a text, got 1"),
@@ -214,10 +213,3 @@ def test_fleets_of_one_file_name_are_told_apart(read: Read, tmp_path: Path) -> N
 def test_what_is_wrong_is_told_with_its_line(read: Read, text: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         read(text)
-
-
-def test_a_broker_of_its_own_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "fleet.toml"
-    path.write_text("[broker]\n[llm.a]\n")
-    with pytest.raises(ConfigurationError, match="line 1: broker: the hosts of a cluster need a broker that is there"):
-        read_ray(path, Fleet(path, (Service(BROKER, Recipe(()), is_broker=True),)))
