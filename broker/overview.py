@@ -34,14 +34,15 @@ _LOST_HOUR_S = 3600.0
 def overview(report: Mapping[str, Any], unready: str) -> dict[str, Any]:
     """The page's data. ``unready`` is why the broker takes no peers, or nothing. Durations are in seconds."""
     llms = sorted(report["llms"], key=_weight, reverse=True)
-    workers = sorted(_workers(llms), key=lambda one: (one["host"], one["pid"]))
+    # Those that are unwell are among the shown.
+    workers = sorted(_workers(llms), key=lambda one: (one["state"] != "unwell", one["host"], one["pid"]))
     lost = [one for one in reversed(report["lost"]) if one["ago_s"] < _LOST_HOUR_S]
     return {
         "uptime_s": report["uptime_s"],
         "unready": unready,
         "totals": _totals(report, workers),
         "llms": [_llm(llm) for llm in sorted(llms[:_MOST_LLMS], key=lambda llm: llm["name"])],
-        "workers": workers[:_MOST_WORKERS],
+        "workers": sorted(workers[:_MOST_WORKERS], key=lambda one: (one["host"], one["pid"])),
         "slowest": [_named(one) for one in report["slowest"]],
         "lost": [_named({**one, "why": short(one["why"])}) for one in lost[:_MOST_LOST]],
         "left_out": {

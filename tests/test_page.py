@@ -177,8 +177,10 @@ def test_what_peers_call_themselves_is_text(fleet: Fleet, browser: webdriver.Chr
     assert complaints(browser) == []
 
 
-def test_a_broker_that_is_gone_is_said(fleet: Fleet, browser: webdriver.Chrome) -> None:
-    open_page(fleet, browser)
+def test_a_broker_that_is_gone_is_said_until_it_is_back(fleet: Fleet, browser: webdriver.Chrome) -> None:
+    url = open_page(fleet, browser)
     until(lambda: text_of(browser, "connection") == "Live")
     fleet.processes[0].kill()
     until(lambda: "The broker does not answer: it cannot be reached" in text_of(browser, "connection"))
+    fleet.start_broker("--http", url.removeprefix("http://"), "--settle", "0.1")
+    until(lambda: text_of(browser, "connection") == "Live")

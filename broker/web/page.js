@@ -128,7 +128,7 @@ const swatch = (cell, row) => {
 
 const LLMS = [
   { title: "LLM", kind: "name", head: true, of: (llm) => llm.name, mark: swatch },
-  { title: "model", kind: "name", of: (llm) => llm.model || NOTHING },
+  { title: "model", kind: "name model", of: (llm) => llm.model || NOTHING },
   { title: "workers ready", kind: "number", of: (llm) => `${llm.ready} of ${llm.workers}` },
   { title: "queued", kind: "number", of: (llm) => number(llm.queued) },
   { title: "oldest", kind: "number", of: (llm) => duration(llm.oldest_s) },
@@ -167,12 +167,12 @@ const FAILURES = [
   { title: "run again", kind: "number", of: (one) => number(one.requeued) },
 ];
 
-const LOST = [
-  { title: "when", kind: "time", of: (one) => ago(one.ago_s) },
+const TROUBLE = [
+  { title: "state", kind: "trouble", of: (one) => (one.state ? one.state : `lost ${ago(one.ago_s)}`), mark: (cell, one) => { cell.dataset.worker = one.state || "lost"; } },
   { title: "worker", kind: "name", of: (one) => `${one.host}:${one.pid}` },
   { title: "LLM", kind: "name", of: (one) => one.llm },
-  { title: "rows it had", kind: "number", of: (one) => number(one.rows) },
-  { title: "why", kind: "text", of: (one) => one.why },
+  { title: "rows it had", kind: "number", of: (one) => number(one.rows ?? one.running) },
+  { title: "why", kind: "text", of: (one) => one.why ?? one.reason },
 ];
 
 const MOST_FAILURES = 20;
@@ -185,7 +185,8 @@ function show() {
   table("llms", LLMS, report.llms, "No LLM is known yet.", left_out(report.left_out.llms, "LLMs"));
   table("workers", WORKERS, report.workers, "No worker is connected.", left_out(report.left_out.workers, "workers"));
   table("slowest", SLOWEST, report.slowest, "No row is running.");
-  table("lost", LOST, report.lost, "No worker was lost.", left_out(report.left_out.lost, "lost workers"));
+  const trouble = [...report.workers.filter((one) => one.state === "unwell"), ...report.lost];
+  table("lost", TROUBLE, trouble, "No worker was lost or is unwell.", left_out(report.left_out.lost, "lost workers"));
   if (history) {
     table("failures", FAILURES, history.failures.slice(0, MOST_FAILURES), "No row has failed or expired.");
   }

@@ -87,3 +87,16 @@ def test_what_is_shown_is_bounded_and_what_is_not_is_counted() -> None:
     assert page["totals"]["workers"] == 619
     assert max(len(llm["name"]) for llm in page["llms"]) == 200
     assert max(len(worker["reason"]) for worker in page["workers"]) == 500
+
+
+def test_who_is_unwell_is_among_the_workers_that_are_shown() -> None:
+    bench = Bench()
+    bench.worker("alpha")
+    bench.worker("zeta", state=WorkerState.UNWELL, reason="no server")
+    report = bench.broker.report(bench.now)
+    report["llms"][0]["workers"] = [report["llms"][0]["workers"][0]] * 600 + report["llms"][0]["workers"][1:]
+    assert shown_workers(report) == ["alpha"] * 499 + ["zeta"]
+
+
+def shown_workers(report: dict[str, Any]) -> list[str]:
+    return [one["host"] for one in overview(report, "")["workers"]]
