@@ -1,8 +1,8 @@
 """What the broker's loop leaves for the threads that answer over HTTP, which never touch the loop's own state.
 
-The loop says at each tick that it turns, and puts a report up when one was asked for::
+The loop says at each tick that it turns, and puts up what was asked for::
 
-    loop ──turned, publish──▶ board ◀──turn, report── HTTP threads
+    loop ──turned, publish──▶ board ◀──turn, report, counts── HTTP threads
 
 Neither waits for the other but to exchange a reference.
 """
@@ -34,21 +34,18 @@ class Board:
 
     def __init__(self) -> None:
         self.turn = Turn(float("-inf"), "it has not begun")
-        self._changed = threading.Condition()
-        self._wanted = False
-        self._report: Report = {}
-        self._made_at = float("-inf")
+        self._report = _Place()
+        self._counts = _Place()
 
     # The loop's side.
 
-    def turned(self, now: float, unready: str, report: Callable[[], Report]) -> None:
-        """The loop has ticked. ``report`` is called if somebody waits for one."""
+    def turned(
+        self, now: float, unready: str, report: Callable[[], Report], counts: Callable[[], Report] = dict
+    ) -> None:
+        """The loop has ticked. ``report`` and ``counts`` are called if somebody waits for them."""
         self.turn = Turn(now, unready)
-        if self._wanted:
-            made = report()
-            with self._changed:
-                self._wanted, self._report, self._made_at = False, made, now
-                self._changed.notify_all()
+        self._report.fill(now, report)
+        self._counts.fill(now, counts)
 
     # The side of who answers.
 
@@ -58,6 +55,30 @@ class Board:
         Raises:
             TimeoutError: when the loop has made none for so long.
         """
+        return self._report.read(patience_s)
+
+    def counts(self, patience_s: float) -> Report:
+        """The counts of this second, which cost the loop far less. Raises TimeoutError as ``report`` does."""
+        return self._counts.read(patience_s)
+
+
+class _Place:
+    """Where one kind of report stands."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._wanted = False
+        self._report: Report = {}
+        self._made_at = float("-inf")
+
+    def fill(self, now: float, make: Callable[[], Report]) -> None:
+        if self._wanted:
+            made = make()
+            with self._changed:
+                self._wanted, self._report, self._made_at = False, made, now
+                self._changed.notify_all()
+
+    def read(self, patience_s: float) -> Report:
         with self._changed:
             if not self._is_fresh():
                 self._wanted = True

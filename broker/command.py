@@ -143,7 +143,8 @@ log = logging.getLogger("genpool.broker")
 @click.option(
     "--http",
     metavar="HOST:PORT",
-    help="Serve /metrics (for Prometheus), /healthz and /readyz here, without authentication; port 0 takes a free one.",
+    help="Serve a web page of the fleet, /metrics (for Prometheus), /healthz and /readyz here, without authentication; "
+    "port 0 takes a free one.",
 )
 @click.option("--lifeline", type=int, hidden=True, help="A pipe's file descriptor; end when it closes.")
 def broker(
@@ -216,7 +217,9 @@ def _http_address(given: str) -> str:
             "free one"
         ) from None
     if is_open_to_others(address):
-        log.warning("--http %s: anyone who reaches it can read names of LLMs and counts, without a key", given)
+        log.warning(
+            "--http %s: anyone who reaches it can read names of LLMs and hosts, and counts, without a key", given
+        )
     return address
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import socketserver
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from ..protocol.address import host_of
+from ..protocol.address import host_of, is_loopback
 from ..protocol.errors import ConfigurationError
 from ..protocol.printable import printable
 
@@ -27,6 +28,21 @@ _PATIENCE_S = 10.0
 
 # How soon the server notices that it shall end.
 _POLL_S = 0.2
+
+# A browser runs and asks for nothing but what comes from here, and shows it to no other site.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+# Of a Host header, and of no IPv6 address, which has brackets there.
+_PORT = re.compile(r":\d*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +68,7 @@ def serving(address: str, handlers: Mapping[str, Handler]) -> Generator[str]:
     wanted = ("0.0.0.0" if host == "*" else host, 0 if port == "*" else int(port))
     try:
         family, _, _, _, place = socket.getaddrinfo(*wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        server = _Server(family, place, handlers)
+        server = _Server(family, place, handlers, host)
     except OSError as error:
         raise ConfigurationError(
             f"the broker cannot serve HTTP on {host}:{port}: {error.strerror or error}; choose another address with "
@@ -77,11 +93,24 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, family: int, place: Any, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, family: int, place: Any, handlers: Mapping[str, Handler], host: str) -> None:
         self.address_family = family
         self.handlers = handlers
+        self._host = host.lower()
+        self._is_private = is_loopback(f"tcp://{place[0]}:0")
         self._places = threading.BoundedSemaphore(_MOST_REQUESTS)
         super().__init__(place, _Request)
+
+    def is_addressed(self, host: str | None) -> bool:
+        """Whether who asks ``host`` (the header) meant this server.
+
+        A page from elsewhere can make a browser look up its name as 127.0.0.1 and then read what only this machine
+        may (DNS rebinding). Its name stays in the header. The port may be another one, that of a tunnel's near end.
+        """
+        if host is None or not self._is_private:
+            return True
+        name = _PORT.sub("", host).lower()
+        return name == self._host or is_loopback(f"tcp://{name}:0")
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):
@@ -116,6 +145,9 @@ class _Request(BaseHTTPRequestHandler):
         log.debug("%s %s", self.address_string(), printable(format % args))
 
     def _page(self) -> Page:
+        if not self.server.is_addressed(self.headers["Host"]):
+            sentence = b"this server answers who calls it by localhost or its own address, and by no other name\n"
+            return Page(421, "text/plain; charset=utf-8", sentence)
         path = self.path.partition("?")[0]
         handler = self.server.handlers.get(path)
         if handler is None:
@@ -131,8 +163,8 @@ class _Request(BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
         self.end_headers()
         if has_body:
             self.wfile.write(page.body)

@@ -46,7 +46,7 @@ from .naming import find, info_of, name_of
 from .offence import Offences
 from .outgoing import Effect, Outgoing
 from .peer import LLM, Client, Peer, Worker
-from .report import Lost, report
+from .report import Lost, counts, report
 from .settings import BrokerSettings
 from .tally import SAMPLE_S, LoopTally
 
@@ -262,8 +262,13 @@ class Broker:
             self._lost_workers,
             self.loop,
             now,
+            executions=self.ledger.executions.values(),
             has_row_times=self.settings.has_row_times,
         )
+
+    def counts(self, now: float) -> dict[str, Any]:
+        """What grows and waits, by LLM; far cheaper than a report."""
+        return counts(self.started, self.llms.values(), now)
 
     def row_of(self, execution: int) -> bytes | None:
         """The id of the row that is executed so; None where that is over."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from .board import Board, Report, Turn
 from .http import Handler, Page
 from .metrics import CONTENT_TYPE, render
+from .overview import overview
+from .sampler import Sampler
 
 # The loop ticks 20 times a second. Whoever restarts a broker for this must be sure that it hangs and is not just slow.
 _DEAD_S = 5.0
@@ -16,11 +20,28 @@ _DEAD_S = 5.0
 # Less than the 10 s for which Prometheus waits as a rule.
 _PATIENCE_S = 5.0
 
+_JSON = "application/json"
 
-def pages(board: Board) -> Mapping[str, Handler]:
+_WEB = Path(__file__).parent / "web"
+
+# The web page, by paths: its files and their types.
+_FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+def pages(board: Board, sampler: Sampler) -> Mapping[str, Handler]:
     """The pages by their paths."""
     return {
-        "/metrics": Metrics(board),
+        **{path: _file(*file) for path, file in _FILES.items()},
+        "/api/report": Rendered(
+            lambda: board.report(_PATIENCE_S), lambda report: _json(overview(report, board.turn.unready)), _JSON
+        ),
+        "/api/history": Rendered(lambda: sampler.plain, _json, _JSON),
+        "/metrics": Rendered(lambda: board.report(_PATIENCE_S), render, CONTENT_TYPE),
         "/healthz": lambda: health(board.turn, time.monotonic()),
         "/readyz": lambda: readiness(board.turn, time.monotonic()),
     }
@@ -44,24 +65,36 @@ def readiness(turn: Turn, now: float) -> Page:
     return _sentence(200, "the broker serves clients and workers")
 
 
-class Metrics:
-    """The page of metrics. A report is rendered once, however many ask for it."""
+class Rendered:
+    """A page of a report that ``read`` gives. Each is rendered once, however many ask for it."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, read: Callable[[], Report], render: Callable[[Report], bytes], content_type: str) -> None:
+        self._read = read
+        self._render = render
+        self._content_type = content_type
         self._rendering = threading.Lock()
-        self._report: Report = {}
-        self._page = Page(200, CONTENT_TYPE, b"")
+        self._report: Report | None = None
+        self._page = Page(200, content_type, b"")
 
     def __call__(self) -> Page:
         try:
-            report = self._board.report(_PATIENCE_S)
+            report = self._read()
         except TimeoutError as error:
             return _sentence(503, str(error))
         with self._rendering:
             if report is not self._report:
-                self._report, self._page = report, Page(200, CONTENT_TYPE, render(report))
+                self._report, self._page = report, Page(200, self._content_type, self._render(report))
             return self._page
+
+
+def _file(name: str, content_type: str) -> Handler:
+    page = Page(200, content_type, (_WEB / name).read_bytes())
+    return lambda: page
+
+
+def _json(data: Mapping[str, object]) -> bytes:
+    """Only ASCII: names may hold lone surrogates, which UTF-8 does not."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _sentence(status: int, text: str) -> Page:

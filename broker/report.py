@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from .peer import LLM, Client, Worker
+from .row import Execution
 from .tally import LoopTally
+
+# Of all executions, the oldest so many are looked at for the slowest, and of these so many are told. More would take
+# the loop's time; fewer would find none behind the answered rows of a client that does not read.
+_MOST_LOOKED_AT = 500
+_MOST_SLOW = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ def report(
     loop: LoopTally,
     now: float,
     *,
+    executions: Iterable[Execution] = (),
     has_row_times: bool = False,
 ) -> dict[str, Any]:
     """The fleet in detail. Durations are in seconds. Tokens and rows of peers are counts since they connected, those of
@@ -45,7 +53,8 @@ def report(
     ``outrun`` those of a worker that another one has answered so. ``busy`` is a worker that is ready and has no room.
     ``oldest_s`` is how long the row waits that has waited longest, and rates are None as long as they are not known.
 
-    ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds. With ``has_row_times``
+    ``started`` is when the broker did, on the clock of ``now``; ``rows`` is how many it holds. ``executions`` has the
+    oldest first, and ``slowest`` those that have run longest and run still. With ``has_row_times``
     the LLMs have histograms of how long rows waited and ran.
     """
     return {
@@ -57,6 +66,25 @@ def report(
         "llms": [_llm(llm, now, has_row_times) for llm in sorted(llms, key=lambda one: one.name)],
         "clients": [_client(client, now) for client in clients],
         "lost": [_lost(one, now) for one in lost],
+        "slowest": _slowest(executions, now),
+    }
+
+
+def counts(started: float, llms: Iterable[LLM], now: float) -> dict[str, Any]:
+    """What grows and waits, by LLM: little enough to be made again and again when nobody looks."""
+    return {
+        "uptime_s": round(now - started, 3),
+        "llms": [
+            {
+                "name": llm.name,
+                "queued": len(llm.queue) + len(llm.suspects),
+                "done": llm.tally.done,
+                "failed": llm.tally.failed,
+                "expired": llm.tally.expired,
+                "requeued": llm.tally.requeued,
+            }
+            for llm in llms
+        ],
     }
 
 
@@ -137,3 +165,16 @@ def _lost(lost: Lost, now: float) -> dict[str, Any]:
         "why": lost.why,
         "rows": lost.rows,
     }
+
+
+def _slowest(executions: Iterable[Execution], now: float) -> list[dict[str, Any]]:
+    running = (one for one in islice(executions, _MOST_LOOKED_AT) if not one.finished)
+    return [
+        {
+            "llm": one.worker.hello.llm,
+            "host": one.worker.hello.host,
+            "pid": one.worker.hello.pid,
+            "running_s": round(now - one.since, 3),
+        }
+        for one in islice(running, _MOST_SLOW)
+    ]

@@ -240,12 +240,13 @@ def _http(shell: ShellSettings, board: Board) -> Generator[None]:
     try:
         from .http import serving
         from .pages import pages
+        from .sampler import sampling
     except ImportError as error:
         raise ConfigurationError(
             f'--http needs the package prometheus-client: pip install "genpool[metrics]" ({error})'
         ) from None
-    with serving(shell.http, pages(board)) as url:
-        log.info("metrics and health are on %s", url)
+    with sampling(board) as history, serving(shell.http, pages(board, history)) as url:
+        log.info("a web page, metrics and health are on %s", url)
         yield
 
 
@@ -400,7 +401,7 @@ class _Loop:
             unready = "the broker is stopping"
         elif self._machine.is_settling:
             unready = "the broker has just started: workers may say first what they hold"
-        self.board.turned(now, unready, lambda: self._machine.report(now))
+        self.board.turned(now, unready, lambda: self._machine.report(now), lambda: self._machine.counts(now))
 
     def _now(self) -> float:
         now = time.monotonic()

@@ -50,9 +50,10 @@ class Gate:
     path: Path
 
     def open(self) -> None:
-        until(self._opened, "a row held at the gate")
+        until(self.try_to_open, "a row held at the gate")
 
-    def _opened(self) -> bool:
+    def try_to_open(self) -> bool:
+        """Whether somebody was let through, or is about to be."""
         try:
             os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:

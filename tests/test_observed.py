@@ -148,7 +148,7 @@ def test_without_the_package_it_says_what_to_install(fleet: Fleet) -> None:
 def test_an_address_that_others_reach_is_warned_of(fleet: Fleet) -> None:
     fleet.start_broker("--http", "*:0")
     log = (fleet.folder / "0-broker.log").read_text()
-    assert "--http *:0: anyone who reaches it can read names of LLMs and counts, without a key" in log
+    assert "--http *:0: anyone who reaches it can read names of LLMs and hosts, and counts, without a key" in log
 
 
 def test_status_tells_of_it_all(fleet: Fleet) -> None:

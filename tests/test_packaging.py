@@ -1,4 +1,4 @@
-"""The wheel holds the packages and `py.typed`, and nothing else."""
+"""The wheel holds the packages and `py.typed`, the web page, and nothing else."""
 
 from __future__ import annotations
 
@@ -51,9 +51,15 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
     sources = [file for folder in package_folders() for file in folder.glob("*.py")]
-    wanted = {f"genpool/{file.relative_to(ROOT).as_posix()}" for file in (*sources, ROOT / "py.typed")}
+    data = [ROOT / "py.typed", *(ROOT / "broker" / "web").iterdir()]
+    wanted = {f"genpool/{file.relative_to(ROOT).as_posix()}" for file in (*sources, *data)}
     held = {path for path in wheel.namelist() if ".dist-info/" not in path}
-    assert {"genpool/__init__.py", "genpool/protocol/errors.py", "genpool/worker/engines/__init__.py"} <= wanted
+    assert {
+        "genpool/__init__.py",
+        "genpool/protocol/errors.py",
+        "genpool/worker/engines/__init__.py",
+        "genpool/broker/web/page.html",
+    } <= wanted
     assert held == wanted
 
 

@@ -69,3 +69,11 @@ def test_all_who_wait_get_the_same_report() -> None:
 
         until(all_answered)
     assert all(answer.result() in made for answer in answers)
+
+
+def test_counts_are_made_without_a_report(clock: list[float]) -> None:
+    board = Board()
+    with pytest.raises(TimeoutError, match="does not turn"):
+        board.counts(0.0)
+    board.turned(clock[0], "", not_wanted, lambda: {"llms": []})
+    assert board.counts(0.0) == {"llms": []}

@@ -44,8 +44,8 @@ def url() -> Iterator[str]:
     LET_GO.set()
 
 
-def get(url: str, method: str = "GET") -> tuple[int, bytes, Message]:
-    request = urllib.request.Request(url, method=method)
+def get(url: str, method: str = "GET", host: str = "") -> tuple[int, bytes, Message]:
+    request = urllib.request.Request(url, method=method, headers={"Host": host} if host else {})
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read(), answer.headers
@@ -78,6 +78,46 @@ def test_another_method_is_refused(url: str) -> None:
 def test_a_handler_that_raises_is_an_error_of_the_server(url: str, caplog: pytest.LogCaptureFixture) -> None:
     assert get(f"{url}/broken")[:2] == (500, b"the page could not be made; the broker's log says why\n")
     assert "a bug" in caplog.text
+
+
+def test_a_browser_is_told_to_run_and_ask_nothing_from_elsewhere(url: str) -> None:
+    for path in ("/", "/away", "/nothing"):
+        headers = get(f"{url}{path}")[2]
+        rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
+        assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+        assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+# Of a tunnel, the near end may have another port.
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:9464", "[::1]"])
+def test_who_calls_it_by_a_name_of_this_machine_is_answered(url: str, host: str) -> None:
+    assert get(url, host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "10.0.0.1", "localhost.", "[", ":1"]
+)
+def test_who_calls_it_by_another_name_is_not(url: str, host: str) -> None:
+    assert get(url, host=host)[:2] == (
+        421,
+        b"this server answers who calls it by localhost or its own address, and by no other name\n",
+    )
+
+
+def test_a_server_that_others_reach_may_have_any_name() -> None:
+    with serving("tcp://*:*", HANDLERS) as url:
+        assert get(url.replace("0.0.0.0", "127.0.0.1"), host="broker.example")[0] == 200
+
+
+def test_the_name_that_it_was_given_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))])
+    with serving("tcp://Desk:*", HANDLERS) as url:
+        monkeypatch.undo()
+        assert get(url, host="desk:80")[0] == 200
+        assert get(url, host="tesk:80")[0] == 421
 
 
 def test_who_waits_keeps_nobody_else_from_an_answer(url: str) -> None:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from genpool.broker import report as module
 from genpool.broker.machine import Broker
 from genpool.broker.settings import BrokerSettings
-from genpool.broker.tally import LAG_BOUNDS_S
+from genpool.broker.tally import LAG_BOUNDS_S, LoopTally
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.messages import (
     Goodbye,
@@ -58,6 +63,7 @@ def test_an_idle_broker_reports_how_long_it_has_been_there() -> None:
         "llms": [],
         "clients": [],
         "lost": [],
+        "slowest": [],
     }
 
 
@@ -131,6 +137,7 @@ def test_a_fleet_at_work_is_reported_in_full() -> None:
             }
         ],
         "lost": [],
+        "slowest": [{"llm": "small", "host": "gpu1", "pid": 2, "running_s": 1.0}] * 2,
     }
 
 
@@ -176,3 +183,38 @@ def test_a_worker_that_went_without_a_word_is_reported_once_it_cannot_come_back(
     assert machine.report(now=30.0)["lost"] == [
         {"llm": "small", "host": "gpu1", "pid": 2, "ago_s": 9.0, "why": "its connection broke", "rows": 2}
     ]
+
+
+def test_the_rows_that_have_run_longest_are_told_and_answered_ones_are_not() -> None:
+    machine = broker()
+    ready = worker("gpu1", "small", state=WorkerState.READY, concurrency=40, credit=40)
+    tell(machine, b"w", ready, Hold([], [], [], False))
+    tell(machine, b"c", client("laptop"))
+    for number in range(14):
+        one = SubmitRun("small", "input", 1, b"", None, False, [bytes([number]) * 16], [b"row"])
+        tell(machine, b"c", Submit([one]), now=20.0 + number)
+    _, second, *_ = machine.ledger.executions
+    tell(machine, b"w", Result([second], [Outcome.DONE], 40, 0, [b"answer"]), now=40.0)
+    assert [one["running_s"] for one in machine.report(now=40.0)["slowest"]] == [20.0, *map(float, range(18, 9, -1))]
+
+
+def test_a_bounded_number_of_executions_is_looked_at() -> None:
+    looked_at: list[int] = []
+
+    def executions() -> Iterator[Any]:
+        for number in range(10_000):
+            looked_at.append(number)
+            yield SimpleNamespace(finished=True)
+
+    shown = module.report(0.0, 0, [], [], [], LoopTally(), 1.0, executions=executions())
+    assert shown["slowest"] == []
+    assert len(looked_at) == 500
+
+
+def test_counts_say_what_grows_and_waits() -> None:
+    machine = broker()
+    tell(machine, b"c", client("laptop"), submit("small", 2))
+    assert machine.counts(now=21.0) == {
+        "uptime_s": 11.0,
+        "llms": [{"name": "small", "queued": 2, "done": 0, "failed": 0, "expired": 0, "requeued": 0}],
+    }
