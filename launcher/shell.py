@@ -157,6 +157,8 @@ class Launcher:
             self._machine.ended(running.process, code, time.monotonic(), _last_line(self._place.log_of(name)))
 
     def _on_notice(self, running: _Running) -> None:
+        if self._running.get(running.process) is not running:
+            return  # its end was heard in the same moment, before this
         try:
             lines = running.ear.recv(4096).decode(errors="replace").splitlines()
         except BlockingIOError:
