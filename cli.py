@@ -16,7 +16,7 @@ from .protocol.logs import JSON, TEXT, configure, say
 _COMMANDS = {
     "broker": (".broker.command:broker", "Run the broker that clients and workers connect to."),
     "worker": (".worker.command:worker", "Run a worker that serves one LLM."),
-    "up": (".launcher.command:up", "Bring this host to the state that a fleet file describes."),
+    "up": (".launcher.command:up", "Bring this host, or a cluster, to the state of a fleet file."),
     "down": (".launcher.command:down", "Drain and end what `genpool up` has started."),
     "keys": (".broker.keys:keys", "Make keys, show them, and say who may come in."),
     "generate": (".client.generate:generate", "Generate over a file of rows with the LLMs of a fleet."),

@@ -52,6 +52,10 @@ def lacking() -> str:
     return "" if os.geteuid() == 0 else "a Slurm of our own needs root"
 
 
+class CannotStart(Exception):
+    """This machine runs no Slurm, though it is installed."""
+
+
 class Slurm:
     """See the module. ``environment`` has its commands find it."""
 
@@ -62,6 +66,14 @@ class Slurm:
         self.environment["PATH"] = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except CannotStart:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         folder = self._folder
         for name in ("state", "spool"):
             (folder / name).mkdir(parents=True)
@@ -71,17 +83,15 @@ class Slurm:
         key = folder / "munge.key"
         key.touch(0o400)
         key.write_bytes(os.urandom(1024))
-        files = [f"--{name}={folder}/munge.{name[:4]}" for name in ("key-file", "pid-file", "seed-file", "log-file")]
-        files[0] = f"--key-file={key}"
-        self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
+        files = [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "seed", "log")]
+        self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", *files)
         self._wait(lambda: (folder / "munge.socket").exists(), "munge")
         self._start("slurmctld", "-D", "-c")
         self._start("slurmd", "-D", "-c")
         self._wait(lambda: "idle" in self.run("sinfo", "-h", "-o", "%T", check=False), "an idle node")
-        return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True, check=False, timeout=20)
+        self.run("scancel", "--user=root", check=False)
         deadline = time.monotonic() + PATIENCE_S
         while self.run("squeue", "-h", check=False).strip() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -95,8 +105,14 @@ class Slurm:
                 daemon.wait()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """What a command of Slurm's prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=30)
+        """What a command of Slurm's prints; nothing where it hangs and need not succeed."""
+        try:
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, check=False, timeout=30
+            )
+        except subprocess.TimeoutExpired:
+            assert not check, f"{command} hangs"
+            return ""
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
 
@@ -107,7 +123,8 @@ class Slurm:
     def _wait(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come: {self._said()}"
+            if time.monotonic() >= deadline:
+                raise CannotStart(f"{what} did not come: {self._said()}")
             time.sleep(0.05)
 
     def _said(self) -> str:

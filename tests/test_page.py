@@ -18,6 +18,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("selenium")
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -59,7 +60,10 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(CHROMEDRIVER))
+    try:
+        driver = webdriver.Chrome(options, Service(CHROMEDRIVER))
+    except WebDriverException as error:
+        pytest.skip(f"Chromium does not start on this machine: {error.msg}")
     yield driver
     driver.quit()
 

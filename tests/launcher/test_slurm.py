@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,8 +144,12 @@ class Cluster(Fleet):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    assert not real.lacking(), real.lacking()
-    with real.Slurm(tmp_path) as slurm, Cluster(tmp_path, slurm) as cluster:
+    with ExitStack() as stack:
+        try:
+            slurm = stack.enter_context(real.Slurm(tmp_path))
+        except real.CannotStart as error:
+            pytest.skip(f"no Slurm can be started on this machine: {error}")
+        cluster = stack.enter_context(Cluster(tmp_path, slurm))
         cluster.start_broker()
         yield cluster
 
