@@ -187,8 +187,7 @@ def broker(
                 "Or bind tcp://127.0.0.1:PORT, or say --insecure on a network where you trust everyone"
             )
         log.warning("--insecure: anyone who reaches %s can use this broker", address)
-    # A private broker has inherited its owner's environment, and the address there is another broker's.
-    http_address = None if http is None or lifeline is not None else _http_address(http)
+    http_address = None if http is None else _http_address(http)
     settings = BrokerSettings(
         settle_s=settle,
         client_grace_s=client_grace,

@@ -29,7 +29,9 @@ from .row import Row
 
 log = logging.getLogger("genpool.client")
 
+# The variables of `genpool broker` are meant for another one.
 _BROKER = (
+    "import os; [os.environ.pop(name) for name in list(os.environ) if name.startswith('GENPOOL_BROKER_')]; "
     "from genpool.cli import genpool; sys.exit(genpool.main(['--log-level', 'error', 'broker', '--bind', {address!r}, "
     "'--settle', '0.5', '--lifeline', '{{descriptor}}'], standalone_mode=False))"
 )

@@ -124,7 +124,7 @@ def test_every_option_has_an_environment_variable(fleet: Fleet) -> None:
     assert attempts_before_a_row_fails(address) == 1
 
 
-def test_a_private_broker_serves_nothing_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_http_the_times_of_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | None, bool]] = []
 
     def run(shell: ShellSettings, settings: BrokerSettings) -> int:
@@ -132,9 +132,9 @@ def test_a_private_broker_serves_nothing_over_http(monkeypatch: pytest.MonkeyPat
         return 0
 
     monkeypatch.setattr(command, "run", run)
-    for arguments in ([], ["--lifeline", "9"]):
-        command.broker.main([*arguments, "--http", "127.0.0.1:1"], standalone_mode=False)
-    assert asked == [("tcp://127.0.0.1:1", True), (None, False)]
+    for arguments in ([], ["--http", "127.0.0.1:1"]):
+        command.broker.main(arguments, standalone_mode=False)
+    assert asked == [(None, False), ("tcp://127.0.0.1:1", True)]
 
 
 def test_max_attempts_is_how_often_a_row_is_tried(fleet: Fleet) -> None:

@@ -167,6 +167,14 @@ def test_local_llms_share_a_private_broker_while_one_is_left(local: Local, tmp_p
     assert answer(again, "c") == "c"
 
 
+def test_private_broker_takes_no_options_that_are_another_brokers(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("KEYS", str(tmp_path)), ("HTTP", "127.0.0.1:1"), ("MAX_ROWS", "none")):
+        monkeypatch.setenv(f"GENPOOL_BROKER_{name}", value)
+    assert answer(local(loader(tmp_path)), "word") == "word"
+
+
 def test_only_this_user_reaches_the_private_broker(local: Local, tmp_path: Path) -> None:
     local(loader(tmp_path)).start()
     folder = Path(local_module._broker.address.removeprefix("ipc://")).parent

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +243,17 @@ def test_each_has_its_gpus(host: Host) -> None:
     }
     ours = os.environ.get("CUDA_VISIBLE_DEVICES")
     assert seen == {"broker-1": ours, "a-1": "4", "a-2": "5", "b-1": "", "c-1": ours}
+
+
+def test_its_broker_serves_metrics_where_the_file_says_so(host: Host) -> None:
+    host.write(host.llm(), head=BROKER + 'http = "127.0.0.1:0"\n')
+    host.up()
+    log = host.place.log_of("broker-1").read_text()
+    found = re.search(r"on (http://127\.0\.0\.1:\d+)$", log, re.MULTILINE)
+    assert found is not None, log
+    with urllib.request.urlopen(f"{found[1]}/metrics", timeout=PATIENCE_S) as answer:
+        assert 'genpool_workers{llm="noted",state="ready"} 1.0' in answer.read().decode()
+    host.down()
 
 
 def test_in_the_foreground_a_signal_drains_all_and_a_second_one_ends_them_at_once(host: Host) -> None:
