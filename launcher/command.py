@@ -84,7 +84,8 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
     if on == "slurm":
         if names:
             raise ConfigurationError("--restart is for processes on this host: on Slurm, change the LLM's table")
-        return slurm.up(read(), place.folder.parent / "slurm", detach=detach, timeout_s=timeout)
+        folder = logs.absolute() if logs else place.folder.parent / "slurm"
+        return slurm.up(read(), folder, detach=detach, timeout_s=timeout)
     known = [service.name for service in read().services]
     for name in names:
         if name not in known:

@@ -130,7 +130,7 @@ class Cluster(Fleet):
         return done.stderr
 
     def up(self) -> str:
-        return self.run("up", "--on", "slurm", "--timeout", "50", str(self.file))
+        return self.run("up", "--on", "slurm", "--timeout", "50", "--logs", str(self.folder / "logs"), str(self.file))
 
     def tasks(self) -> list[str]:
         """What runs or waits."""
@@ -160,6 +160,7 @@ def test_a_real_slurm_runs_replaces_requeues_and_ends_workers(cluster: Cluster) 
     cluster.write(replicas=2)
     assert "all 2 run" in cluster.up()
     until(lambda: len(cluster.pids()) == 2, "two workers")
+    assert len([*(cluster.folder / "logs").glob("noted-*.log")]) == 2
     first, tasks = cluster.pids(), cluster.tasks()
     assert cluster.up().splitlines()[0].startswith("all 2 run"), "nothing is done twice"
     assert cluster.tasks() == tasks
