@@ -27,7 +27,7 @@ from ..protocol.notify import VARIABLES
 from ..protocol.option import parse_file, public_options, typed_option
 from ..protocol.secret import has_login, is_secret_name, refuse_secret
 from .gpu import VISIBLE
-from .line import line_of
+from .line import placed
 from .service import BROKER, DRAIN_S, Fleet, Recipe, Service
 
 _TOP = ("broker", "keys", "gpus", "drain-timeout", "ray", "slurm", "llm")
@@ -74,8 +74,7 @@ def read_fleet(
     try:
         return _Reader(file, folder, commands, visible, on).read(content)
     except _Wrong as error:
-        key = ".".join(error.path)
-        raise ConfigurationError(f"{file}, line {line_of(text, error.path)}: {key}: {error}") from error
+        raise ConfigurationError(placed(file, text, error.path, str(error))) from error
 
 
 class _Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 
@@ -24,6 +25,12 @@ def line_of(text: str, path: Sequence[str]) -> int:
             return begin
         begin = end + 1
     return 1
+
+
+def placed(file: Path, text: str, path: Sequence[str], sentence: str) -> str:
+    """``sentence`` about the value at ``path``, with the file, the line and the key before it."""
+    key = f"{'.'.join(path)}: " if path else ""
+    return f"{file}, line {line_of(text, path)}: {key}{sentence}"
 
 
 def _has(content: object, path: Sequence[str]) -> bool:

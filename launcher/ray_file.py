@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ..protocol.errors import ConfigurationError
 from ..protocol.option import parse_file
-from .line import line_of
+from .line import placed
 from .service import Fleet
 
 _STRATEGIES = ("SPREAD", "DEFAULT")
@@ -65,9 +65,7 @@ class _Reader:
         }
 
     def wrong(self, path: tuple[str, ...], sentence: str) -> ConfigurationError:
-        key = ".".join(path)
-        where = f"{self._file}, line {line_of(self._text, path)}"
-        return ConfigurationError(f"{where}: {key}: {sentence}" if key else f"{where}: {sentence}")
+        return ConfigurationError(placed(self._file, self._text, path, sentence))
 
     def table(self, content: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
         found = content.get(path[-1], {})

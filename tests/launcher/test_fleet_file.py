@@ -193,7 +193,8 @@ def test_a_mistake_is_told_with_its_line_and_key(
 ) -> None:
     with pytest.raises(ConfigurationError) as raised:
         read(text)
-    assert str(raised.value).startswith(f"{tmp_path / 'fleet.toml'}, line {line}: {key}: {sentence}")
+    place = f"{key}: " if key else ""
+    assert str(raised.value).startswith(f"{tmp_path / 'fleet.toml'}, line {line}: {place}{sentence}")
     assert "sk-1" not in str(raised.value)
 
 
@@ -236,7 +237,7 @@ def test_what_is_said_to_sbatch(read: Read) -> None:
         ),
         (HEAD + LLM + "slurm = 1\n", r"line 4: llm\.a\.slurm: must be a table"),
         ("[broker]\n" + LLM, r"line 1: broker: the hosts of a cluster need a broker that is there already"),
-        (LLM, r"the hosts of a cluster must be told their broker"),
+        (LLM, r"line 1: the hosts of a cluster must be told their broker"),
     ],
     ids=["array", "number", "no table", "own broker", "no broker"],
 )
