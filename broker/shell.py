@@ -25,6 +25,7 @@ from ..protocol.dealer import heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
 from ..protocol.frames import Frame
 from ..protocol.keys import read_pair
+from ..protocol.memory import keep_freed_memory
 from ..protocol.messages import Hello, Message, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
@@ -112,6 +113,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     descriptors = _descriptors()
     settings = replace(settings, max_peers=_room(descriptors))
     gc.set_threshold(*_GC_THRESHOLDS)
+    keep_freed_memory()
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)

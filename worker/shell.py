@@ -23,6 +23,7 @@ from ..protocol.codec import decode, encode
 from ..protocol.dealer import SILENCE, Dealer
 from ..protocol.errors import ConfigurationError, DecodeError, EngineDead, EngineUnwell
 from ..protocol.logs import bind
+from ..protocol.memory import keep_freed_memory
 from ..protocol.messages import Hello, Role, WorkerState
 from ..protocol.notify import Phase, notifier
 from ..protocol.session import SessionSettings
@@ -74,6 +75,7 @@ def run(
         ConfigurationError: from ``load``, when what the user gave cannot be used and there is no owner to tell.
     """
     redact_logs()
+    keep_freed_memory()
     shell = _Shell(settings, load, tell_owner)
     if settings.lifeline is not None:
         threading.Thread(target=_end_with_owner, args=(settings.lifeline,), name="lifeline", daemon=True).start()
