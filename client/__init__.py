@@ -5,5 +5,6 @@
     generate/stream ─▶ call.py ─▶ link.py ─▶ machine.py ─▶ effects ─▶ protocol/dealer.py ─▶ DEALER
     (caller's thread)  (shares)   (threads)  (Client: no I/O)         (I/O thread)
             ▲                        │
-            └── futures, progress ◀──┘ callbacks thread: user code runs here, never in the I/O thread
+            └────── futures ◀────────┤ I/O thread
+                    progress ◀───────┘ callbacks thread: user code runs here, never in the I/O thread
 """

@@ -26,7 +26,7 @@ class _Pump:
 
     async def run(self) -> None:
         async for given in self._source:
-            self._call.begin([(self.begun, given)])
+            self._call.begin(self.begun, [given])
             self.begun += 1
             # What has finished gets its turn: a plain iterable never waits, and each of its items may take long.
             await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """One generating call: inputs become rows for several LLMs, and their endings become outputs again, in order.
 
-Rows are begun in the caller's thread and end on the callbacks thread of each LLM's link.
+Rows are begun in the caller's thread, and end in the I/O thread of each LLM's link or on its callbacks thread: see
+row.Owner.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from ..protocol.content import (
     Failure,
-    pack_each,
-    pack_row,
     unpack,
     unpack_each_outputs,
     unpack_failure,
@@ -39,21 +37,18 @@ from ..protocol.errors import (
     known_error,
 )
 from ..protocol.limits import ROW_ID_BYTES
-from ..protocol.messages import LLMInfo, Outcome, RowKind
-from ..tasks.base import missing_arguments
+from ..protocol.messages import Outcome, RowKind
 from ..tasks.output import LLMOutput, empty_output, parsed_output
-from ..tasks.prompt import to_wire
+from .ahead import Ahead, Part
 from .item import Item
+from .maker import Maker, Voice
 from .option import packed_options, with_wishes
 from .record import Record, Share, planned_shares, shares_of
-from .row import Ending, Row, RowEnd, RowSpec
+from .row import Ending, Row, RowSpec
 from .share import draw_shares, move_shares
 from .span import call_span
 
 log = logging.getLogger("genpool.client")
-
-# A share of an input, with what it has come to.
-_Reached = tuple[Record, Share, list[LLMOutput] | RemoteError]
 
 # To look it up in its class takes as long as to look at a row.
 _DONE: int = Outcome.DONE
@@ -66,11 +61,12 @@ _MOST_IDS_AT_ONCE = 256
 
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
-_BEGIN_AT_ONCE = 256
+_BEGIN_AT_ONCE = 64
 
-# So many rows end before it is told which inputs are finished by them: a large value delays that, a small one takes the
-# lock for few.
-_ENDS_AT_ONCE = 256
+# So many rows end before it is told which inputs are finished by them, and others begin in their place: a large value
+# delays that, and makes Python's collector look at what would have been free a moment later; a small one takes the lock
+# for few.
+_ENDS_AT_ONCE = 64
 
 # How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
 # again and loads a large model, and no longer than a person would watch a call stand still.
@@ -79,25 +75,6 @@ LOST_AFTER_S = 600.0
 # How many times its LLM's usual time a row must have run before it is hedged. Rows of unlike lengths often take twice
 # as long as usual by themselves, where a hedge is in vain; a higher factor leaves more of the wait for a slow worker.
 HEDGE_FACTOR = 3.0
-
-
-class Voice(Protocol):
-    """One LLM as a call needs it."""
-
-    @property
-    def llm_name(self) -> str: ...
-    @property
-    def known_model_name(self) -> str | None: ...
-    @property
-    def rendering_task(self) -> Any | None: ...
-    @property
-    def wait_s(self) -> float: ...
-    @property
-    def arguments(self) -> list[str] | None: ...
-    @property
-    def info(self) -> LLMInfo | None: ...
-    def submit_rows(self, rows: list[Row]) -> None: ...
-    def withdraw_rows(self, rows: list[Row]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,82 +96,14 @@ class CallSettings:
     hedge: float = 0.0
 
 
-class _Maker:
-    """Makes what one LLM's rows carry, for as long as what the broker says of it, ``info``, stays the same."""
-
-    def __init__(self, voice: Voice, task: Any | None, info: LLMInfo | None) -> None:
-        self.voice = voice
-        self.info = info
-        self._task = task
-        self._arguments = voice.arguments
-
-    def packs_as(self, other: _Maker) -> bool:
-        """Whether the LLM's rows carry what those of another do, which packs them alike: LLMs of a pool mostly do."""
-        return self._task is None and other._task is None and self._arguments == other._arguments
-
-    def payload(self, record: Record, seed: int | None) -> bytes | None:
-        """The row's bytes; None when the input lacks an argument of the task.
-
-        Raises:
-            RowError: when the input cannot be carried, or the task cannot make a prompt of it.
-        """
-        given: Mapping[str, Any] = record.input
-        arguments = self._arguments
-        # A dict is told apart at once, and what else is a mapping only by asking.
-        if not isinstance(record.input, (dict, Mapping)):
-            kind = type(record.input).__name__
-            raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
-        if arguments is None:
-            content = dict(given)
-        else:
-            content = {name: given[name] for name in arguments if name in given}
-            if len(content) < len(arguments) and self._leaves_empty(record, arguments, given):
-                return None
-        return pack_row(content if self._task is None else self._prompt(record, content), seed)
-
-    def payloads(self, inputs: Sequence[Any]) -> list[bytes] | None:
-        """``payload`` for all of ``inputs`` without a seed; None when one of them must be looked at."""
-        if self._task is not None or [*map(type, inputs)] != [dict] * len(inputs):
-            return None
-        names = self._arguments
-        try:
-            return pack_each(
-                [
-                    [given if names is None or [*given] == names else {name: given[name] for name in names}, None]
-                    for given in inputs
-                ]
-            )
-        except KeyError:
-            return None  # one lacks an argument
-
-    def _leaves_empty(self, record: Record, arguments: list[str], given: Mapping[str, Any]) -> bool:
-        """Whether the outputs of an input that lacks an argument are made here, and not by the worker."""
-        missing = missing_arguments(arguments, given)
-        # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
-        if not missing or (self._task is None and self.voice.known_model_name is None):
-            return False
-        log.warning("input %d lacks %s; its outputs are None", record.number, ", ".join(map(repr, missing)))
-        return True
-
-    def _prompt(self, record: Record, content: dict[str, Any]) -> Any:
-        assert self._task is not None
-        try:
-            return to_wire(self._task.generate_prompt(**content))
-        # A task is user code: what it raises is this row's failure, and no other's.
-        except Exception as error:
-            raise RowError(
-                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
-            ) from error
-
-
 class Call:
     """Splits each input over ``voices`` and joins the shares.
 
-    ``finished(records)`` is called with each input once, when its last share has ended: on a callbacks thread, or in
-    ``begin`` for inputs that need no LLM. ``shared(record, share, ending)`` is called before, on a callbacks
-    thread, for each share that a worker has answered with outputs: its payload may be an Item's in a later call.
-    ``begun`` counts the inputs that are finished or will be: where ``begin`` raises, those are left out whose rows were
-    about to be sent. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
+    ``finished(records)`` is called with each input once, when its last share has ended: where rows end, or in ``begin``
+    for inputs that need no LLM. ``shared(record, share, ending)`` is called before, on a callbacks thread, for each
+    share that a worker has answered with outputs: its payload may be an Item's in a later call. ``begun`` counts the
+    inputs that are finished or will be: where ``begin`` raises, those are left out whose rows were about to be
+    sent. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
     """
 
     def __init__(
@@ -220,13 +129,17 @@ class Call:
         # User code may raise anything and take long, and nothing that is finished shall wait for it. A task that makes
         # prompts reads the completions, too.
         self.ends_at_once = 1 if self.makes_prompts or progress is not None else _ENDS_AT_ONCE
+        self._span = call_span([voice.llm_name for voice in voices], settings.num_generations)
+        self._trace = "" if self._span is None else self._span.trace
+        # What ends a span may write it to a file, or over the network.
+        self.runs_user_code = self.makes_prompts or bool(progress or shared or self._span)
         # The LLMs that are lost by now, by their positions, until they are served again.
         self._lost: dict[int, LLMLost] = {}
         self._over = False
         self.begun = 0
-        self._span = call_span([voice.llm_name for voice in voices], settings.num_generations)
-        self._trace = "" if self._span is None else self._span.trace
-        self._makers: dict[int, _Maker] = {}
+        self._makers: dict[int, Maker] = {}
+        self._ahead = Ahead(voices)
+        self._since: float | None = None
         self._ids: list[bytes] = []
         self._ids_at_once = 1
         # Rows of the same spec share one object, by which the client's machine groups them.
@@ -244,37 +157,84 @@ class Call:
         seed = self._settings.seed
         return random.Random(None if seed is None else f"{seed}/redraw")
 
-    def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
-        """Send the rows of these inputs, each with its index. An input may be an Item."""
-        inputs = iter(inputs)
-        while not self._over and (part := list(islice(inputs, _BEGIN_AT_ONCE))):
-            self._begin(part)
+    def begin(self, start: int, inputs: Sequence[Any]) -> None:
+        """Send the rows of these inputs, which follow each other from the index ``start`` on. One may be an Item."""
+        for at in range(0, len(inputs), _BEGIN_AT_ONCE):
+            if self._over:
+                return
+            self._begin(start + at, inputs[at : at + _BEGIN_AT_ONCE])
 
-    def _begin(self, inputs: Sequence[tuple[int, Any]]) -> None:
-        records = self._recorded(inputs)
+    def begin_list(self, inputs: Sequence[Any]) -> None:
+        """``begin`` for a whole list. What its LLMs do not need yet is only packed, and begins when they do."""
+        self._since = time.monotonic()
+        for start in range(0, len(inputs), _BEGIN_AT_ONCE):
+            if self._over:
+                return
+            part = inputs[start : start + _BEGIN_AT_ONCE]
+            is_needed = self._ahead.is_empty and self._ahead.needs_rows()
+            payloads = None if is_needed else self._payloads(part)
+            if payloads is None:
+                self._begin(start, part)
+            else:
+                self._ahead.put_off(Part(start, part, payloads))
+                self._begin_more()  # rows may have ended before it was put off
+
+    def _begin(self, start: int, inputs: Sequence[Any]) -> None:
+        records = self._recorded(start, inputs)
         try:
-            self._send_all(records)
+            for maker, rows in self._rows(records):
+                maker.voice.submit_rows(rows)
         except BaseException:
             self._forget(records)
             raise
 
-    def _send_all(self, records: Sequence[Record]) -> None:
-        alike = self._made_alike(records) if len(records) > 1 else None
-        for maker, rows in self._made(records) if alike is None else alike:
-            if rows and not self._over:
-                maker.voice.submit_rows(rows)
+    def _begin_more(self) -> None:
+        """Begin what was put off, as far as it is needed. Where something is raised for it, its rows have ended."""
+        while not self._over and (part := self._ahead.next_part()) is not None:
+            records = self._recorded(part.start, part.inputs)
+            try:
+                made = self._rows(records, part.payloads)
+            except Exception as error:
+                for record in records:
+                    for share in [share for share in record.shares if share.outcome is None]:
+                        self._end([record], [share], [self._raised(share, error)])
+                self._report(records)
+                continue
+            for maker, rows in made:
+                try:
+                    maker.voice.submit_rows(rows)
+                except Exception as error:  # it may be torn down
+                    told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
+                    for row in rows:
+                        row.ending = told
+                    self._take_in(rows)
 
-    def _made(self, records: Sequence[Record]) -> Iterable[tuple[_Maker, list[Row]]]:
+    def _rows(
+        self, records: Sequence[Record], payloads: Sequence[bytes] | None = None
+    ) -> list[tuple[Maker, list[Row]]]:
+        """The rows to send for these inputs, by LLM; ``payloads`` are what they carry, where that is known."""
+        alike = self._made_alike(records, payloads) if len(records) > 1 else None
+        made = self._made(records, payloads) if alike is None else alike
+        return [] if self._over else [(maker, rows) for maker, rows in made if rows]
+
+    def _payloads(self, inputs: Sequence[Any]) -> Sequence[bytes] | None:
+        """What the rows for these inputs carry, where all LLMs' carry the same; None when one must be looked at."""
+        makers = [self._maker(at) for at in range(len(self._voices))]
+        is_plain = self._settings.seed is None and not self._lost and all(map(makers[0].packs_as, makers))
+        return makers[0].payloads(inputs) if is_plain else None
+
+    def _made(self, records: Sequence[Record], payloads: Sequence[bytes] | None) -> Iterable[tuple[Maker, list[Row]]]:
         """The rows of these inputs, by LLM; what cannot become a row has ended then."""
-        outgoing: dict[int, tuple[_Maker, list[Row]]] = {}
+        outgoing: dict[int, tuple[Maker, list[Row]]] = {}
         done: list[Record] = []
-        for record in records:
+        for number, record in enumerate(records):
+            payload = None if payloads is None else payloads[number]
             for place, share in enumerate(record.shares):
                 own = outgoing.get(share.at)
                 if own is None:
                     own = outgoing[share.at] = self._maker(share.at), []
                 maker, rows = own
-                row = self._make(record, place, share, maker)
+                row = self._make(record, place, share, maker, payload)
                 if row is not None:
                     rows.append(row)
             if not record.pending:
@@ -283,29 +243,28 @@ class Call:
             self._report(done)
         return outgoing.values()
 
-    def _made_alike(self, records: Sequence[Record]) -> Iterable[tuple[_Maker, list[Row]]] | None:
+    def _made_alike(
+        self, records: Sequence[Record], payloads: Sequence[bytes] | None
+    ) -> Iterable[tuple[Maker, list[Row]]] | None:
         """``_made`` where no input asks for more than its arguments and all LLMs' rows carry the same, as mostly.
 
         None when one of them must be looked at.
         """
-        makers = [self._maker(at) for at in range(len(self._voices))]
-        is_plain = self._settings.seed is None and not self._lost and all(map(makers[0].packs_as, makers))
-        if not is_plain or [True for record in records if record.item is not None]:
+        if self._lost or [True for record in records if record.item is not None]:
             return None
-        payloads = makers[0].payloads([record.input for record in records])
-        if payloads is None:
+        if payloads is None and (payloads := self._payloads([record.input for record in records])) is None:
             return None
-        made: dict[int, tuple[_Maker, list[Row]]] = {}
+        made: dict[int, tuple[Maker, list[Row]]] = {}
         for record, payload in zip(records, payloads, strict=True):
             for place, share in enumerate(record.shares):
                 own = made.get(share.at)
                 if own is None:
-                    own = made[share.at] = makers[share.at], []
+                    own = made[share.at] = self._maker(share.at), []
                 try:
                     spec = self._spec(share, self._settings.options)
                 except ConfigurationError:
                     return None
-                row = share.row = Row(self._new_id(), spec, payload, self, (record.index, place))
+                row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
                 own[1].append(row)
         return made.values()
 
@@ -314,9 +273,10 @@ class Call:
         with self._lock:
             self._over = True
             records = list(self._records.values())
-            inputs = self.begun
+            inputs, put_off = self.begun, len(self._ahead)
+        self._ahead.clear()
         self._forget(records)
-        self._end_span(inputs, len(records), error)
+        self._end_span(inputs + put_off, len(records) + put_off, error)
 
     def end(self) -> None:
         """All inputs were begun, and have finished: nothing follows."""
@@ -342,12 +302,12 @@ class Call:
         for at, own in rows.items():
             self._voices[at].withdraw_rows(own)
 
-    def _recorded(self, inputs: Sequence[tuple[int, Any]]) -> list[Record]:
+    def _recorded(self, start: int, inputs: Sequence[Any]) -> list[Record]:
         """Inputs with their shares, as they are kept from now on."""
         records: list[Record] = []
         with self._lock:
             self._note_returns()
-            for index, given in inputs:
+            for index, given in enumerate(inputs, start):
                 if isinstance(given, Item):
                     shares = planned_shares(given.plan) or self._draw(given.number)
                     draws = max([share.draw for share in shares])
@@ -358,6 +318,10 @@ class Call:
             if not self._over:
                 self.begun += len(records)
                 self._records.update([(record.index, record) for record in records])
+            under_way = self._ahead.under_way
+            for record in records:
+                for share in record.shares:
+                    under_way[share.at] += 1
         return records
 
     def _draw(self, number: int) -> list[Share]:
@@ -377,8 +341,11 @@ class Call:
         source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
         return draw_shares(settings.num_generations, settings.weights, source)
 
-    def _make(self, record: Record, place: int, share: Share, maker: _Maker) -> Row | None:
-        """Make the row for the share at ``place``. None for what cannot become a row: it has ended here and now."""
+    def _make(self, record: Record, place: int, share: Share, maker: Maker, payload: bytes | None = None) -> Row | None:
+        """Make the row for the share at ``place``. None for what cannot become a row: it has ended here and now.
+
+        ``payload`` is what it carries, where that is known.
+        """
         if share.answer is not None:
             answer, share.answer = share.answer, None
             outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
@@ -387,32 +354,33 @@ class Call:
         else:
             try:
                 is_plain = record.item is None
-                payload = self._payload_before(record, place, maker) if place else None
+                if payload is None and place:
+                    payload = self._payload_before(record, place, maker)
                 if payload is None:
                     seed = None if is_plain and self._settings.seed is None else self._seed_of(record, share.draw)
                     payload = maker.payload(record, seed)
                 if payload is not None:
                     spec = self._spec(share, self._settings.options if is_plain else self._options(maker.voice, record))
-                    row = share.row = Row(self._new_id(), spec, payload, self, (record.index, place))
+                    row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
                     return row
                 outcome = self._empty_outputs(share)
             except (RowError, ConfigurationError) as error:
                 outcome = self._local_error(maker.voice, error)
-        self._end([(record, share, outcome)])
+        self._end([record], [share], [outcome])
         return None
 
-    def _payload_before(self, record: Record, place: int, maker: _Maker) -> bytes | None:
+    def _payload_before(self, record: Record, place: int, maker: Maker) -> bytes | None:
         """The bytes of the input's row before the one at ``place``, where that carries the same."""
         share, before = record.shares[place], record.shares[place - 1]
         if before.row is None or before.draw != share.draw or not maker.packs_as(self._makers[before.at]):
             return None
         return before.row.payload
 
-    def _maker(self, at: int) -> _Maker:
+    def _maker(self, at: int) -> Maker:
         """The maker for the LLM at this position, as it is now."""
         maker, info = self._makers.get(at), self._voices[at].info
         if maker is None or maker.info is not info:
-            maker = self._makers[at] = _Maker(self._voices[at], self._tasks[at], info)
+            maker = self._makers[at] = Maker(self._voices[at], self._tasks[at], info)
         return maker
 
     def _new_id(self) -> bytes:
@@ -455,6 +423,7 @@ class Call:
                 frozenset(unpack(options)) if options else frozenset(),
                 settings.hedge,
                 self._trace,
+                self._since,
             )
             self._specs[share.at, share.count, options] = spec
         return spec
@@ -472,18 +441,31 @@ class Call:
         # A text seeds the same in every release of Python, and inputs that are alike still differ.
         return random.Random(f"{seed}/{record.number}{again}").getrandbits(31)
 
-    # On a callbacks thread.
+    # Where rows end.
 
-    def ended(self, ends: list[RowEnd]) -> None:
+    def ended(self, rows: list[Row]) -> None:
         """Rows have ended: see Owner."""
+        try:
+            self._take_in(rows)
+        finally:
+            if not self._ahead.is_empty:
+                # What no worker has answered ended for a cause that the others have, too, and shall not wait for.
+                if [True for row in rows if isinstance(row.ending, GenpoolError)]:
+                    self._ahead.is_hurried = True
+                self._begin_more()
+
+    def _take_in(self, rows: list[Row]) -> None:
         with self._lock:
-            records = [self._records.get(row.place[0]) for row, _ in ends]
-        opened = self._opened(ends) if len(ends) > 1 else None
-        reached: list[_Reached] = []
-        for at, ((row, ending), record) in enumerate(zip(ends, records, strict=True)):
-            if record is None:
+            records = [self._records.get(row.index) for row in rows]
+        opened = self._opened(rows) if len(rows) > 1 else None
+        reached: list[Record] = []
+        shares: list[Share] = []
+        outcomes: list[list[LLMOutput] | RemoteError] = []
+        for at, record in enumerate(records):
+            ending = rows[at].ending
+            if record is None or ending is None:
                 continue  # cancelled meanwhile
-            share = record.shares[row.place[1]]
+            share = record.shares[rows[at].place]
             if isinstance(ending, LLMLost):
                 self._note_loss(share.at, ending)
                 if self._is_redrawn:
@@ -492,32 +474,39 @@ class Call:
             outcome = self._outcome(share, record.input, ending) if opened is None else opened[at]
             if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
                 self._tell_shared(record, share, ending)
-            reached.append((record, share, outcome))
+            reached.append(record)
+            shares.append(share)
+            outcomes.append(outcome)
         try:
-            self._end(reached)
+            self._end(reached, shares, outcomes)
         finally:
             self._report([record for record in records if record is not None and not record.pending])
 
-    def _opened(self, ends: list[RowEnd]) -> list[list[LLMOutput]] | None:
-        """``_outcome`` of all these ends, where each has its outputs and nothing is read in them, as nearly always."""
-        count = ends[0][0].spec.num_generations
-        if self.makes_prompts or [True for row, _ in ends if row.spec.num_generations != count]:
+    def _opened(self, rows: list[Row]) -> list[list[LLMOutput]] | None:
+        """``_outcome`` of all these rows, where each has its outputs and nothing is read in them, as nearly always."""
+        count = rows[0].spec.num_generations
+        if self.makes_prompts or [True for row in rows if row.spec.num_generations != count]:
             return None
-        payloads = [end.payload for _, end in ends if isinstance(end, Ending) and end.outcome == _DONE]
-        if len(payloads) < len(ends):
+        endings = [row.ending for row in rows]
+        payloads = [end.payload for end in endings if isinstance(end, Ending) and end.outcome == _DONE]
+        if len(payloads) < len(rows):
             return None
         return cast("list[list[LLMOutput]] | None", unpack_each_outputs(payloads, count))
 
-    def _end(self, reached: Sequence[_Reached]) -> None:
-        """These shares have come to something."""
+    def _end(
+        self, records: Sequence[Record], shares: Sequence[Share], outcomes: Sequence[list[LLMOutput] | RemoteError]
+    ) -> None:
+        """These shares of these records have come to something."""
+        under_way = self._ahead.under_way
         with self._lock:
-            for record, share, outcome in reached:
+            for record, share, outcome in zip(records, shares, outcomes, strict=True):
+                under_way[share.at] -= 1
                 share.outcome = outcome
                 record.pending -= 1
                 if isinstance(outcome, RemoteError):
                     record.failure = outcome
         if self._progress is not None:
-            for _, share, _ in reached:
+            for share in shares:
                 self._tell_progress(share.count)
 
     def _tell_shared(self, record: Record, share: Share, ending: Ending) -> None:
@@ -611,7 +600,10 @@ class Call:
         with self._lock:
             self._note_returns()
             drawn = [share.count if at == share.at else 0 for at in range(len(self._voices))]
+            self._ahead.under_way[share.at] -= 1
             made = record.replace(share, self._move(drawn, share.at))
+            for _, placed in made:
+                self._ahead.under_way[placed.at] += 1
         for placed in made:
             self._send(record, placed)
 
@@ -623,7 +615,7 @@ class Call:
                 self._voices[share.at].submit_rows([row])
         # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.
         except BaseException as error:
-            self._end([(record, share, self._raised(share, error))])
+            self._end([record], [share], [self._raised(share, error)])
 
     def _move(self, shares: list[int], *lost: int) -> list[int]:
         """``shares`` with those of the lost LLMs drawn anew over the LLMs that are served. Under the lock."""

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+log = logging.getLogger("genpool.client")
+
 T = TypeVar("T")
+
+_here = threading.local()
+
+
+def leave_callbacks_to(put: Callable[[Callable[[], None]], None]) -> None:
+    """From now on, done-callbacks of futures that this thread resolves are given to ``put``, which has them run."""
+    _here.put = put
+
+
+def _run(fn: Callable[[Future[T]], object], future: Future[T]) -> None:
+    try:
+        fn(future)
+    # User code: what it raises, be it SystemExit, must not cost others their callbacks.
+    except BaseException:
+        log.exception("a callback raised")
 
 
 class CallFuture(Future[T], Generic[T]):
@@ -18,6 +37,18 @@ class CallFuture(Future[T], Generic[T]):
         self._withdraw = withdraw
         self._withdrawn = False
         self._lock = threading.Lock()
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As in Future: it runs on the callbacks thread, in the thread that cancels, or here where all is done."""
+
+        def run(future: Future[T]) -> None:
+            put = getattr(_here, "put", None)
+            if put is None:
+                fn(future)
+            else:
+                put(partial(_run, fn, future))
+
+        super().add_done_callback(run)
 
     def cancel(self) -> bool:
         """Take the call back. Wakes ``wait`` and ``as_completed``; False when it is finished already."""

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError, RemoteError, generation_error
 from ..tasks.output import LLMOutput
-from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, Voice, deadline_of
+from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, deadline_of
 from .future import CallFuture
+from .maker import Voice
 from .option import packed_options
 from .record import Record, Share
 from .row import Ending
@@ -81,9 +82,9 @@ class Generator(ABC):
             inputs: a dict of the task's arguments for each.
             num_generations: outputs for each input.
             progress_callback_func: called as ``f(advance=k)`` when ``k`` more outputs are there (or will never be),
-                on the thread that resolves futures (here, for inputs that no LLM is asked about); the ``k`` add up
-                to ``num_generations * len(inputs)``. Like a future's done-callbacks, it must not wait for another
-                call's result.
+                on the callbacks thread (here, for inputs that no LLM is asked about); the ``k`` add up to
+                ``num_generations * len(inputs)``. Like a future's done-callbacks, which run there too, it must not
+                wait for another call's result.
             options: see CallOptions.
 
         Returns:
@@ -197,7 +198,7 @@ class _Gathering:
             self._call.end()
             self._future.resolve([])
         try:
-            self._call.begin(enumerate(self._inputs))
+            self._call.begin_list(self._inputs)
         except BaseException as error:
             self._call.cancel(error)
             raise

@@ -47,10 +47,11 @@ class Line:
         if not self.at_home and not self.at_broker:
             self.unquiet(now)
             self.unknown_since = None
-        row.taken, row.since = True, now
+        spec = row.spec
+        row.taken, row.since = True, now if spec.since is None else spec.since
         self.waiting.append(row)
-        if row.spec.lost_after_s is not None:
-            self.next_loss_at = min(self.next_loss_at, now + row.spec.lost_after_s)
+        if spec.lost_after_s is not None:
+            self.next_loss_at = min(self.next_loss_at, row.since + spec.lost_after_s)
 
     def put_back(self, row: Row) -> None:
         """A row that was at the broker is at home again, before all others."""

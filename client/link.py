@@ -1,7 +1,7 @@
 """This process's connection to one broker, shared by every LLM and pool that uses it.
 
-Two threads each: ``genpool-io`` owns the socket and runs no user code; ``genpool-callbacks`` tells rows' owners of
-their end, and so resolves futures and calls progress callbacks. Both are made anew in a forked child.
+Two threads each: ``genpool-io`` owns the socket and resolves futures, but runs no user code; ``genpool-callbacks``
+does that: progress and done-callbacks, and tasks that read completions. Both are made anew in a forked child.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from ..protocol.dealer import Dealer
@@ -22,8 +23,9 @@ from ..protocol.errors import Closed, ConfigurationError, GenpoolError, NoBroker
 from ..protocol.messages import Dismiss, Dismissed, Hello, LLMInfo, PeerInfo, Role
 from ..protocol.printable import printable
 from ..protocol.session import ENDED, REFUSED, SessionSettings
+from .future import leave_callbacks_to
 from .machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
-from .row import Row, RowEnd, tell_owners
+from .row import Row, by_owner, is_large, tell
 
 log = logging.getLogger("genpool.client")
 
@@ -75,9 +77,9 @@ class Link:
         self._news = threading.Condition()
         self._closing = False
         self._gate = threading.RLock()  # no row is posted behind the end
-        self._endings: queue.SimpleQueue[list[RowEnd] | None] = queue.SimpleQueue()
+        self._user_code: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._io = threading.Thread(target=self._run, name="genpool-io", daemon=True)
-        self._callbacks = threading.Thread(target=self._tell_owners, name="genpool-callbacks", daemon=True)
+        self._callbacks = threading.Thread(target=self._run_user_code, name="genpool-callbacks", daemon=True)
         self._io.start()
         self._callbacks.start()
 
@@ -171,6 +173,7 @@ class Link:
     # The threads.
 
     def _run(self) -> None:
+        leave_callbacks_to(self._user_code.put)
         try:
             self._dealer.run(lambda: self._machine.state is ENDED)
         except BaseException:
@@ -178,15 +181,18 @@ class Link:
             error = Closed(f"the connection to the broker at {self.address} broke by a defect; see the log")
             rows = [*self._machine.submitted.values()]
             rows += [row for line in self._machine.lines.values() for row in line.waiting]
-            self._endings.put([(row, error) for row in rows if not row.over])
+            rows = [row for row in rows if not row.over]
+            for row in rows:
+                row.ending = error
+            self._tell(rows)
         finally:
             self._closing = True
-            self._endings.put(None)
+            self._user_code.put(None)
 
     def _perform(self, effect: Any) -> None:
         match effect:
             case Ended():
-                self._endings.put(effect.rows)
+                self._tell(effect.rows)
             case FleetSeen():
                 with self._news:
                     self._fleet = effect.llms
@@ -205,9 +211,16 @@ class Link:
             case _:
                 raise AssertionError(f"an effect that the client does not know: {effect}")
 
-    def _tell_owners(self) -> None:
-        while (endings := self._endings.get()) is not None:
-            tell_owners(endings)
+    def _tell(self, rows: list[Row]) -> None:
+        for owner, own in by_owner(rows).items():
+            if owner.runs_user_code or is_large(own):
+                self._user_code.put(partial(tell, owner, own))
+            else:
+                tell(owner, own)
+
+    def _run_user_code(self) -> None:
+        while (run := self._user_code.get()) is not None:
+            run()
 
 
 @atexit.register

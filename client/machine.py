@@ -48,9 +48,9 @@ _LONGEST_STEP_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Effect: these rows are over; tell their owners."""
+    """Effect: these rows are over, and say how; tell their owners."""
 
-    rows: list[tuple[Row, Ending | GenpoolError]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Client(Session):
         self._begun = self._ticked = now
         # LLMs of which it was logged that nobody serves them, and since when.
         self._missed: dict[str, float] = {}
-        self._ended: list[tuple[Row, Ending | GenpoolError]] = []
+        self._ended: list[Row] = []
         self._releases: list[bytes] = []
         # An entry for each spec that has a deadline and not for each row, which is forgotten when it is over.
         self._deadlines: list[tuple[float, int, RowSpec]] = []
@@ -227,7 +227,8 @@ class Client(Session):
                 line = self.lines[row.spec.llm]
                 line.unquiet(now)
             self._recall(row, line)
-            self._ended.append((row, Ending(outcome, attempts, payload)))
+            row.ending = Ending(outcome, attempts, payload)
+            self._ended.append(row)
 
     # What comes out.
 
@@ -369,8 +370,8 @@ class Client(Session):
             if row_size > most or row.spec.required:
                 fault = self._fault(row, info)
                 if fault is not None:
-                    row.over = True
-                    self._ended.append((row, fault))
+                    row.over, row.ending = True, fault
+                    self._ended.append(row)
                     continue
             row.submitted = True
             submitted[row.id] = row
@@ -424,7 +425,8 @@ class Client(Session):
     def _end(self, row: Row, ending: Ending | GenpoolError) -> None:
         if not row.over:
             self._remove(row)
-            self._ended.append((row, ending))
+            row.ending = ending
+            self._ended.append(row)
 
     def _remove(self, row: Row) -> None:
         """Take a row out of wherever it is, and have the broker forget it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..protocol.errors import GenpoolError
-from ..protocol.frames import Payload
+from ..protocol.frames import Frames, Payload
 
 log = logging.getLogger("genpool.client")
 
@@ -20,7 +21,8 @@ class RowSpec:
     ``deadline`` is on the client's clock. ``wait_s`` is how long a first connection to the broker, and an LLM that
     nobody has announced, are waited for. ``lost_after_s`` is how long an LLM that nobody serves is waited for, None
     for as long as it takes. ``required`` are the names of options that the LLM must know. ``hedge``
-    and ``trace`` are as in SubmitRun.
+    and ``trace`` are as in SubmitRun. ``since`` is since when all rows of the call wait, for some are begun later; None
+    where each waits from when it was sent.
     """
 
     llm: str
@@ -33,6 +35,7 @@ class RowSpec:
     required: frozenset[str] = frozenset()
     hedge: float = 0.0
     trace: str = ""
+    since: float | None = None
 
 
 @dataclass(slots=True)
@@ -45,46 +48,59 @@ class Ending:
 
 
 class Owner(Protocol):
-    """Who is told of the end of rows, on the callbacks thread: of no more than ``ends_at_once`` in one call."""
+    """Who is told of the end of rows: of no more than ``ends_at_once`` in one call.
+
+    On the callbacks thread where that ``runs_user_code``, which may take long, or the rows are large; else in the I/O
+    thread itself, for to wake another thread takes longer than to tell.
+    """
 
     ends_at_once: int
+    runs_user_code: bool
 
-    def ended(self, ends: list[RowEnd]) -> None: ...
+    def ended(self, rows: list[Row]) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row. ``place`` tells its owner which input and share of it this is.
+    """One row. ``index`` and ``place`` tell its owner of which input it is and which share of that.
 
     The rest is the machine's: whether it has ``taken`` the row, has ``submitted`` it, had ``returned`` it from a broker
-    before, and is done with it (``over``).
+    before, is done with it (``over``), and how it has ended.
     """
 
     id: bytes
     spec: RowSpec
     payload: bytes
     owner: Owner
-    place: tuple[int, int]
+    index: int
+    place: int
     since: float = 0.0
     taken: bool = False
     submitted: bool = False
     returned: bool = False
     over: bool = False
+    ending: Ending | GenpoolError | None = None
 
 
-# A row and what has become of it.
-RowEnd = tuple[Row, Ending | GenpoolError]
+def by_owner(rows: list[Row]) -> Mapping[Owner, list[Row]]:
+    """Each owner's rows: to tell it of many at once is cheaper than row by row."""
+    owned: defaultdict[Owner, list[Row]] = defaultdict(list)
+    for row in rows:
+        owned[row.owner].append(row)
+    return owned
 
 
-def tell_owners(ends: list[RowEnd]) -> None:
-    """Tell each owner of the end of its rows, of many at once: that is cheaper than row by row."""
-    owned: defaultdict[Owner, list[RowEnd]] = defaultdict(list)
-    for end in ends:
-        owned[end[0].owner].append(end)
-    for owner, own in owned.items():
-        for at in range(0, len(own), owner.ends_at_once):
-            try:
-                owner.ended(own[at : at + owner.ends_at_once])
-            # User code runs there; what it raises, be it SystemExit, must not cost other rows their answers.
-            except BaseException:
-                log.exception("a callback raised")
+def is_large(rows: list[Row]) -> bool:
+    """Whether to read what these rows were answered with takes longer than to wake a thread for it."""
+    ending = rows[0].ending
+    return isinstance(ending, Ending) and isinstance(ending.payload, Frames)  # a large one comes alone
+
+
+def tell(owner: Owner, rows: list[Row]) -> None:
+    """Tell an owner of the end of its rows."""
+    for at in range(0, len(rows), owner.ends_at_once):
+        try:
+            owner.ended(rows[at : at + owner.ends_at_once])
+        # User code runs there; what it raises, be it SystemExit, must not cost other rows their answers.
+        except BaseException:
+            log.exception("a callback raised")

@@ -128,7 +128,7 @@ class _Reader:
             part = list(islice(items, room if is_ready else 1))
             if not part:
                 return
-            self._call.begin(enumerate(part, self._begun))
+            self._call.begin(self._begun, part)
             self._begun += len(part)
             room -= len(part)
 

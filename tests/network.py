@@ -19,7 +19,7 @@ from genpool.broker import outgoing
 from genpool.broker.machine import Broker
 from genpool.broker.settings import BrokerSettings
 from genpool.client.machine import Client, Ended
-from genpool.client.row import Ending, Row, RowEnd, RowSpec
+from genpool.client.row import Ending, Row, RowSpec
 from genpool.protocol import session
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.errors import GenpoolError
@@ -201,6 +201,7 @@ class FakeClient(Endpoint):
     """A client that counts how each of its rows ended."""
 
     ends_at_once = 1
+    runs_user_code = True
     endings: dict[bytes, list[Ending | GenpoolError]] = field(
         default_factory=dict[bytes, "list[Ending | GenpoolError]"]
     )
@@ -213,8 +214,9 @@ class FakeClient(Endpoint):
 
     def handle(self, effect: object) -> None:
         if isinstance(effect, Ended):
-            for row, ending in effect.rows:
-                self.endings.setdefault(row.payload, []).append(ending)
+            for row in effect.rows:
+                assert row.ending is not None
+                self.endings.setdefault(row.payload, []).append(row.ending)
 
     def submit(
         self,
@@ -227,7 +229,7 @@ class FakeClient(Endpoint):
     ) -> list[Row]:
         deadline = None if timeout_s is None else self.network.now + timeout_s
         spec = RowSpec(llm, "input", n, b"", deadline, wait_s, hedge=hedge)
-        rows = [Row(self.network.random.randbytes(16), spec, payload, self, (0, 0)) for payload in payloads]
+        rows = [Row(self.network.random.randbytes(16), spec, payload, self, 0, 0) for payload in payloads]
         self.rows += rows
         self.client.submit(rows, self.network.now)
         self.perform(self.machine.flush(self.network.now))
@@ -237,7 +239,7 @@ class FakeClient(Endpoint):
         self.client.withdraw(rows, self.network.now)
         self.perform(self.machine.flush(self.network.now))
 
-    def ended(self, ends: list[RowEnd]) -> None:
+    def ended(self, rows: list[Row]) -> None:
         raise AssertionError("the network reads effects instead")
 
     @property

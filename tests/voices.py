@@ -26,6 +26,11 @@ class Asked:
         self.options: dict[str, Any] = unpack(row.spec.options) if row.spec.options else {}
         self.content, self.seed = unpack_row(row.payload)
 
+    def tell(self, ending: Ending | GenpoolError) -> None:
+        """End the row, and tell its owner."""
+        self.row.ending = ending
+        self.row.owner.ended([self.row])
+
     @property
     def text(self) -> str:
         return self.content.get("input", "") if isinstance(self.content, Mapping) else str(self.content)
@@ -72,7 +77,7 @@ class FakeLink:
             if ending is None:
                 self.held.append(one)
             else:
-                one.row.owner.ended([(one.row, ending)])
+                one.tell(ending)
 
     def withdraw(self, rows: Iterable[Row]) -> None:
         gone = set(map(id, rows))
@@ -82,7 +87,7 @@ class FakeLink:
     def end(self, asked: Asked | None = None, ending: Ending | GenpoolError | None = None) -> None:
         """End a held row (the oldest)."""
         one = self.held.pop(0) if asked is None else self.held.pop(self.held.index(asked))
-        one.row.owner.ended([(one.row, echo(one) if ending is None else ending)])
+        one.tell(echo(one) if ending is None else ending)
 
     def wait_for(self, question: Callable[[dict[str, LLMInfo]], T | None], timeout_s: float) -> T | None:
         return question(self.fleet or {})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from genpool.client.machine import Client, Ended
-from genpool.client.row import Row, RowEnd, RowSpec
+from genpool.client.row import Row, RowSpec
 from genpool.protocol.errors import DecodeError, UnknownLLM
 from genpool.protocol.limits import ROW_ID_BYTES
 from genpool.protocol.messages import (
@@ -46,8 +46,9 @@ class _Owner:
     """Whose rows they are; it is told by the target itself."""
 
     ends_at_once = 1
+    runs_user_code = True
 
-    def ended(self, ends: list[RowEnd]) -> None:
+    def ended(self, rows: list[Row]) -> None:
         raise AssertionError("effects are read instead")
 
 
@@ -137,7 +138,7 @@ class _Caller:
         rows: list[Row] = []
         for _ in range(min(room, 1 + choices.below(6))):
             row_id = len(self._rows).to_bytes(ROW_ID_BYTES, "big")
-            rows.append(Row(row_id, spec, b"x" * choices.one_of((3, 0, 150, 700)), owner, (0, 0)))
+            rows.append(Row(row_id, spec, b"x" * choices.one_of((3, 0, 150, 700)), owner, 0, 0))
             self._rows.append(rows[-1])
             self._words.ids.append(row_id)
         self._client.submit(rows, self._now)
@@ -168,7 +169,7 @@ class _Caller:
                     assert self._is_connected, "something is sent to nobody"
                     self._look_at_sent(passed_on(effect.message, self._client.limits.max_frame_bytes))
                 case Ended():
-                    for row, _ in effect.rows:
+                    for row in effect.rows:
                         assert row.over
                         assert row.id not in self._ended, "a row ends twice"
                         assert row.id not in self._withdrawn, "a row ends that was withdrawn"

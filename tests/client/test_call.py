@@ -12,7 +12,7 @@ from voices import Asked, FakeLink, FakeVoice, done, echo, failed, info
 from genpool.client.call import Call, CallSettings
 from genpool.client.item import Item, Planned
 from genpool.client.record import Record, Share
-from genpool.client.row import Ending, tell_owners
+from genpool.client.row import Ending, tell
 from genpool.protocol.content import pack, unpack_outputs
 from genpool.protocol.errors import Closed, Expired, GenpoolError, RemoteError, UnknownLLM, generation_error
 from genpool.protocol.messages import Outcome
@@ -59,7 +59,7 @@ class Run:
         self.advances.append(advance)
 
     def over(self, given: Iterable[Any]) -> dict[int, Record]:
-        self.call.begin(enumerate(given))
+        self.call.begin(0, list(given))
         return {record.index: record for record in self.records}
 
     def texts(self, index: int = 0) -> list[Any]:
@@ -208,7 +208,7 @@ def test_progress_that_raises_costs_no_output(error: type[BaseException], caplog
     link = FakeLink(lambda asked: None)
     records: list[Record] = []
     call = Call([FakeVoice("a", link)], settings(2, weights=[1.0]), records.extend, explode)
-    call.begin(enumerate(inputs("x")))
+    call.begin(0, inputs("x"))
     if issubclass(error, Exception):
         link.end()
         assert "progress_callback_func raised" in caplog.text
@@ -371,7 +371,7 @@ def test_cancel_withdraws_what_has_not_ended_and_nothing_is_told_any_more() -> N
     assert [asked.text for asked in one.withdrawn] == ["y"]
     assert [asked.text for asked in other.withdrawn] == ["x", "y"]
     for asked in running:
-        asked.row.owner.ended([(asked.row, echo(asked))])
+        asked.tell(echo(asked))
     assert run.records == []
     assert sum(run.advances) == 1
 
@@ -395,7 +395,7 @@ def test_where_begin_raises_its_inputs_are_forgotten_and_their_rows_withdrawn() 
         run.over([{"input": "x"}, {}, {"input": "y"}])
     assert [asked.text for asked in link.withdrawn] == ["x", "y"]
     for asked in link.rows:
-        asked.row.owner.ended([(asked.row, echo(asked))])
+        asked.tell(echo(asked))
     assert [record.index for record in run.records] == [1], "it needed no LLM, and was told of before"
     assert run.call.begun == 1
 
@@ -405,10 +405,12 @@ def test_rows_that_end_together_are_told_of_together() -> None:
     link = FakeLink(lambda asked: None)
     voice = FakeVoice("a", link, arguments=["input"])
     call = Call([voice], settings(1, weights=[1.0]), lambda records: told.append([one.index for one in records]))
-    call.begin(enumerate(inputs(*"wxyz")))
+    call.begin(0, inputs(*"wxyz"))
     answers = [echo(one) for one in link.held]
     answers[1] = Ending(Outcome.DONE, 1, b"no answer")
-    tell_owners([(one.row, answer) for one, answer in zip(link.held[:3], answers, strict=False)])
+    for one, answer in zip(link.held, answers, strict=True):
+        one.row.ending = answer
+    tell(call, [one.row for one in link.held[:3]])
     link.end(link.held[3])
     assert told == [[0, 1, 2], [3]]
 
@@ -422,8 +424,10 @@ def test_a_note_of_a_share_that_fails_costs_no_row(error: type[BaseException]) -
     link = FakeLink(lambda asked: None)
     records: list[Record] = []
     call = Call([FakeVoice("a", link)], settings(1, weights=[1.0]), records.extend, None, shared)
-    call.begin(enumerate(inputs("x", "y", "z")))
-    tell_owners([(one.row, echo(one)) for one in link.held])
+    call.begin(0, inputs("x", "y", "z"))
+    for one in link.held:
+        one.row.ending = echo(one)
+    tell(call, [one.row for one in link.held])
     assert [(record.index, record.failure) for record in records] == [(0, None), (1, None), (2, None)]
 
 
@@ -434,8 +438,10 @@ def test_what_a_callback_raises_costs_no_row_that_ended_with_it() -> None:
     link = FakeLink(lambda asked: None)
     records: list[Record] = []
     call = Call([FakeVoice("a", link)], settings(1, weights=[1.0]), records.extend, explode)
-    call.begin(enumerate(inputs("x", "y", "z")))
-    tell_owners([(one.row, echo(one)) for one in link.held])
+    call.begin(0, inputs("x", "y", "z"))
+    for one in link.held:
+        one.row.ending = echo(one)
+    tell(call, [one.row for one in link.held])
     assert [record.index for record in records] == [0, 1, 2]
 
 
@@ -444,7 +450,7 @@ def test_an_input_is_packed_once_for_llms_that_take_the_same_arguments() -> None
     arguments = [["input"], ["input"], ["input", "more"], None]
     voices = [FakeVoice(name, link, arguments=taken) for name, taken in zip("abcd", arguments, strict=True)]
     call = Call(voices, settings(4, weights=[1.0] * 4, seed=7), lambda records: None)
-    call.begin(enumerate([{"input": "x", "more": 1, "else": 2}, {"input": "y", "more": 1, "else": 2}]))
+    call.begin(0, [{"input": "x", "more": 1, "else": 2}, {"input": "y", "more": 1, "else": 2}])
     rows = {(asked.llm, asked.text): asked for asked in link.rows}
     assert [set(rows[llm, "x"].content) for llm in "abcd"] == [
         {"input"},

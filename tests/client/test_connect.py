@@ -377,6 +377,21 @@ def test_progress_is_called_on_a_thread_of_its_own(pool: LLMPool) -> None:
     assert {name for _, name in seen} == {"genpool-callbacks"}
 
 
+def test_done_callbacks_run_on_the_callbacks_thread(hold: Hold) -> None:
+    seen: list[str] = []
+    told = threading.Event()
+
+    def note(_: Any) -> None:
+        seen.append(threading.current_thread().name)
+        told.set()
+
+    future = hold.llm.submit(hold.named("x"))
+    future.add_done_callback(note)
+    hold.let_go("x")
+    assert told.wait(PATIENCE_S)
+    assert seen == ["genpool-callbacks"]
+
+
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_a_callback_that_raises_costs_nothing(pool: LLMPool, error: type[BaseException]) -> None:
     def explode(*_: Any, **__: Any) -> None:

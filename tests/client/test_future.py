@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, as_completed, wait
 
 import pytest
 
-from genpool.client.future import CallFuture
+from genpool.client.future import CallFuture, leave_callbacks_to
 
 
 class Withdrawals:
@@ -165,3 +166,37 @@ def test_cancelling_an_asyncio_task_that_waits_for_it_withdraws(
     asyncio.run(main())
     assert future.cancelled()
     assert withdrawals.count == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit], ids=["error", "exit"])
+def test_a_thread_that_runs_no_user_code_leaves_callbacks_to_another(
+    future: CallFuture[int], error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    left: list[Callable[[], None]] = []
+    told: list[int] = []
+
+    def explode(_: Future[int]) -> None:
+        raise error("from the callback")
+
+    future.add_done_callback(explode)
+    future.add_done_callback(lambda one: told.append(one.result(0)))
+
+    def resolve() -> None:
+        leave_callbacks_to(left.append)
+        future.resolve(7)
+
+    in_thread(resolve).join()
+    assert future.result(0) == 7
+    assert told == []
+    for run in left:
+        run()
+    assert told == [7]
+    assert "from the callback" in caplog.text
+
+
+def test_a_callback_that_comes_late_runs_where_it_is_added(future: CallFuture[int]) -> None:
+    left: list[Callable[[], None]] = []
+    in_thread(lambda: (leave_callbacks_to(left.append), future.resolve(7))).join()
+    told: list[tuple[int, threading.Thread]] = []
+    future.add_done_callback(lambda one: told.append((one.result(0), threading.current_thread())))
+    assert (told, left) == ([(7, threading.current_thread())], [])

@@ -13,8 +13,9 @@ from voices import info
 from wire import HandBroker
 
 from genpool.client.link import Link, leave, link_to
-from genpool.client.row import Ending, Row, RowEnd, RowSpec
+from genpool.client.row import Ending, Row, RowSpec
 from genpool.protocol.errors import Closed, GenpoolError, NoBroker, Refused, UnknownLLM
+from genpool.protocol.frames import LARGE_BYTES
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -38,13 +39,15 @@ class Owner:
 
     ends_at_once = 1
 
-    def __init__(self, error: type[BaseException] | None = None) -> None:
+    def __init__(self, error: type[BaseException] | None = None, *, runs_user_code: bool = True) -> None:
         self._error = error
+        self.runs_user_code = runs_user_code
         self._ends: queue.SimpleQueue[tuple[bytes, Ending | GenpoolError, str]] = queue.SimpleQueue()
 
-    def ended(self, ends: list[RowEnd]) -> None:
-        for row, ending in ends:
-            self._ends.put((row.payload, ending, threading.current_thread().name))
+    def ended(self, rows: list[Row]) -> None:
+        for row in rows:
+            assert row.ending is not None
+            self._ends.put((row.payload, row.ending, threading.current_thread().name))
         if self._error is not None:
             raise self._error("from the owner")
 
@@ -53,7 +56,7 @@ class Owner:
 
 
 def row(payload: bytes, owner: Owner, spec: RowSpec = SPEC) -> Row:
-    return Row(payload.rjust(16, b"."), spec, payload, owner, (0, 0))
+    return Row(payload.rjust(16, b"."), spec, payload, owner, 0, 0)
 
 
 @pytest.fixture
@@ -104,6 +107,25 @@ def test_rows_travel_and_their_owners_hear_of_the_end_on_the_callbacks_thread(br
     broker.send(Answer([run.ids[1]], [Outcome.DONE], [1], [b"answer"]))
     assert owner.next() == (b"y", Ending(Outcome.DONE, 1, b"answer"), "genpool-callbacks")
     assert broker.wait_for(Release).ids == [run.ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "thread"),
+    [(b"answer", "genpool-io"), (b"a" * LARGE_BYTES, "genpool-callbacks")],
+    ids=["small", "large"],
+)
+def test_who_runs_no_user_code_hears_in_the_io_thread_what_is_read_soon(
+    broker: HandBroker, link: Link, answer: bytes, thread: str
+) -> None:
+    owner = Owner(runs_user_code=False)
+    link.submit([row(b"x", owner)])
+    opened(broker, info("a"))
+    (run,) = broker.wait_for(Submit).runs
+    broker.send(Answer(run.ids, [Outcome.DONE], [1], [answer]))
+    payload, ending, where = owner.next()
+    assert (payload, where) == (b"x", thread)
+    assert isinstance(ending, Ending)
+    assert bytes(ending.payload) == answer
 
 
 def test_a_withdrawn_row_is_released(broker: HandBroker, link: Link) -> None:

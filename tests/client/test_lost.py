@@ -207,7 +207,7 @@ class Run:
             self.records[record.index] = record
 
     def begin(self, count: int) -> None:
-        self.call.begin((number, {"input": str(number)}) for number in range(self._number, self._number + count))
+        self.call.begin(self._number, [{"input": str(self._number + number)} for number in range(count)])
         self._number += count
 
 
@@ -249,7 +249,7 @@ def test_what_was_drawn_anew_is_withdrawn_with_its_call(fleet: Fleet) -> None:
     assert fleet.link.held == []
     assert len(fleet.link.withdrawn) == 12
     # What is told of before the cancellation and heard after it changes nothing.
-    run.call.ended([(lost[0].row, LOST)])
+    lost[0].tell(LOST)
     assert len(fleet.link.rows) == 16
     assert run.records == {}
 

@@ -10,7 +10,7 @@ import pytest
 from voices import info
 
 from genpool.client.machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
-from genpool.client.row import Ending, Row, RowEnd, RowSpec
+from genpool.client.row import Ending, Row, RowSpec
 from genpool.protocol.errors import (
     Closed,
     ConfigurationError,
@@ -57,8 +57,9 @@ class Owner:
     """Whom a row belongs to; the machine never calls it."""
 
     ends_at_once = 1
+    runs_user_code = True
 
-    def ended(self, ends: list[RowEnd]) -> None:
+    def ended(self, rows: list[Row]) -> None:
         raise AssertionError("the shell tells owners")
 
 
@@ -86,9 +87,10 @@ class Driven:
                     self.sent.append(effect.message)
                     self._count(effect.message)
                 case Ended():
-                    for row, ending in effect.rows:
+                    for row in effect.rows:
                         assert row.payload not in self.ended, "a row has ended twice"
-                        self.ended[row.payload] = ending
+                        assert row.ending is not None
+                        self.ended[row.payload] = row.ending
                 case Log():
                     self.log.append(effect.text)
                 case _:
@@ -139,7 +141,7 @@ class Driven:
 
     def row(self, payload: bytes, spec: RowSpec) -> Row:
         self._number += 1
-        return Row(self._number.to_bytes(16, "big"), spec, payload, self.owner, (0, 0))
+        return Row(self._number.to_bytes(16, "big"), spec, payload, self.owner, 0, 0)
 
     def submit(self, *payloads: bytes, llm: str = "a", spec: RowSpec | None = None, **said: Any) -> list[Row]:
         rows = [self.row(payload, spec or spec_of(llm, **said)) for payload in payloads]
@@ -509,7 +511,7 @@ def test_withdrawing_many_waiting_rows_costs_the_same_for_each(order: str) -> No
     driven = Driven()
     count = 100_000
     spec, owner = spec_of(), Owner()
-    rows = [Counted(number.to_bytes(16, "big"), spec, b"", owner, (0, 0)) for number in range(count)]
+    rows = [Counted(number.to_bytes(16, "big"), spec, b"", owner, 0, 0) for number in range(count)]
     driven.client.submit(rows, driven.now)
     if order == "last to first":
         rows.reverse()

@@ -4,7 +4,7 @@ import asyncio
 import queue
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, cast
@@ -39,11 +39,10 @@ class FakeCall:
         self._tell = finished
         return cast(Call, self)
 
-    def begin(self, inputs: Iterable[tuple[int, Any]]) -> None:
-        group = list(inputs)
-        self.groups.append(len(group))
-        self.begun += len(group)
-        self.pending.update(group)
+    def begin(self, start: int, inputs: Sequence[Any]) -> None:
+        self.groups.append(len(inputs))
+        self.begun += len(inputs)
+        self.pending.update(enumerate(inputs, start))
         self._when_begun(self)
 
     def cancel(self, error: BaseException | None = None) -> None:

@@ -1,0 +1,104 @@
+"""What an LLM is to a call, and what the rows for it carry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..protocol.content import pack_each, pack_row
+from ..protocol.errors import RowError
+from ..protocol.messages import LLMInfo
+from ..tasks.base import missing_arguments
+from ..tasks.prompt import to_wire
+from .record import Record
+from .row import Row
+
+log = logging.getLogger("genpool.client")
+
+
+class Voice(Protocol):
+    """One LLM as a call needs it."""
+
+    @property
+    def llm_name(self) -> str: ...
+    @property
+    def known_model_name(self) -> str | None: ...
+    @property
+    def rendering_task(self) -> Any | None: ...
+    @property
+    def wait_s(self) -> float: ...
+    @property
+    def arguments(self) -> list[str] | None: ...
+    @property
+    def info(self) -> LLMInfo | None: ...
+    def submit_rows(self, rows: list[Row]) -> None: ...
+    def withdraw_rows(self, rows: list[Row]) -> None: ...
+
+
+class Maker:
+    """Makes what one LLM's rows carry, for as long as what the broker says of it, ``info``, stays the same."""
+
+    def __init__(self, voice: Voice, task: Any | None, info: LLMInfo | None) -> None:
+        self.voice = voice
+        self.info = info
+        self._task = task
+        self._arguments = voice.arguments
+
+    def packs_as(self, other: Maker) -> bool:
+        """Whether the LLM's rows carry what those of another do, which packs them alike: LLMs of a pool mostly do."""
+        return self._task is None and other._task is None and self._arguments == other._arguments
+
+    def payload(self, record: Record, seed: int | None) -> bytes | None:
+        """The row's bytes; None when the input lacks an argument of the task.
+
+        Raises:
+            RowError: when the input cannot be carried, or the task cannot make a prompt of it.
+        """
+        given: Mapping[str, Any] = record.input
+        arguments = self._arguments
+        # A dict is told apart at once, and what else is a mapping only by asking.
+        if not isinstance(record.input, (dict, Mapping)):
+            kind = type(record.input).__name__
+            raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
+        if arguments is None:
+            content = dict(given)
+        else:
+            content = {name: given[name] for name in arguments if name in given}
+            if len(content) < len(arguments) and self._leaves_empty(record, arguments, given):
+                return None
+        return pack_row(content if self._task is None else self._prompt(record, content), seed)
+
+    def payloads(self, inputs: Sequence[Any]) -> list[bytes] | None:
+        """``payload`` for all of ``inputs`` without a seed; None when one of them must be looked at."""
+        if self._task is not None or [*map(type, inputs)] != [dict] * len(inputs):
+            return None
+        names = self._arguments
+        try:
+            return pack_each(
+                [
+                    [given if names is None or [*given] == names else {name: given[name] for name in names}, None]
+                    for given in inputs
+                ]
+            )
+        except KeyError:
+            return None  # one lacks an argument
+
+    def _leaves_empty(self, record: Record, arguments: list[str], given: Mapping[str, Any]) -> bool:
+        """Whether the outputs of an input that lacks an argument are made here, and not by the worker."""
+        missing = missing_arguments(arguments, given)
+        # Where the model's name is not known here yet, the worker makes the empty outputs, which carry it.
+        if not missing or (self._task is None and self.voice.known_model_name is None):
+            return False
+        log.warning("input %d lacks %s; its outputs are None", record.number, ", ".join(map(repr, missing)))
+        return True
+
+    def _prompt(self, record: Record, content: dict[str, Any]) -> Any:
+        assert self._task is not None
+        try:
+            return to_wire(self._task.generate_prompt(**content))
+        # A task is user code: what it raises is this row's failure, and no other's.
+        except Exception as error:
+            raise RowError(
+                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
+            ) from error
