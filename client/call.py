@@ -255,17 +255,18 @@ class Call:
         if payloads is None and (payloads := self._payloads([record.input for record in records])) is None:
             return None
         made: dict[int, tuple[Maker, list[Row]]] = {}
+        specs: dict[tuple[int, int], RowSpec] = {}
         for record, payload in zip(records, payloads, strict=True):
             for place, share in enumerate(record.shares):
-                own = made.get(share.at)
-                if own is None:
-                    own = made[share.at] = self._maker(share.at), []
-                try:
-                    spec = self._spec(share, self._settings.options)
-                except ConfigurationError:
-                    return None
+                spec = specs.get((share.at, share.count))
+                if spec is None:
+                    try:
+                        spec = specs[share.at, share.count] = self._spec(share, self._settings.options)
+                    except ConfigurationError:
+                        return None
+                    made.setdefault(share.at, (self._maker(share.at), []))
                 row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
-                own[1].append(row)
+                made[share.at][1].append(row)
         return made.values()
 
     def cancel(self, error: BaseException | None = None) -> None:
@@ -305,6 +306,7 @@ class Call:
     def _recorded(self, start: int, inputs: Sequence[Any]) -> list[Record]:
         """Inputs with their shares, as they are kept from now on."""
         records: list[Record] = []
+        under_way = self._ahead.under_way
         with self._lock:
             self._note_returns()
             for index, given in enumerate(inputs, start):
@@ -315,13 +317,11 @@ class Call:
                 else:
                     shares = self._draw(index)
                     records.append(Record(index, given, shares, len(shares)))
+                for share in shares:
+                    under_way[share.at] += 1
             if not self._over:
                 self.begun += len(records)
-                self._records.update([(record.index, record) for record in records])
-            under_way = self._ahead.under_way
-            for record in records:
-                for share in record.shares:
-                    under_way[share.at] += 1
+                self._records.update(zip(range(start, start + len(records)), records, strict=True))
         return records
 
     def _draw(self, number: int) -> list[Share]:
@@ -458,6 +458,9 @@ class Call:
         with self._lock:
             records = [self._records.get(row.index) for row in rows]
         opened = self._opened(rows) if len(rows) > 1 else None
+        if opened is not None and self._progress is None and self._shared is None:
+            self._finish(rows, records, opened)
+            return
         reached: list[Record] = []
         shares: list[Share] = []
         outcomes: list[list[LLMOutput] | RemoteError] = []
@@ -481,6 +484,22 @@ class Call:
             self._end(reached, shares, outcomes)
         finally:
             self._report([record for record in records if record is not None and not record.pending])
+
+    def _finish(self, rows: Sequence[Row], records: Sequence[Record | None], opened: Sequence[list[LLMOutput]]) -> None:
+        """``_end`` and ``_report`` for rows that all have their outputs, where nobody hears of each."""
+        under_way = self._ahead.under_way
+        finished: list[Record] = []
+        with self._lock:
+            for row, record, outputs in zip(rows, records, opened, strict=True):
+                if record is None:
+                    continue  # cancelled meanwhile
+                share = record.shares[row.place]
+                share.outcome = outputs
+                under_way[share.at] -= 1
+                record.pending -= 1
+                if not record.pending:
+                    finished.append(record)
+        self._report(finished)
 
     def _opened(self, rows: list[Row]) -> list[list[LLMOutput]] | None:
         """``_outcome`` of all these rows, where each has its outputs and nothing is read in them, as nearly always."""

@@ -126,11 +126,21 @@ def unpack_row(payload: Payload) -> tuple[Any, int | None]:
     return content, seed
 
 
+def _all_opened(opening: Callable[[Any], Any], payloads: Sequence[Payload]) -> list[Any] | None:
+    """What ``payloads`` hold; None where one cannot be opened so."""
+    try:
+        return list(map(opening, payloads))
+    except Exception:  # whatever it is, ``unpack`` says it of the one that it is about
+        return None
+
+
 def _unpack_lists(payloads: Sequence[Payload], length: int) -> list[list[Any]] | None:
     """What ``payloads`` hold, for less than one by one; None unless each is a list of that length."""
-    try:
-        lists: list[Any] = list(map(_open, payloads))
-    except Exception:  # whatever it is, ``unpack`` says it of the one that it is about
+    # Without arguments it takes a fifth less, and bounds a list by the bytes that there are. Keys that are no text, and
+    # lone surrogates, it refuses.
+    is_short = max(map(len, payloads), default=0) <= _LONGEST_UNSEEN
+    lists: list[Any] | None = _all_opened(msgpack.unpackb, payloads) if is_short else None
+    if lists is None and (lists := _all_opened(_open, payloads)) is None:
         return None
     count = len(lists)
     return lists if [*map(type, lists)] == [list] * count and [*map(len, lists)] == [length] * count else None
