@@ -19,9 +19,11 @@ from genpool.protocol.content import (
     pack_failure,
     pack_row,
     unpack,
+    unpack_each_outputs,
     unpack_failure,
     unpack_outputs,
     unpack_row,
+    unpack_rows,
 )
 from genpool.protocol.errors import DecodeError, RowError
 
@@ -309,3 +311,25 @@ def test_a_list_that_is_as_long_as_it_says_is_opened() -> None:
     broken = pack(value)[:-1]
     with pytest.raises(DecodeError, match="announces more than there is"):
         unpack(broken)
+
+
+@given(st.lists(st.tuples(contents, st.none() | st.integers(-(2**63), 2**64 - 1)), min_size=1, max_size=4))
+def test_rows_are_opened_together_as_one_by_one(rows: list[tuple[Any, int | None]]) -> None:
+    payloads = [pack_row(content, seed) for content, seed in rows]
+    together = unpack_rows(payloads)
+    assert together is not None
+    assert [tuple(row) for row in together] == [unpack_row(payload) for payload in payloads]
+
+
+@given(st.lists(st.lists(st.dictionaries(texts, scalars, max_size=3), min_size=2, max_size=2), min_size=1, max_size=4))
+def test_answers_are_opened_together_as_one_by_one(answers: list[list[dict[str, Any]]]) -> None:
+    payloads = [pack(outputs) for outputs in answers]
+    assert unpack_each_outputs(payloads, 2) == [unpack_outputs(payload) for payload in payloads]
+    assert unpack_each_outputs(payloads, 1) is None
+
+
+def test_what_is_no_answer_is_looked_at_by_itself() -> None:
+    good = pack([{"a": 1}])
+    for bad in (b"\xc1", b"", pack({"a": 1}), pack(["a"]), good + good, good[:-1]):
+        assert unpack_each_outputs([good, bad], 1) is None
+        assert unpack_rows([bad]) is None
