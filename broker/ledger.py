@@ -422,16 +422,13 @@ class Ledger:
         """Enter one hand-out of ``rows`` to ``worker``, as one run. Returns the id of the first execution."""
         first = self._next_execution
         self._next_execution += len(rows)
-        entered: dict[int, Execution] = {}
         if self._has_row_times:
             self._note_wait(worker, rows, now)
         for number, row in enumerate(rows, first):
-            execution = entered[number] = Execution(number, row, worker, now)
+            execution = self.executions[number] = worker.executions[number] = Execution(number, row, worker, now)
             row.executions += (execution,)
             if row.spec.hedge:
                 self._llm_of(row.spec.llm).stragglers.begin(execution)
-        self.executions.update(entered)
-        worker.executions.update(entered)
         worker.running += len(rows)
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first

@@ -77,7 +77,7 @@ class Outgoing:
         if peer.outbox:
             peer.put_off(message)
         else:
-            self.send_past(peer.id, message)
+            self._effects.append(Send(peer.id, message))
 
     def send_past(self, peer_id: bytes, message: Message) -> None:
         """Send to a routing id, known or not, and past what it has not taken yet."""
