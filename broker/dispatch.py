@@ -35,9 +35,10 @@ class Dispatcher:
         # No more workers than rows, for a thousand may be free.
         open_workers = list(islice(workers, len(llm.queue)))
         for at, worker in enumerate(open_workers):
-            if not len(llm.queue):
+            waiting = len(llm.queue)
+            if not waiting:
                 break
-            share = -(-len(llm.queue) // (len(open_workers) - at))
+            share = -(-waiting // (len(open_workers) - at))
             self._hand_out(llm, worker, share, now)
         self._fail_expired(llm)
 

@@ -192,9 +192,9 @@ def _optional(check: Check) -> Check:
 
 
 def _list(value: Any, most: int) -> list[Any]:
-    if not isinstance(value, list):
+    items: list[Any] = value
+    if type(items) is not list:
         raise DecodeError("is no list")
-    items = cast("list[Any]", value)
     if len(items) > most:
         raise DecodeError(f"has {len(items)} entries, more than {most}")
     return items
@@ -398,7 +398,7 @@ _USUAL: dict[type[Any], tuple[tuple[str, ...], tuple[Check, ...]]] = {
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
 # and what is collected of many hellos is longer.
-_LARGEST = {
+_LARGEST = dict.fromkeys(_FIELDS, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE)) | {
     Hello: (MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE),
     Fleet: (MAX_COLLECTED_BYTES, _MOST_LLMS),
     Status: (MAX_COLLECTED_BYTES, _MOST_LLMS),
@@ -480,12 +480,12 @@ def decode(frames: Sequence[Frame]) -> Message:
     kind = _KINDS.get(head[:1])
     if kind is None:
         raise DecodeError(f"a message of the unknown kind {head[:1]!r}")
-    most_bytes, longest = _LARGEST.get(kind, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE))
+    most_bytes, longest = _LARGEST[kind]
     if len(head) > most_bytes:
         raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {most_bytes}")
     try:
         plain = _unpack(head[1:], longest)
-        if kind in (Hello, Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
+        if (kind is Hello or kind is Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
             return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
         if kind is Hello:
             _field("role", _FIELDS[Hello]["role"], plain)  # only that of another version may say none
@@ -504,13 +504,14 @@ def _unpack(head: bytes, longest: int) -> dict[str, Any]:
     try:
         # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
         # takes a byte at least.
-        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=min(longest, len(head)))
+        most = min(longest, len(head))
+        plain: dict[str, Any] = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=most)
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None
-    if not isinstance(plain, dict):
+    if type(plain) is not dict:
         raise DecodeError("its head is no map of names")
-    return cast("dict[str, Any]", plain)
+    return plain
 
 
 def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
