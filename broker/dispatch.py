@@ -173,15 +173,15 @@ class Dispatcher:
             ids.append(row.id)
             payloads.append(row.payload or b"")
         return AssignRun(
-            spec.kind,
-            spec.num_generations,
-            spec.options,
-            None if latest is None else latest - now,
-            charged,
-            self._ledger.execute(worker, rows, now),
-            ids,
-            payloads,
-            spec.trace,
+            kind=spec.kind,
+            num_generations=spec.num_generations,
+            options=spec.options,
+            seconds_left=None if latest is None else latest - now,
+            charged=charged,
+            first_execution=self._ledger.execute(worker, rows, now),
+            ids=ids,
+            payloads=payloads,
+            trace=spec.trace,
         )
 
     def _fail_expired(self, llm: LLM) -> None:

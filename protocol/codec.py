@@ -69,7 +69,9 @@ from .messages import (
 from .packer import Packer
 
 Check = Callable[[Any], Any]
+# With a type that ``map`` takes.
 _checked = cast("Callable[[Check, Any], Any]", call)
+
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 _ID = Struct(f"{ROW_ID_BYTES}s")
@@ -572,13 +574,13 @@ def _fill(kind: type[Any], message: Any, body: Sequence[Frame]) -> None:
 def _cut(records: list[Any], body: Sequence[Frame]) -> None:
     """Put payloads into ``records``, where there are their sizes."""
     if len(records) == 1 and len(body) == 1 and len(body[0]) < LARGE_BYTES:
-        # As below, for one row.
+        # As below, for what is mostly one row. A size of True or 1.0 is none, and would be equal.
         sizes = records[0].payloads
         if sizes == [len(body[0])] and type(sizes[0]) is int:
             records[0].payloads = [bytes(body[0])]
             return
     try:
-        sizes = [*map(_counts, [record.payloads for record in records])]
+        sizes = [_counts(record.payloads) for record in records]
     except DecodeError as error:
         raise DecodeError(f"sizes {error}") from None
     size = sum(map(len, body))
