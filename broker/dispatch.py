@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from itertools import islice
 
 from ..protocol.content import Failure, pack_failure
+from ..protocol.frames import Payload
 from ..protocol.messages import Assign, AssignRun, Outcome
 from .blame import is_last_attempt
 from .ledger import Ledger
@@ -26,17 +27,18 @@ class Dispatcher:
 
     def dispatch(self, llm: LLM, now: float) -> None:
         """Hand out what waits for ``llm``, as far as its workers' credit goes."""
-        if not all(_is_held_back(row) for row in llm.suspects):
+        if llm.suspects and not all(_is_held_back(row) for row in llm.suspects):
             self._dispatch_suspects(llm, now)
         elif llm.quarantine is not None and not llm.quarantine.running:
             llm.quarantine = None
+        workers = llm.free if llm.quarantine is None else (one for one in llm.free if one is not llm.quarantine)
         # No more workers than rows, for a thousand may be free.
-        others = (worker for worker in llm.free if worker is not llm.quarantine)
-        open_workers = list(islice(others, len(llm.queue)))
+        open_workers = list(islice(workers, len(llm.queue)))
         for at, worker in enumerate(open_workers):
-            if not len(llm.queue):
+            waiting = len(llm.queue)
+            if not waiting:
                 break
-            share = -(-len(llm.queue) // (len(open_workers) - at))
+            share = -(-waiting // (len(open_workers) - at))
             self._hand_out(llm, worker, share, now)
         self._fail_expired(llm)
 
@@ -106,7 +108,7 @@ class Dispatcher:
         if worker.hello.batch_size == 1:
             return group[: worker.free_calls]
         calls = islice(self._runs(group, worker.hello.batch_size), worker.free_calls)
-        return [row for call in calls for row in call]
+        return [row for call, _ in calls for row in call]
 
     def _hand_out(self, llm: LLM, worker: Worker, share: int, now: float) -> None:
         """Give one worker at most ``share`` rows, within its credit; it goes to the end of the turn."""
@@ -120,15 +122,14 @@ class Dispatcher:
                 if run := llm.queue.take_run(batch, now, limits.target_message_bytes):
                     self._outgoing.send(worker, Assign([self._assign_run(worker, run, now)]))
             llm.note_credit(worker)
-        if llm.free.pop(worker, worker) is None and worker.free_calls:
+        if llm.free.pop(worker, worker) is None:
             llm.free[worker] = None
 
     def _assign(self, llm: LLM, worker: Worker, rows: list[Row], now: float) -> None:
         """Send rows to a worker, as runs of neighbours that may share an engine call, in messages of bounded size."""
         runs: list[AssignRun] = []
         size = 0
-        for run in self._runs(rows, worker.hello.batch_size):
-            run_size = sum(row.size for row in run)
+        for run, run_size in self._runs(rows, worker.hello.batch_size):
             if runs and size + run_size > self._limits.target_message_bytes:
                 self._outgoing.send(worker, Assign(runs))
                 runs, size = [], 0
@@ -138,34 +139,48 @@ class Dispatcher:
             self._outgoing.send(worker, Assign(runs))
         llm.note_credit(worker)
 
-    def _runs(self, rows: list[Row], batch_size: int) -> Iterable[list[Row]]:
-        """Neighbours with the same options, cut so that a run is no longer than a call and no message too large."""
+    def _runs(self, rows: list[Row], batch_size: int) -> Iterator[tuple[list[Row], int]]:
+        """Neighbours with the same options, cut so that a run is no longer than a call and no message too large.
+
+        With how many bytes they have.
+        """
         most = batch_size if batch_size > 1 else len(rows)
         run: list[Row] = []
         size = 0
         for row in rows:
-            size += row.size
+            row_size = len(row.payload or b"")
             if run:
-                is_full = len(run) >= most or size > self._limits.target_message_bytes
+                is_full = len(run) >= most or size + row_size > self._limits.target_message_bytes
                 if is_full or not row.spec.fits_with(run[0].spec):
-                    yield run
-                    run, size = [], row.size
+                    yield run, size
+                    run, size = [], 0
             run.append(row)
+            size += row_size
         if run:
-            yield run
+            yield run, size
 
     def _assign_run(self, worker: Worker, rows: list[Row], now: float) -> AssignRun:
         spec = rows[0].spec
-        deadlines = [row.spec.deadline for row in rows]
+        latest, charged = spec.deadline, 0
+        ids: list[bytes] = []
+        payloads: list[Payload] = []
+        for row in rows:
+            deadline = row.spec.deadline
+            if latest is not None and latest != deadline:
+                latest = None if deadline is None else max(latest, deadline)
+            if row.record.charged > charged:
+                charged = row.record.charged
+            ids.append(row.id)
+            payloads.append(row.payload or b"")
         return AssignRun(
             kind=spec.kind,
             num_generations=spec.num_generations,
             options=spec.options,
-            seconds_left=None if None in deadlines else max(one for one in deadlines if one is not None) - now,
-            charged=max([row.record.charged for row in rows]),
+            seconds_left=None if latest is None else latest - now,
+            charged=charged,
             first_execution=self._ledger.execute(worker, rows, now),
-            ids=[row.id for row in rows],
-            payloads=[row.payload or b"" for row in rows],
+            ids=ids,
+            payloads=payloads,
             trace=spec.trace,
         )
 

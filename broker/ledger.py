@@ -237,6 +237,7 @@ class Ledger:
         """The client has the answers of these rows, or wants them no more."""
         settled: list[int] = []  # yet to be told to ``worker``
         worker: Worker | None = None
+        size = unread = 0
         for row_id in row_ids:
             row = client.rows.pop(row_id, None)
             if row is None:
@@ -263,12 +264,13 @@ class Ledger:
             self.rows.pop(row_id, None)
             self.executions.pop(number, None)
             own.executions.pop(number, None)
-            client.unread_bytes -= row.unread_bytes
-            size = row.size
-            client.row_bytes -= size
-            self.row_bytes -= size
+            unread += row.unread_bytes
+            size += len(row.payload or b"")
             row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
             settled.append(number)
+        client.unread_bytes -= unread
+        client.row_bytes -= size
+        self.row_bytes -= size
         self._released(worker, settled)
 
     def _released(self, worker: Worker | None, executions: list[int]) -> None:
@@ -422,16 +424,13 @@ class Ledger:
         """Enter one hand-out of ``rows`` to ``worker``, as one run. Returns the id of the first execution."""
         first = self._next_execution
         self._next_execution += len(rows)
-        entered: dict[int, Execution] = {}
         if self._has_row_times:
             self._note_wait(worker, rows, now)
         for number, row in enumerate(rows, first):
-            execution = entered[number] = Execution(number, row, worker, now)
+            execution = self.executions[number] = worker.executions[number] = Execution(number, row, worker, now)
             row.executions += (execution,)
             if row.spec.hedge:
                 self._llm_of(row.spec.llm).stragglers.begin(execution)
-        self.executions.update(entered)
-        worker.executions.update(entered)
         worker.running += len(rows)
         worker.used += 1 if worker.hello.batch_size > 1 else len(rows)
         return first
@@ -461,6 +460,7 @@ class Ledger:
                 continue  # settled while its answer was on the way
             row = execution.row
             client = row.client
+            size = len(payload)
             if (
                 outcome != _DONE
                 or execution.finished
@@ -470,7 +470,7 @@ class Ledger:
                 or client is None
                 or client.lost is not None
                 or client.withheld
-                or client.unread_bytes + len(payload) > most
+                or client.unread_bytes + size > most
             ):
                 self._forward(worker, answered)
                 self._ended(execution, outcome, payload, now)
@@ -478,8 +478,8 @@ class Ledger:
             # What nearly all are: the only execution of a row whose client is there and reads. As ``_ended`` does it.
             execution.finished = True
             row.state = ANSWERED
-            client.unread_bytes += len(payload) - row.unread_bytes
-            row.unread_bytes = len(payload)
+            client.unread_bytes += size - row.unread_bytes
+            row.unread_bytes = size
             answer = answered.get(client)
             if answer is None:
                 answer = answered[client] = Answer([], [], [], [])

@@ -550,7 +550,7 @@ class Broker:
 
     def _on_submit(self, client: Client, message: Submit) -> None:
         held, most = len(client.rows) + len(client.refused), self.settings.limits.max_client_rows
-        if held + sum(len(run.ids) for run in message.runs) > most:
+        if held + sum([len(run.ids) for run in message.runs]) > most:
             ids = {row_id for run in message.runs for row_id in run.ids}
             held += sum(row_id not in client.rows and row_id not in client.refused for row_id in ids)
             if held > most:

@@ -77,7 +77,7 @@ class Outgoing:
         if peer.outbox:
             peer.put_off(message)
         else:
-            self.send_past(peer.id, message)
+            self._effects.append(Send(peer.id, message))
 
     def send_past(self, peer_id: bytes, message: Message) -> None:
         """Send to a routing id, known or not, and past what it has not taken yet."""
@@ -97,7 +97,8 @@ class Outgoing:
             for row_id, outcome, attempts, payload in rows:
                 self.answer(client, Answer([row_id], [outcome], [attempts], [payload]))
         elif collected is None or is_too_much:
-            self._flush_answers_of(client)
+            if collected is not None:
+                self.send(client, self._answers.pop(client).answer)
             self._answers[client] = _Collected(answer, size)
         else:
             whole = collected.answer
@@ -121,6 +122,8 @@ class Outgoing:
 
     def flush_settles(self) -> None:
         """Send what was settled: needed before anything is said about a worker's ledger."""
+        if not self._settles:
+            return
         most = self._limits.max_rows
         for worker, executions in self._settles.items():
             for at in range(0, len(executions), most):
@@ -129,13 +132,9 @@ class Outgoing:
 
     def take(self) -> list[Effect]:
         """All effects, in order, with what was collected."""
-        for client in list(self._answers):
-            self._flush_answers_of(client)
+        for client, collected in self._answers.items():
+            self.send(client, collected.answer)
+        self._answers.clear()
         self.flush_settles()
         effects, self._effects = self._effects, []
         return effects
-
-    def _flush_answers_of(self, client: Client) -> None:
-        collected = self._answers.pop(client, None)
-        if collected is not None:
-            self.send(client, collected.answer)

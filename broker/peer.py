@@ -148,7 +148,8 @@ class Worker(Peer):
     @property
     def free_calls(self) -> int:
         """How many engine calls it has granted and not been given."""
-        return max(0, self.hello.credit - self.used) if self.reconciled else 0
+        free = self.hello.credit - self.used
+        return free if free > 0 and self.reconciled else 0
 
     @property
     def unwanted(self) -> int:

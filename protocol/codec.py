@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from math import inf
-from operator import attrgetter
+from operator import attrgetter, call
 from struct import Struct
 from typing import Any, cast
 
@@ -69,6 +69,9 @@ from .messages import (
 from .packer import Packer
 
 Check = Callable[[Any], Any]
+# With a type that ``map`` takes.
+_checked = cast("Callable[[Check, Any], Any]", call)
+
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 _ID = Struct(f"{ROW_ID_BYTES}s")
@@ -87,9 +90,13 @@ def _text(value: Any) -> str:
 
 
 def _text_of(most_bytes: int) -> Check:
+    surely_fits = most_bytes // 4
+
     def checked(value: Any) -> str:
+        if not isinstance(value, str):
+            raise DecodeError("is no text")
         # Nearly all are so short that they need not be encoded.
-        if 4 * len(_text(value)) > most_bytes and len(value.encode(errors="surrogatepass")) > most_bytes:
+        if len(value) > surely_fits and len(value.encode(errors="surrogatepass")) > most_bytes:
             raise DecodeError(f"is longer than {most_bytes} bytes")
         return value
 
@@ -187,16 +194,16 @@ def _optional(check: Check) -> Check:
 
 
 def _list(value: Any, most: int) -> list[Any]:
-    if not isinstance(value, list):
+    items: list[Any] = value
+    if type(items) is not list:
         raise DecodeError("is no list")
-    items = cast("list[Any]", value)
     if len(items) > most:
         raise DecodeError(f"has {len(items)} entries, more than {most}")
     return items
 
 
 def _list_of(check: Check, most: int = MAX_ROWS_PER_MESSAGE) -> Check:
-    return lambda value: [check(item) for item in _list(value, most)]
+    return lambda value: [*map(check, _list(value, most))]
 
 
 def _one_of(names: type[Enum]) -> Check:
@@ -236,14 +243,18 @@ def _ids(value: Any) -> list[bytes]:
     joined = _bytes(value)
     if len(joined) % ROW_ID_BYTES or len(joined) > MAX_ROWS_PER_MESSAGE * ROW_ID_BYTES:
         raise DecodeError(f"is no string of at most {MAX_ROWS_PER_MESSAGE} ids, {ROW_ID_BYTES} bytes each")
-    return [row_id for (row_id,) in _ID.iter_unpack(joined)]
+    return [joined] if len(joined) == ROW_ID_BYTES else [row_id for (row_id,) in _ID.iter_unpack(joined)]
 
 
 def _record(kind: type[Any]) -> Check:
     def checked(value: Any) -> Any:
-        return _typed(kind, _mapping(value))
+        return _usual(kind, value) or _typed(kind, _mapping(value))
 
     return checked
+
+
+def _unchecked(value: Any) -> Any:
+    return value
 
 
 # What each field must be. A field that a peer leaves out takes the dataclass's default or is an error; a field that
@@ -371,14 +382,25 @@ _COLUMNS: dict[type[Any], tuple[str, ...]] = {
 }
 _COLUMNS_OF = {kind: attrgetter(*names) for kind, names in _COLUMNS.items()}
 _CARRIERS = frozenset(kind for kind in _COLUMNS if kind is not Hold)
+_RUNS = {Submit: SubmitRun, Assign: AssignRun}
 # Fields that do not stand in the head as they are.
 _CHANGED = frozenset(("payloads", "ids", "runs", "llms", "peers", "limits", "reason", "trace"))
 # Each field's name, and whether it is one of those.
 _NAMES = {kind: tuple((f.name, f.name in _CHANGED) for f in fields(kind)) for kind in _FIELDS}
 
+# A map as ``encode`` writes it where there is no trace: its names, and what each of its values must be, in the order of
+# the dataclass's fields. Sizes are looked at when the body is cut.
+_USUAL: dict[type[Any], tuple[tuple[str, ...], tuple[Check, ...]]] = {
+    kind: (
+        tuple("sizes" if name == "payloads" else name for name, _ in names if name != "trace"),
+        tuple(_FIELDS[kind].get(name, _unchecked) for name, _ in names if name != "trace"),
+    )
+    for kind, names in _NAMES.items()
+}
+
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
 # and what is collected of many hellos is longer.
-_LARGEST = {
+_LARGEST = dict.fromkeys(_FIELDS, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE)) | {
     Hello: (MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE),
     Fleet: (MAX_COLLECTED_BYTES, _MOST_LLMS),
     Status: (MAX_COLLECTED_BYTES, _MOST_LLMS),
@@ -460,17 +482,17 @@ def decode(frames: Sequence[Frame]) -> Message:
     kind = _KINDS.get(head[:1])
     if kind is None:
         raise DecodeError(f"a message of the unknown kind {head[:1]!r}")
-    most_bytes, longest = _LARGEST.get(kind, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE))
+    most_bytes, longest = _LARGEST[kind]
     if len(head) > most_bytes:
         raise DecodeError(f"{kind.__name__}: its head has {len(head)} bytes, more than {most_bytes}")
     try:
         plain = _unpack(head[1:], longest)
-        if kind in (Hello, Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
+        if (kind is Hello or kind is Refuse) and _field("version", _count, plain) != PROTOCOL_VERSION:
             return Hello(version=plain["version"]) if kind is Hello else _foreign_refusal(plain)
         if kind is Hello:
             _field("role", _FIELDS[Hello]["role"], plain)  # only that of another version may say none
-        message = _typed(kind, plain)
-        _fill(message, plain, frames[1:])
+        message = _usual(kind, plain) or _typed(kind, plain)
+        _fill(kind, message, frames[1:])
     except DecodeError as error:
         raise DecodeError(f"{kind.__name__}: {error}") from None
     return message
@@ -484,13 +506,14 @@ def _unpack(head: bytes, longest: int) -> dict[str, Any]:
     try:
         # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
         # takes a byte at least.
-        plain = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=min(longest, len(head)))
+        most = min(longest, len(head))
+        plain: dict[str, Any] = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=most)
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None
-    if not isinstance(plain, dict):
+    if type(plain) is not dict:
         raise DecodeError("its head is no map of names")
-    return cast("dict[str, Any]", plain)
+    return plain
 
 
 def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
@@ -500,8 +523,19 @@ def _field(name: str, check: Check, plain: dict[str, Any]) -> Any:
         raise DecodeError(f"{name} {error}") from None
 
 
+def _usual(kind: type[Any], plain: dict[str, Any]) -> Any:
+    """As ``_typed``, of a map as nearly all are; None of any other value, and where something is wrong with it."""
+    names, checks = _USUAL[kind]
+    if type(plain) is not dict or (*plain,) != names:
+        return None
+    try:
+        return kind(*map(_checked, checks, plain.values()))
+    except DecodeError:
+        return None
+
+
 def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
-    """An instance of ``kind`` from checked fields; rows' payloads are still to be filled in."""
+    """An instance of ``kind`` from checked fields; where its rows' payloads belong are yet their unchecked sizes."""
     values: dict[str, Any] = {}
     name = ""
     try:
@@ -511,7 +545,7 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
     except DecodeError as error:
         raise DecodeError(f"{name} {error}") from None
     if kind in _CARRIERS:
-        values["payloads"] = []
+        values["payloads"] = plain.get("sizes")
     try:
         return kind(**values)
     except TypeError:
@@ -519,22 +553,37 @@ def _typed(kind: type[Any], plain: dict[str, Any]) -> Any:
         raise DecodeError(f"lacks some of {', '.join(absent)}") from None
 
 
-def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
+def _fill(kind: type[Any], message: Any, body: Sequence[Frame]) -> None:
     """Cut the body into payloads, by the sizes in the head, and check that all columns are equally long."""
-    kind = cast("type[Any]", type(message))
-    if kind is Submit or kind is Assign:
-        records, parts = message.runs, plain["runs"]
-    elif kind in _CARRIERS:
-        records, parts = [message], [plain]
+    if kind in _RUNS:
+        kind, records = _RUNS[kind], message.runs
+    elif kind in _COLUMNS:
+        records = [message]
     else:
-        records, parts = [], []
-    if not records:
-        _check_columns(message)
-        if body:
-            raise DecodeError("has a body and no rows")
-        return
+        records = []
+    if records and kind is not Hold:
+        _cut(records, body)
+        body = ()
+    for record in records:
+        if len({*map(len, _COLUMNS_OF[kind](record))}) > 1:
+            raise DecodeError(f"{', '.join(_COLUMNS[kind])} differ in length")
+    if body:
+        raise DecodeError("has a body and no rows")
+
+
+def _cut(records: list[Any], body: Sequence[Frame]) -> None:
+    """Put payloads into ``records``, where there are their sizes."""
+    if len(records) == 1 and len(body) == 1 and len(body[0]) < LARGE_BYTES:
+        # As below, for what is mostly one row. A size of True or 1.0 is none, and would be equal.
+        sizes = records[0].payloads
+        if sizes == [len(body[0])] and type(sizes[0]) is int:
+            records[0].payloads = [bytes(body[0])]
+            return
+    try:
+        sizes = [_counts(record.payloads) for record in records]
+    except DecodeError as error:
+        raise DecodeError(f"sizes {error}") from None
     size = sum(map(len, body))
-    sizes = [_field("sizes", _counts, part) for part in parts]
     at = sum(map(sum, sizes))
     if at != size:
         raise DecodeError(f"its rows have {at} bytes and its body {size}")
@@ -546,12 +595,3 @@ def _fill(message: Any, plain: dict[str, Any], body: Sequence[Frame]) -> None:
         rows, start = b"".join(body) if len(body) != 1 else bytes(body[0]), 0
         for record, own in zip(records, sizes, strict=True):
             record.payloads = [rows[start : (start := start + size)] for size in own]
-    for record in records:
-        _check_columns(record)
-
-
-def _check_columns(record: Any) -> None:
-    kind = cast("type[Any]", type(record))
-    columns_of = _COLUMNS_OF.get(kind)
-    if columns_of is not None and len({*map(len, columns_of(record))}) > 1:
-        raise DecodeError(f"{', '.join(_COLUMNS[kind])} differ in length")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import accumulate, pairwise
 from typing import Any, get_args
+from unittest import mock
 
 import msgpack
 import pytest
@@ -543,6 +544,8 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "one size too many": (spoiled_run("Assign", sizes=[3, 0]), "Assign: ids, payloads differ in length"),
     "no sizes": (spoiled("Answer", sizes=None), "Answer: sizes is no list"),
     "a size below 0": (spoiled("Answer", sizes=[-6]), "Answer: sizes is no count"),
+    "a size that is a flag": (spoiled("Answer", b"a", sizes=[True]), "Answer: sizes is no count"),
+    "a size that is a float": (spoiled_run("Submit", b"a", sizes=[1.0]), "Submit: sizes is no count"),
     "a size beyond the body": (spoiled("Answer", sizes=[7]), "Answer: its rows have 7 bytes and its body 6"),
     "a size beyond all memory": (spoiled("Answer", sizes=[2**62]), "Answer: its rows have"),
     "sizes that add up to more than 63 bits": (
@@ -611,6 +614,38 @@ def test_fields_of_any_type_do_no_harm(data: st.DataObject) -> None:
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
 
     assert_can_be_passed_on(decoded([frames[0][:1] + packed, *frames[1:]]))
+
+
+@given(st.sampled_from([*MESSAGES]), st.data())
+def test_a_usual_message_is_read_as_any_other(kind: type[Any], data: st.DataObject) -> None:
+    """The quick ways, of a usual map and of one row alone, against the general ones: the same message or complaint."""
+    frames = encode(data.draw(MESSAGES[kind]), 1000)
+    head = msgpack.unpackb(frames[0][1:], unicode_errors="surrogatepass")
+    edges = st.sampled_from([None, True, 0, -0.0, 0.5, 1.0, 1, -1, 2**62, 2**63, float("inf"), "", "input", b"", []])
+    target = data.draw(st.sampled_from([head, *head.get("runs", ())]))
+    for field in data.draw(st.lists(st.sampled_from(sorted(target)), max_size=2)) if target else []:
+        target[field] = data.draw(edges | anything)
+    for field in data.draw(st.lists(st.sampled_from(sorted(target)), max_size=1)) if target else []:
+        del target[field]
+    if data.draw(st.booleans()):
+        target[data.draw(st.sampled_from(["trace", "payloads", "more", b"key"]))] = data.draw(edges)
+    if "sizes" in target and data.draw(st.booleans()):
+        target["sizes"] = [data.draw(edges) for _ in target["sizes"]] if isinstance(target["sizes"], list) else []
+    frames[0] = frames[0][:1] + msgpack.packb(head, unicode_errors="surrogatepass")
+
+    with mock.patch.object(codec, "_usual", return_value=None):
+        # A body in two frames is no row alone.
+        expected = told([*frames, b""] if len(frames) > 1 else frames)
+
+    assert told(frames) == expected
+
+
+def told(frames: list[bytes]) -> str:
+    """The message with the types of all in it, for True == 1 == 1.0; or what is wrong with it."""
+    try:
+        return repr(decode(frames))
+    except DecodeError as error:
+        return str(error)
 
 
 @given(messages, st.data())
