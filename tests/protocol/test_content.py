@@ -22,6 +22,7 @@ from genpool.protocol.content import (
     unpack_failure,
     unpack_outputs,
     unpack_row,
+    unpack_rows,
 )
 from genpool.protocol.errors import DecodeError, RowError
 
@@ -119,6 +120,26 @@ def test_a_numpy_integer_may_be_a_key() -> None:
 )
 def test_a_row_is_its_content_and_its_seed(content: Any, seed: int | None) -> None:
     assert unpack_row(pack_row(content, seed)) == (content, seed)
+
+
+@given(st.lists(st.tuples(contents, st.none() | st.integers(-(2**63), 2**64 - 1)), max_size=4))
+def test_rows_are_opened_together_to_what_each_is_alone(rows: list[tuple[Any, int | None]]) -> None:
+    """Integer keys and lone surrogates among them."""
+    payloads = [pack_row(content, seed) for content, seed in rows]
+    opened = unpack_rows(payloads)
+    assert opened is not None
+    assert list(zip(*opened, strict=True)) == [unpack_row(payload) for payload in payloads]
+
+
+@pytest.mark.parametrize("size", [0, 5_000])
+def test_rows_are_opened_together_whatever_their_size(size: int) -> None:
+    long, odd = {"input": "i" * size}, {"input": "\ud800", 7: [None] * (size // 2)}
+    assert unpack_rows([pack_row(long, None), pack_row(odd, 1)]) == ([long, odd], [None, 1])
+
+
+@pytest.mark.parametrize("odd", [b"", b"\xc1", pack([1]), pack({}), pack([{}, "seed"]), pack([{}, True])])
+def test_rows_of_which_one_cannot_be_read_are_not_opened_together(odd: bytes) -> None:
+    assert unpack_rows([pack_row({}, 1), odd]) is None
 
 
 def test_outputs_come_back_as_they_were() -> None:
@@ -297,6 +318,16 @@ def test_long_lengths_that_are_announced_take_no_memory(kind: bytes, levels: int
     try:
         with pytest.raises(DecodeError, match="the content cannot be read"):
             unpack(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_lengths_that_are_announced_in_short_rows_take_no_memory() -> None:
+    rows = [(b"\xdd" + (4_000).to_bytes(4)) * 800] * 4
+    tracemalloc.start()
+    try:
+        assert unpack_rows(rows) is None
         assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
     finally:
         tracemalloc.stop()
