@@ -147,8 +147,12 @@ def _unpack_lists(payloads: Sequence[Payload], length: int) -> list[list[Any]] |
         lists = _open_each(payloads)
     except Exception:  # whatever it is, ``unpack`` says it of the one that it is about
         return None
-    if [True for one in lists if type(one) is not list] or [True for one in lists if len(one) != length]:
-        return None
+    for one in lists:
+        if type(one) is not list:
+            return None
+    for one in lists:
+        if len(one) != length:
+            return None
     return lists
 
 
@@ -161,8 +165,14 @@ def unpack_rows(payloads: Sequence[Payload]) -> tuple[list[Any], list[int | None
     rows = _unpack_lists(payloads, 2)
     if rows is None:
         return None
-    contents, seeds = [row[0] for row in rows], [row[1] for row in rows]
-    return None if [True for seed in seeds if seed is not None and type(seed) is not int] else (contents, seeds)
+    contents: list[Any] = []
+    seeds: list[int | None] = []
+    for content, seed in rows:
+        if seed is not None and type(seed) is not int:
+            return None
+        contents.append(content)
+        seeds.append(seed)
+    return contents, seeds
 
 
 def pack_failure(failure: Failure) -> bytes:

@@ -107,11 +107,20 @@ def missing_arguments(task: TaskLike | Sequence[str], input: object) -> list[str
 def lacking_inputs(task: TaskLike, inputs: Sequence[Any]) -> dict[int, list[str]]:
     """The argument names of ``task`` that some of ``inputs`` lack, by their places; the others lack nothing."""
     names = list(task.input_args_names)
-    # As a rule all inputs are dicts that have what is needed, and that takes a third of the time to see.
-    are_dicts = not [True for one in inputs if type(one) is not dict]
-    if are_dicts and not [True for name in names for one in inputs if name not in one]:
+    if _are_dicts_with(names, inputs):  # as a rule, and that takes a third of the time to see
         return {}
     return {place: lacking for place, one in enumerate(inputs) if (lacking := missing_arguments(names, one))}
+
+
+def _are_dicts_with(names: Sequence[str], inputs: Sequence[Any]) -> bool:
+    for one in inputs:
+        if type(one) is not dict:
+            return False
+    for name in names:
+        for one in inputs:
+            if name not in one:
+                return False
+    return True
 
 
 def same_task(tasks: Sequence[object]) -> bool:

@@ -22,7 +22,7 @@ from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.rendered import RenderedPromptTask
-from .llm import LLM, RowCall, has_shape
+from .llm import LLM, RowCall, are_plain
 from .machine import RowResult, StartCall
 from .secret import redacted
 from .span import CallSpans
@@ -328,10 +328,8 @@ def _tokens(usage: Any) -> int:
 
 def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
     """Raises RowError unless there are ``num_generations`` outputs, as dicts, or an error for each of ``rows``."""
-    if has_shape(answers, rows, num_generations):
-        odd = [True for outputs in answers for output in outputs if type(output) is not dict]
-        if not odd:
-            return answers
+    if are_plain(answers, rows, num_generations):
+        return answers
     if not isinstance(answers, list) or len(cast(list[Any], answers)) != rows:
         got = f"{len(cast(list[Any], answers))} rows" if isinstance(answers, list) else f"a {type(answers).__name__}"
         raise RowError(f"the LLM was given {rows} rows and returned {got} instead of a list of outputs for each")

@@ -294,7 +294,7 @@ class LLM(ABC):
 
     def _generate_checked(self, inputs: list[dict[str, Any]], num_generations: int) -> Generations:
         generations = self._generate(inputs, num_generations)
-        if not has_shape(generations, len(inputs), num_generations):
+        if not are_plain(generations, len(inputs), num_generations):
             _require_shape(f"{type(self).__name__}._generate", generations, len(inputs), num_generations)
         return generations
 
@@ -329,11 +329,20 @@ class LLM(ABC):
         return Closed(f"{type(self).__name__} is closed and generates nothing more: make a new one.")
 
 
-def has_shape(rows: list[Any], count: int, num_generations: int) -> bool:
-    """Whether ``rows`` are plain lists of so many, as nearly always: a look at each one then need not be taken."""
-    if type(rows) is not list or len(rows) != count or [True for outputs in rows if type(outputs) is not list]:
+def are_plain(rows: list[Any], count: int, num_generations: int) -> bool:
+    """Whether there are ``count`` plain lists of so many plain dicts, as nearly always: no more need be looked at."""
+    if type(rows) is not list or len(rows) != count:
         return False
-    return not [True for outputs in rows if len(outputs) != num_generations]
+    for outputs in rows:
+        if type(outputs) is not list:
+            return False
+    for outputs in rows:
+        if len(outputs) != num_generations:
+            return False
+        for output in outputs:
+            if type(output) is not dict:
+                return False
+    return True
 
 
 def _require_positive(name: str, value: object) -> None:
