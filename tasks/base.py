@@ -104,13 +104,23 @@ def missing_arguments(task: TaskLike | Sequence[str], input: object) -> list[str
     return [name for name in names if name not in input]
 
 
-def lacking_inputs(task: TaskLike, inputs: Sequence[object]) -> dict[int, list[str]]:
+def lacking_inputs(task: TaskLike, inputs: Sequence[Any]) -> dict[int, list[str]]:
     """The argument names of ``task`` that some of ``inputs`` lack, by their places; the others lack nothing."""
     names = list(task.input_args_names)
-    needed = set(names)
-    # That a dict has all it needs is seen at once; as a rule every input is one.
-    doubtful = [place for place, one in enumerate(inputs) if type(one) is not dict or not one.keys() >= needed]
-    return {place: lacking for place in doubtful if (lacking := missing_arguments(names, inputs[place]))}
+    if _are_dicts_with(names, inputs):  # as a rule, and that takes a third of the time to see
+        return {}
+    return {place: lacking for place, one in enumerate(inputs) if (lacking := missing_arguments(names, one))}
+
+
+def _are_dicts_with(names: Sequence[str], inputs: Sequence[Any]) -> bool:
+    for one in inputs:
+        if type(one) is not dict:
+            return False
+    for name in names:
+        for one in inputs:
+            if name not in one:
+                return False
+    return True
 
 
 def same_task(tasks: Sequence[object]) -> bool:
@@ -136,7 +146,7 @@ def is_labelling(task: TaskLike) -> bool:
 
 def known_wishes(wishes: object, known: Collection[str]) -> dict[str, Any]:
     """Those of a task's ``generation_kwargs`` that an LLM with the options ``known`` can be asked for."""
-    if not isinstance(wishes, Mapping):
+    if wishes is None or not isinstance(wishes, Mapping):  # to tell that of None takes long
         return {}
     return {name: value for name, value in cast(Mapping[str, Any], wishes).items() if name in known}
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from itertools import chain
+from itertools import compress
 from typing import Any, cast
 
 from ..protocol.content import WISHES, Failure, pack, pack_each, pack_failure, unpack, unpack_row, unpack_rows
@@ -22,15 +22,16 @@ from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.rendered import RenderedPromptTask
-from .llm import LLM, RowCall, has_shape
+from .llm import LLM, RowCall, are_plain
 from .machine import RowResult, StartCall
 from .secret import redacted
 from .span import CallSpans
 
 log = logging.getLogger("genpool.worker")
 
-# To look it up in its class takes as long as half a RowResult.
+# To look them up in their classes takes as long as half a RowResult.
 _DONE: int = Outcome.DONE
+_INPUT, _PROMPT = RowKind
 
 # What becomes of a row: its outputs, or the error that is its own.
 Answer = list[LLMOutput] | Exception
@@ -53,13 +54,33 @@ _DETERMINISTIC = (
 
 
 @dataclass(slots=True)
-class Row:
-    """One row of a call, opened. ``cancelled`` is set when nobody wants it any more."""
+class Rows:
+    """Rows of a call, opened, by columns. A flag of ``cancelled`` is set when nobody wants its row any more."""
 
-    execution: int
-    content: Any
-    seed: int | None
-    cancelled: threading.Event
+    executions: Sequence[int]
+    contents: Sequence[Any]
+    seeds: Sequence[int | None]
+    cancelled: Sequence[threading.Event]
+
+    def __len__(self) -> int:
+        return len(self.executions)
+
+    def one(self, place: int) -> Rows:
+        """The row at ``place`` alone."""
+        part = slice(place, place + 1)
+        return Rows(self.executions[part], self.contents[part], self.seeds[part], self.cancelled[part])
+
+    def wanted(self) -> Rows:
+        """Those that were not cancelled."""
+        are_wanted = [not flag.is_set() for flag in self.cancelled]
+        if False not in are_wanted:
+            return self
+        return Rows(
+            list(compress(self.executions, are_wanted)),
+            list(compress(self.contents, are_wanted)),
+            list(compress(self.seeds, are_wanted)),
+            list(compress(self.cancelled, are_wanted)),
+        )
 
 
 class Caller:
@@ -98,7 +119,7 @@ class Caller:
         """
         try:
             options = _options(call.options, self._llm.option_names)
-            if call.kind == RowKind.INPUT:
+            if call.kind == _INPUT:
                 options = self._llm.wishes | options
         except (DecodeError, RowError) as error:
             return [self._failed(execution, error) for execution in call.executions]
@@ -110,76 +131,71 @@ class Caller:
             if unreadable:
                 tell(unreadable)
         else:
-            rows = [
-                Row(execution, content, seed, flag)
-                for execution, (content, seed), flag in zip(call.executions, opened, cancelled, strict=True)
-            ]
+            rows = Rows(call.executions, *opened, cancelled)
         if self.by_row:
             return self._one_by_one(call, rows, options, tell)
         return self._attempt(call, rows, options, tell)
 
-    def _readable(self, call: StartCall, cancelled: Sequence[threading.Event]) -> tuple[list[Row], list[RowResult]]:
+    def _readable(self, call: StartCall, cancelled: Sequence[threading.Event]) -> tuple[Rows, list[RowResult]]:
         """The rows of a call that can be read, and the results of those that cannot."""
-        rows: list[Row] = []
+        read: list[tuple[int, Any, int | None, threading.Event]] = []
         unreadable: list[RowResult] = []
         for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
             try:
-                content, seed = unpack_row(payload)
+                read.append((execution, *unpack_row(payload), flag))
             except DecodeError as error:
                 unreadable.append(self._failed(execution, error))
-            else:
-                rows.append(Row(execution, content, seed, flag))
-        return rows, unreadable
+        return Rows(*zip(*read, strict=True)) if read else Rows([], [], [], []), unreadable
 
-    def _one_by_one(self, call: StartCall, rows: list[Row], options: dict[str, Any], tell: Tell) -> list[RowResult]:
-        for row in rows[:-1]:
-            if results := self._attempt(call, [row], options, tell):
+    def _one_by_one(self, call: StartCall, rows: Rows, options: dict[str, Any], tell: Tell) -> list[RowResult]:
+        last = len(rows) - 1
+        for place in range(last):
+            if results := self._attempt(call, rows.one(place), options, tell):
                 tell(results)
-        return self._attempt(call, rows[-1:], options, tell)
+        return self._attempt(call, rows.one(last), options, tell)
 
-    def _attempt(self, call: StartCall, rows: list[Row], options: dict[str, Any], tell: Tell) -> list[RowResult]:
-        rows = [row for row in rows if not row.cancelled.is_set()]
+    def _attempt(self, call: StartCall, rows: Rows, options: dict[str, Any], tell: Tell) -> list[RowResult]:
+        rows = rows.wanted()
         if not rows:
             return []
         try:
             if self._spans is None:
                 answers = self._generate(call, rows, options)
             else:
-                contents = [row.content for row in rows]
-                answers = self._spans.run(call, contents, options, lambda: self._generate(call, rows, options))
+                answers = self._spans.run(call, rows.contents, options, lambda: self._generate(call, rows, options))
         except EngineDead:
             raise
         except CancelledError:
-            return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
+            return [RowResult(execution, Outcome.RETURNED, b"") for execution in rows.executions]
         except EngineUnwell as error:
             self._unwell(message_of(error))
-            return [RowResult(row.execution, Outcome.RETURNED, b"") for row in rows]
+            return [RowResult(execution, Outcome.RETURNED, b"") for execution in rows.executions]
         except Exception as error:
             make_room(error)
             if len(rows) == 1:
-                return [self._failed(rows[0].execution, error)]
+                return [self._failed(rows.executions[0], error)]
             log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
         else:
-            return self._all_settled(rows, answers, tell)
+            return self._all_settled(rows.executions, answers, tell)
         return self._one_by_one(call, rows, options, tell)
 
-    def _generate(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
+    def _generate(self, call: StartCall, rows: Rows, options: dict[str, Any]) -> list[Answer]:
         if self._by_batch or self.by_row:
             return self._generate_calls(call, rows, options)
-        if call.kind == RowKind.PROMPT:
-            llm, inputs = self._rendered, [{"prompt": row.content} for row in rows]
+        if call.kind == _PROMPT:
+            llm, inputs = self._rendered, [{"prompt": content} for content in rows.contents]
         else:
-            llm, inputs = self._llm, _arguments([row.content for row in rows], self._llm.task)
+            llm, inputs = self._llm, _arguments(rows.contents, self._llm.task)
         result: Any = llm.generate(inputs, call.num_generations)
         return _checked(result.result() if isinstance(result, Future) else result, len(rows), call.num_generations)
 
-    def _generate_calls(self, call: StartCall, rows: list[Row], options: dict[str, Any]) -> list[Answer]:
+    def _generate_calls(self, call: StartCall, rows: Rows, options: dict[str, Any]) -> list[Answer]:
         """Row by row or in a batch: the engine sees no row that lacks an argument, whose outputs are empty."""
-        kind = "prompt" if call.kind == RowKind.PROMPT else "input"
-        lacking = lacking_inputs(self._llm.task, [row.content for row in rows]) if kind == "input" else {}
+        kind = "prompt" if call.kind == _PROMPT else "input"
+        lacking = lacking_inputs(self._llm.task, rows.contents) if kind == "input" else {}
         requests = [
-            RowCall(row.content, kind, call.num_generations, options, row.seed, row.cancelled)
-            for place, row in enumerate(rows)
+            RowCall(content, kind, call.num_generations, options, seed, flag)
+            for place, (content, seed, flag) in enumerate(zip(rows.contents, rows.seeds, rows.cancelled, strict=True))
             if place not in lacking
         ]
         made: list[Answer] = []
@@ -193,18 +209,18 @@ class Caller:
             for place in range(len(rows))
         ]
 
-    def _all_settled(self, rows: list[Row], answers: list[Answer], tell: Tell) -> list[RowResult]:
+    def _all_settled(self, executions: Sequence[int], answers: list[Answer], tell: Tell) -> list[RowResult]:
         payloads = pack_each(answers)
         if payloads is not None:
-            tokens = _tokens_of(cast(list[list[LLMOutput]], answers))
+            tokens = _tokens_of(cast("list[list[LLMOutput]]", answers))
             return [
-                RowResult(row.execution, _DONE, payload, count)
-                for row, payload, count in zip(rows, payloads, tokens, strict=True)
+                RowResult(execution, _DONE, payload, count)
+                for execution, payload, count in zip(executions, payloads, tokens, strict=True)
             ]
         results: list[RowResult] = []
         try:
-            for row, answer in zip(rows, answers, strict=True):
-                results.append(self._settled(row.execution, answer))
+            for execution, answer in zip(executions, answers, strict=True):
+                results.append(self._settled(execution, answer))
         except BaseException:
             tell(results)  # the process ends now, and hands over what it has
             raise
@@ -264,7 +280,7 @@ def traceback_of(error: BaseException) -> str:
     return redacted("".join(traceback.format_exception(error)))
 
 
-def _arguments(contents: list[Any], task: TaskLike) -> list[Any]:
+def _arguments(contents: Sequence[Any], task: TaskLike) -> list[Any]:
     """What the task asks for: a client that does not know the task sends all that its inputs hold."""
     names = list(task.input_args_names)
     return [
@@ -312,12 +328,12 @@ def _tokens(usage: Any) -> int:
 
 def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:
     """Raises RowError unless there are ``num_generations`` outputs, as dicts, or an error for each of ``rows``."""
+    if are_plain(answers, rows, num_generations):
+        return answers
     if not isinstance(answers, list) or len(cast(list[Any], answers)) != rows:
         got = f"{len(cast(list[Any], answers))} rows" if isinstance(answers, list) else f"a {type(answers).__name__}"
         raise RowError(f"the LLM was given {rows} rows and returned {got} instead of a list of outputs for each")
     given = cast(list[Any], answers)
-    if has_shape(given, num_generations) and {*map(type, chain.from_iterable(given))} == {dict}:
-        return given
     for outputs in given:
         if isinstance(outputs, Exception):
             continue

@@ -75,7 +75,7 @@ class Desk(Session):
         self._grant_due = True
         self._granted = 0
         self._said_state = WorkerState.LOADING, ""
-        self._results: list[RowResult] = []
+        self._results: list[RowResult] = []  # those of ``finished`` that are to be sent
 
     def row_of(self, execution: int) -> bytes | None:
         return self.held.get(execution)
@@ -160,17 +160,18 @@ class Desk(Session):
         """Send what has finished, in messages of bounded size."""
         if not self._results:
             return
-        results = [result for result in self._results if result.execution in self.finished]  # else settled meanwhile
-        self._results = []
-        start = size = 0
+        results, self._results = self._results, []
         most_rows, most_bytes = self.limits.max_rows, self.limits.target_message_bytes
+        if len(results) <= most_rows and sum([len(result.payload) for result in results]) <= most_bytes:
+            self._send_result(results)
+            return
+        start = size = 0
         for at, result in enumerate(results):
             size += len(result.payload)
             if at > start and (size > most_bytes or at - start >= most_rows):
                 self._send_result(results[start:at])
                 start, size = at, len(result.payload)
-        if results:
-            self._send_result(results[start:])
+        self._send_result(results[start:])
 
     def forget(self) -> None:
         """Nobody will ask for these rows here any more."""
@@ -220,6 +221,8 @@ class Desk(Session):
                 self.worker.stop_row(execution)
             else:
                 self.held_bytes -= len(result.payload)
+        if self._results:
+            self._results = [result for result in self._results if result.execution in self.finished]
 
     def _credit(self) -> int:
         """How many calls the broker may have handed out in all: what it has, and what is free for it."""

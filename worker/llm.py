@@ -203,13 +203,13 @@ class LLM(ABC):
         valid = [one for index, one in enumerate(inputs) if index not in invalid] if invalid else list(inputs)
         progress = Progress(progress_callback_func)
         progress.advance(num_generations * len(invalid))
-        fill = partial(self._fill, len(inputs), invalid, num_generations)
         if self.thread_pool_executor is not None:
             parts = self._submit(self.thread_pool_executor, valid, num_generations, progress)
+            fill = partial(self._fill, len(inputs), invalid, num_generations)
             return JointFuture(parts, lambda rows: fill([row[0] for row in rows]))
         generated = self._generate_checked(valid, num_generations) if valid else []
         progress.advance(num_generations * len(valid))
-        return fill(generated)
+        return self._fill(len(inputs), invalid, num_generations, generated)
 
     def validate_prompts(
         self, inputs: list[dict[str, Any]], default_format: SupportedFormats | None = None
@@ -294,7 +294,8 @@ class LLM(ABC):
 
     def _generate_checked(self, inputs: list[dict[str, Any]], num_generations: int) -> Generations:
         generations = self._generate(inputs, num_generations)
-        _require_shape(f"{type(self).__name__}._generate", generations, len(inputs), num_generations)
+        if not are_plain(generations, len(inputs), num_generations):
+            _require_shape(f"{type(self).__name__}._generate", generations, len(inputs), num_generations)
         return generations
 
     def _find_invalid(self, inputs: list[dict[str, Any]]) -> set[int]:
@@ -328,10 +329,20 @@ class LLM(ABC):
         return Closed(f"{type(self).__name__} is closed and generates nothing more: make a new one.")
 
 
-def has_shape(rows: Any, num_generations: int) -> bool:
-    """Whether all ``rows`` are plain lists of so many, as nearly always: a look at each one then need not be taken."""
-    count = len(rows)
-    return [*map(type, rows)] == [list] * count and [*map(len, rows)] == [num_generations] * count
+def are_plain(rows: list[Any], count: int, num_generations: int) -> bool:
+    """Whether there are ``count`` plain lists of so many plain dicts, as nearly always: no more need be looked at."""
+    if type(rows) is not list or len(rows) != count:
+        return False
+    for outputs in rows:
+        if type(outputs) is not list:
+            return False
+    for outputs in rows:
+        if len(outputs) != num_generations:
+            return False
+        for output in outputs:
+            if type(output) is not dict:
+                return False
+    return True
 
 
 def _require_positive(name: str, value: object) -> None:
@@ -349,8 +360,6 @@ def _require_format(name: str) -> None:
 def _require_shape(who: str, generations: Any, num_inputs: int, num_generations: int) -> None:
     if not isinstance(generations, list) or len(cast(list[Any], generations)) != num_inputs:
         raise RowError(f"{who} was given {num_inputs} inputs and must return a list of outputs for each of them.")
-    if has_shape(cast(list[Any], generations), num_generations):
-        return
     for outputs in cast(list[Any], generations):
         if not isinstance(outputs, list) or len(cast(list[Any], outputs)) != num_generations:
             raise RowError(f"{who} was asked for {num_generations} generations and must return a list of so many.")
