@@ -121,8 +121,7 @@ class Call:
         self._shared = shared
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
-        # What was drawn last: how many generations each LLM makes, and that for those that make some.
-        self._drawn: list[int] | None = None
+        # What was drawn last: the LLMs that make some generations, by their positions, and how many.
         self._counts: list[tuple[int, int]] = []
         self._tasks = [voice.rendering_task for voice in voices]
         self.makes_prompts = any(task is not None for task in self._tasks)
@@ -255,18 +254,20 @@ class Call:
         if payloads is None and (payloads := self._payloads([record.input for record in records])) is None:
             return None
         made: dict[int, tuple[Maker, list[Row]]] = {}
-        specs: dict[tuple[int, int], RowSpec] = {}
+        spec: RowSpec | None = None
+        at = count = -1  # of the last share: mostly, neighbours are as many generations by the same LLM
+        rows: list[Row] = []
         for record, payload in zip(records, payloads, strict=True):
             for place, share in enumerate(record.shares):
-                spec = specs.get((share.at, share.count))
-                if spec is None:
+                if spec is None or share.at != at or share.count != count:
+                    at, count = share.at, share.count
                     try:
-                        spec = specs[share.at, share.count] = self._spec(share, self._settings.options)
+                        spec = self._spec(share, self._settings.options)
                     except ConfigurationError:
                         return None
-                    made.setdefault(share.at, (self._maker(share.at), []))
+                    _, rows = made.setdefault(at, (self._maker(at), []))
                 row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
-                made[share.at][1].append(row)
+                rows.append(row)
         return made.values()
 
     def cancel(self, error: BaseException | None = None) -> None:
@@ -305,33 +306,53 @@ class Call:
 
     def _recorded(self, start: int, inputs: Sequence[Any]) -> list[Record]:
         """Inputs with their shares, as they are kept from now on."""
-        records: list[Record] = []
-        under_way = self._ahead.under_way
         with self._lock:
             self._note_returns()
-            for index, given in enumerate(inputs, start):
-                if isinstance(given, Item):
-                    shares = planned_shares(given.plan) or self._draw(given.number)
-                    draws = max([share.draw for share in shares])
-                    records.append(Record(index, given.input, shares, len(shares), given, draws))
-                else:
-                    shares = self._draw(index)
-                    records.append(Record(index, given, shares, len(shares)))
-                for share in shares:
-                    under_way[share.at] += 1
+            if self._settings.draw_each_row or self._lost or Item in {*map(type, inputs)}:
+                records = [self._record(index, given) for index, given in enumerate(inputs, start)]
+            else:
+                records = self._records_alike(start, inputs)
             if not self._over:
                 self.begun += len(records)
                 self._records.update(zip(range(start, start + len(records)), records, strict=True))
         return records
 
+    def _record(self, index: int, given: Any) -> Record:
+        """An input with its shares. Under the lock."""
+        if isinstance(given, Item):
+            shares = planned_shares(given.plan) or self._draw(given.number)
+            draws = max([share.draw for share in shares])
+            record = Record(index, given.input, shares, len(shares), given, draws)
+        else:
+            shares = self._draw(index)
+            record = Record(index, given, shares, len(shares))
+        for share in shares:
+            self._ahead.under_way[share.at] += 1
+        return record
+
+    def _records_alike(self, start: int, inputs: Sequence[Any]) -> list[Record]:
+        """``_record`` for inputs that all have the same shares, as they have with one draw for a call."""
+        counts = self._counts_drawn(start)
+        records = [Record(index, given, [], len(counts)) for index, given in enumerate(inputs, start)]
+        for at, count in counts:
+            for record in records:
+                record.shares.append(Share(at, count))
+            self._ahead.under_way[at] += len(records)
+        return records
+
     def _draw(self, number: int) -> list[Share]:
         """New shares for one input. With a seed, they are the same wherever a call begins. Under the lock."""
-        if self._drawn is None or self._settings.draw_each_row:
-            self._drawn = self._shares_drawn(number)
-            self._counts = [(at, count) for at, count in enumerate(self._drawn) if count]
+        counts = self._counts_drawn(number)
         if self._lost and self._is_redrawn:
-            return shares_of(self._move(self._drawn))
-        return [Share(at, count) for at, count in self._counts]
+            drawn = dict(counts)
+            return shares_of(self._move([drawn.get(at, 0) for at in range(len(self._voices))]))
+        return [Share(at, count) for at, count in counts]
+
+    def _counts_drawn(self, number: int) -> list[tuple[int, int]]:
+        """The LLMs that make generations of an input, and how many. Under the lock."""
+        if not self._counts or self._settings.draw_each_row:
+            self._counts = [(at, count) for at, count in enumerate(self._shares_drawn(number)) if count]
+        return self._counts
 
     def _shares_drawn(self, number: int) -> list[int]:
         settings = self._settings
@@ -455,12 +476,12 @@ class Call:
                 self._begin_more()
 
     def _take_in(self, rows: list[Row]) -> None:
-        with self._lock:
-            records = [self._records.get(row.index) for row in rows]
         opened = self._opened(rows) if len(rows) > 1 else None
         if opened is not None and self._progress is None and self._shared is None:
-            self._finish(rows, records, opened)
+            self._finish(rows, opened)
             return
+        with self._lock:
+            records = [self._records.get(row.index) for row in rows]
         reached: list[Record] = []
         shares: list[Share] = []
         outcomes: list[list[LLMOutput] | RemoteError] = []
@@ -485,12 +506,13 @@ class Call:
         finally:
             self._report([record for record in records if record is not None and not record.pending])
 
-    def _finish(self, rows: Sequence[Row], records: Sequence[Record | None], opened: Sequence[list[LLMOutput]]) -> None:
+    def _finish(self, rows: Sequence[Row], opened: Sequence[list[LLMOutput]]) -> None:
         """``_end`` and ``_report`` for rows that all have their outputs, where nobody hears of each."""
         under_way = self._ahead.under_way
         finished: list[Record] = []
         with self._lock:
-            for row, record, outputs in zip(rows, records, opened, strict=True):
+            for row, outputs in zip(rows, opened, strict=True):
+                record = self._records.get(row.index)
                 if record is None:
                     continue  # cancelled meanwhile
                 share = record.shares[row.place]
@@ -498,8 +520,9 @@ class Call:
                 under_way[share.at] -= 1
                 record.pending -= 1
                 if not record.pending:
+                    del self._records[row.index]
                     finished.append(record)
-        self._report(finished)
+        self._tell_finished(finished)
 
     def _opened(self, rows: list[Row]) -> list[list[LLMOutput]] | None:
         """``_outcome`` of all these rows, where each has its outputs and nothing is read in them, as nearly always."""
@@ -548,6 +571,10 @@ class Call:
         """Tell of records that have no pending shares, but for those that were told of or cancelled meanwhile."""
         with self._lock:
             finished = [record for record in records if self._records.pop(record.index, None) is not None]
+        self._tell_finished(finished)
+
+    def _tell_finished(self, finished: list[Record]) -> None:
+        with self._lock:
             if self._span is not None:
                 self._span.note_failures(finished)
         for record in finished:
