@@ -15,8 +15,8 @@ from .maker import Voice
 
 # So many rows of an LLM are under way, or so many times what it runs at once: a little more than may be at the broker
 # (see machine.py), so that it never waits for those that were put off.
-_LEAST_ROWS = 320
-_ROWS_PER_CAPACITY = 5
+_LEAST_ROWS = 384
+_ROWS_PER_CAPACITY = 6
 
 
 @dataclass(slots=True)

@@ -61,12 +61,11 @@ _MOST_IDS_AT_ONCE = 256
 
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
-_BEGIN_AT_ONCE = 64
+_BEGIN_AT_ONCE = 256
 
 # So many rows end before it is told which inputs are finished by them, and others begin in their place: a large value
-# delays that, and makes Python's collector look at what would have been free a moment later; a small one takes the lock
-# for few.
-_ENDS_AT_ONCE = 64
+# delays that, a small one takes the lock for few.
+_ENDS_AT_ONCE = 256
 
 # How long an LLM may be served by nobody before it is lost. It should be longer than a worker takes that was started
 # again and loads a large model, and no longer than a person would watch a call stand still.
