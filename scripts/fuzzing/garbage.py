@@ -50,6 +50,7 @@ LLMS = ("a", "b")
 _MOST_ROWS = 5
 _PAYLOADS = (b"", b"row", b"another row", b"x" * 120, b"y" * 700)
 _OPTIONS = (b"", b"\x81\xa4seed\x01", b"\xc1")
+_TRACES = ("", "", "", "00-" + 32 * "a" + "-" + 16 * "b" + "-01")
 _OPTION_NAMES: tuple[str, ...] = ("seed", "temperature", "\ud800")
 _MODELS: tuple[str, ...] = ("model", "")
 _MAPS: tuple[dict[str, Any], ...] = ({}, {"name": "Task"}, {"a": [None, True, 1.5, {"\udfff": "b"}]})
@@ -143,6 +144,7 @@ def _submit_run(choices: Choices, words: Vocabulary) -> SubmitRun:
         ids,
         _payloads(choices, len(ids)),
         choices.one_of((0.0, 0.0, 1.0, 1e308)),
+        choices.one_of(_TRACES),
     )
 
 
@@ -157,6 +159,7 @@ def _assign_run(choices: Choices, words: Vocabulary) -> AssignRun:
         min(choices.one_of((*words.executions, choices.count())), MAX_COUNT - MAX_ROWS_PER_MESSAGE),
         ids,
         _payloads(choices, len(ids)),
+        choices.one_of(_TRACES),
     )
 
 
