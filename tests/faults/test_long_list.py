@@ -1,4 +1,4 @@
-"""A list that is longer than what its LLM needs at once: most of it waits, packed, while the fleet or its caller breaks."""
+"""A list that is longer than its LLM needs at once: most of it waits, packed, while the fleet or its caller breaks."""
 
 from __future__ import annotations
 
