@@ -131,6 +131,8 @@ class Call:
         self._trace = "" if self._span is None else self._span.trace
         # What ends a span may write it to a file, or over the network.
         self.runs_user_code = self.makes_prompts or bool(progress or shared or self._span)
+        # The LLMs whose process cannot be had, which another row would have started once more.
+        self._failed: dict[Voice, RemoteError] = {}
         # The LLMs that are lost by now, by their positions, until they are served again.
         self._lost: dict[int, LLMLost] = {}
         self._over = False
@@ -199,13 +201,17 @@ class Call:
                 self._report(records)
                 continue
             for maker, rows in made:
-                try:
-                    maker.voice.submit_rows(rows)
-                except Exception as error:  # it may be torn down
-                    told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
-                    for row in rows:
-                        row.ending = told
-                    self._take_in(rows)
+                error: Exception | None = self._failed.get(maker.voice)
+                if error is None:
+                    try:
+                        maker.voice.submit_rows(rows)
+                        continue
+                    except Exception as raised:  # it may be torn down
+                        error = raised
+                told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
+                for row in rows:
+                    row.ending = told
+                self._take_in(rows)
 
     def _rows(
         self, records: Sequence[Record], payloads: Sequence[bytes] | None = None
@@ -470,8 +476,7 @@ class Call:
         finally:
             if not self._ahead.is_empty:
                 # What no worker has answered ended for a cause that the others have, too, and shall not wait for.
-                if [True for row in rows if isinstance(row.ending, GenpoolError)]:
-                    self._ahead.is_hurried = True
+                self._ahead.is_hurried |= any(isinstance(row.ending, GenpoolError) for row in rows)
                 self._begin_more()
 
     def _take_in(self, rows: list[Row]) -> None:
@@ -489,6 +494,8 @@ class Call:
             if record is None or ending is None:
                 continue  # cancelled meanwhile
             share = record.shares[rows[at].place]
+            if isinstance(ending, RemoteError):
+                self._failed[self._voices[share.at]] = ending
             if isinstance(ending, LLMLost):
                 self._note_loss(share.at, ending)
                 if self._is_redrawn:

@@ -179,6 +179,8 @@ class Link:
         except BaseException:
             log.exception("the connection to the broker at %s ended by a defect in genpool", self.address)
             error = Closed(f"the connection to the broker at {self.address} broke by a defect; see the log")
+            with self._gate:
+                self._closing = True  # who hears of it may want to send more
             rows = [*self._machine.submitted.values()]
             rows += [row for line in self._machine.lines.values() for row in line.waiting]
             rows = [row for row in rows if not row.over]

@@ -12,7 +12,7 @@ from voices import FakeLink, FakeVoice, echo, info
 from genpool.client.call import Call, CallSettings
 from genpool.client.record import Record
 from genpool.client.row import Row
-from genpool.protocol.errors import Closed, LLMLost, UnknownLLM
+from genpool.protocol.errors import Closed, LLMLost, RemoteError, UnknownLLM
 
 # Inputs begin in parts of 256, as long as fewer rows than 384 are under way.
 PART, ENOUGH = 256, 384
@@ -115,6 +115,18 @@ def test_when_a_row_ends_without_a_worker_the_others_begin_at_once_and_may_end_a
         call.link.end(one, UnknownLLM("nobody serves it"))
     assert {record.failure.kind for record in call.records if record.failure} == {UnknownLLM}
     assert len(call.records) == 2000
+
+
+def test_where_an_llms_process_cannot_be_had_no_row_asks_for_it_again() -> None:
+    call = Long(2000, 2)
+    error = RemoteError("RuntimeError", "no model", llm="a")
+    for one in [one for one in call.link.held if one.llm == "a"]:
+        call.link.end(one, error)
+    assert (call.begun("a"), call.begun("b")) == (BEGUN, 2000)
+    call.end(2000, "b")
+    assert len(call.records) == 2000
+    assert {record.failure and record.failure.message for record in call.records} == {"no model"}
+    assert {len(record.outputs) for record in call.records} == {1}
 
 
 def raises(error: Exception) -> Callable[[list[Row]], None]:

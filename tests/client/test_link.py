@@ -292,6 +292,8 @@ def test_a_defect_ends_all_rows_and_the_next_user_gets_a_new_link(
     _, ending, _ = owner.next()
     assert isinstance(ending, Closed)
     assert "broke by a defect" in str(ending)
+    with pytest.raises(Closed):
+        link.submit([row(b"y", owner)])
     until(lambda: not link.is_open)
     other = link_to(broker.address)
     assert other is not link

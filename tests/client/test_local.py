@@ -28,7 +28,7 @@ from scripted import TASK, Local, Parallel, Scripted, loader
 
 from genpool import LLM, LLMPool, ProcessLLM, TextGenerationTask
 from genpool.client import local as local_module
-from genpool.protocol.errors import Closed, ConfigurationError
+from genpool.protocol.errors import Closed, ConfigurationError, GenerationError
 
 LIMIT_S = 30.0
 
@@ -57,6 +57,21 @@ def test_lambda_closure_and_partial_load(local: Local, tmp_path: Path) -> None:
     assert local(load).model_name == name
     assert local(lambda task: Scripted(task, tmp_path, "by a lambda")).model_name == "by a lambda"
     assert local(functools.partial(Scripted, folder=tmp_path, name="partial")).model_name == "partial"
+
+
+def test_a_loader_that_raises_is_called_once_for_a_list_however_long(local: Local, tmp_path: Path) -> None:
+    def load(task: Any) -> LLM:
+        with (tmp_path / "loads").open("a") as loads:
+            loads.write("x")
+        until((tmp_path / "go").exists)
+        raise RuntimeError("no model")
+
+    future = local(load).generate([{"input": str(number)} for number in range(2000)])
+    (tmp_path / "go").touch()
+    with pytest.raises(GenerationError, match="no model") as raised:
+        future.result(LIMIT_S)
+    assert len(raised.value.failures) == 2000
+    assert (tmp_path / "loads").read_text() == "x"
 
 
 def test_task_reaches_the_loader(local: Local, tmp_path: Path) -> None:
