@@ -18,6 +18,7 @@ import msgpack
 from .errors import DecodeError, RowError
 from .frames import Payload
 from .packer import Packer
+from .shape import are_lists
 
 # No option has this name: an option is an argument of an engine's.
 WISHES = "?"
@@ -147,13 +148,7 @@ def _unpack_lists(payloads: Sequence[Payload], length: int) -> list[list[Any]] |
         lists = _open_each(payloads)
     except Exception:  # whatever it is, ``unpack`` says it of the one that it is about
         return None
-    for one in lists:
-        if type(one) is not list:
-            return None
-    for one in lists:
-        if len(one) != length:
-            return None
-    return lists
+    return lists if are_lists(lists, length) else None
 
 
 def unpack_rows(payloads: Sequence[Payload]) -> tuple[list[Any], list[int | None]] | None:

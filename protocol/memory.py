@@ -15,12 +15,12 @@ _KEPT_BYTES = 64 * 1024 * 1024
 _LONGEST_KEPT = 32 * 1024 * 1024
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks of some megabytes for the next ones; another C library goes on as it does.
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed blocks of some megabytes for the next ones. Whether it does: other C libraries do not.
 
     To fetch a megabyte from the kernel anew, page by page and zeroed, takes longer than to copy it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LONGEST_KEPT)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LONGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
 from extras import require
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control has what it runs in the background ignore it, and so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

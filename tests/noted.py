@@ -22,10 +22,14 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genpool import LLM, LLMOutput, TextGenerationTask
 from genpool.protocol.errors import EngineDead
 from genpool.worker.llm import RowCall
+
+if TYPE_CHECKING:
+    from fleet import Fleet
 
 _LOOK_S = 0.01
 
@@ -129,6 +133,14 @@ _FAULTS: dict[str, Callable[[str], None]] = {
 
 def load() -> LLM:
     return Noted(Path(os.environ["NOTED"]))
+
+
+def start_workers(fleet: Fleet, count: int, concurrency: int) -> None:
+    """Have so many workers serve it, each with ``concurrency`` rows at once, and wait until they are ready."""
+    for _ in range(count):
+        given = environment(fleet.folder, concurrency=concurrency)
+        fleet.start_worker("noted", "--load", "noted:load", environment=given)
+    fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == count * concurrency)
 
 
 def environment(folder: Path, *, concurrency: int = 1) -> dict[str, str]:

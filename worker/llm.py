@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from ..protocol.errors import Closed, ConfigurationError, RowError
+from ..protocol.shape import are_lists
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs, missing_arguments, require_task
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.prompt import Prompt, SupportedFormats, as_prompt, check_format, from_wire
@@ -331,14 +332,9 @@ class LLM(ABC):
 
 def are_plain(rows: list[Any], count: int, num_generations: int) -> bool:
     """Whether there are ``count`` plain lists of so many plain dicts, as nearly always: no more need be looked at."""
-    if type(rows) is not list or len(rows) != count:
+    if type(rows) is not list or len(rows) != count or not are_lists(rows, num_generations):
         return False
     for outputs in rows:
-        if type(outputs) is not list:
-            return False
-    for outputs in rows:
-        if len(outputs) != num_generations:
-            return False
         for output in outputs:
             if type(output) is not dict:
                 return False

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fleet import Fleet, until
-from noted import began, ended, environment
+from noted import began, ended, start_workers
 
 from genpool import ProcessLLM
 
 CONCURRENCY = 4
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        for _ in range(2):
-            noted = environment(tmp_path, concurrency=CONCURRENCY)
-            fleet.start_worker("noted", "--load", "noted:load", environment=noted)
-        fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == 2 * CONCURRENCY)
-        yield fleet
+@pytest.fixture(autouse=True)
+def workers(fleet: Fleet) -> None:
+    start_workers(fleet, 2, CONCURRENCY)
 
 
 def test_once_and_the_workers_compute_on_and_hand_over_what_they_hold(
