@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 from ..protocol.content import (
@@ -40,12 +39,12 @@ from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from .ahead import Ahead, Part
+from .draw import Draw
 from .item import Item
 from .maker import Maker, Voice
 from .option import packed_options, with_wishes
-from .record import Record, Share, planned_shares, shares_of
+from .record import Record, Share, planned_shares
 from .row import Ending, Row, RowSpec
-from .share import draw_shares, move_shares
 from .span import call_span
 
 log = logging.getLogger("genpool.client")
@@ -120,8 +119,7 @@ class Call:
         self._shared = shared
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
-        # What was drawn last: the LLMs that make some generations, by their positions, and how many.
-        self._counts: list[tuple[int, int]] = []
+        self._draw = Draw(voices, settings)
         self._tasks = [voice.rendering_task for voice in voices]
         self.makes_prompts = any(task is not None for task in self._tasks)
         # User code may raise anything and take long, and nothing that is finished shall wait for it. A task that makes
@@ -133,8 +131,6 @@ class Call:
         self.runs_user_code = self.makes_prompts or bool(progress or shared or self._span)
         # The LLMs whose process cannot be had, which another row would have started once more.
         self._failed: dict[Voice, RemoteError] = {}
-        # The LLMs that are lost by now, by their positions, until they are served again.
-        self._lost: dict[int, LLMLost] = {}
         self._over = False
         self.begun = 0
         self._makers: dict[int, Maker] = {}
@@ -144,18 +140,6 @@ class Call:
         self._ids_at_once = 1
         # Rows of the same spec share one object, by which the client's machine groups them.
         self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
-
-    # Made when they are needed: to seed one takes longer than to send a row.
-
-    @cached_property
-    def _source(self) -> random.Random:
-        return random.Random(self._settings.seed)
-
-    @cached_property
-    def _redraw_source(self) -> random.Random:
-        """Another source, so that the draw can be repeated whatever is lost meanwhile; for use under the lock."""
-        seed = self._settings.seed
-        return random.Random(None if seed is None else f"{seed}/redraw")
 
     def begin(self, start: int, inputs: Sequence[Any]) -> None:
         """Send the rows of these inputs, which follow each other from the index ``start`` on. One may be an Item."""
@@ -224,7 +208,7 @@ class Call:
     def _payloads(self, inputs: Sequence[Any]) -> Sequence[bytes] | None:
         """What the rows for these inputs carry, where all LLMs' carry the same; None when one must be looked at."""
         makers = [self._maker(at) for at in range(len(self._voices))]
-        is_plain = self._settings.seed is None and not self._lost and all(map(makers[0].packs_as, makers))
+        is_plain = self._settings.seed is None and not self._draw.lost and all(map(makers[0].packs_as, makers))
         return makers[0].payloads(inputs) if is_plain else None
 
     def _made(self, records: Sequence[Record], payloads: Sequence[bytes] | None) -> Iterable[tuple[Maker, list[Row]]]:
@@ -254,7 +238,7 @@ class Call:
 
         None when one of them must be looked at.
         """
-        if self._lost or [True for record in records if record.item is not None]:
+        if self._draw.lost or [True for record in records if record.item is not None]:
             return None
         if payloads is None and (payloads := self._payloads([record.input for record in records])) is None:
             return None
@@ -312,11 +296,11 @@ class Call:
     def _recorded(self, start: int, inputs: Sequence[Any]) -> list[Record]:
         """Inputs with their shares, as they are kept from now on."""
         with self._lock:
-            self._note_returns()
-            if self._settings.draw_each_row or self._lost or Item in {*map(type, inputs)}:
-                records = [self._record(index, given) for index, given in enumerate(inputs, start)]
-            else:
+            self._draw.note_returns()
+            if self._draw.is_one_for_all and Item not in {*map(type, inputs)}:
                 records = self._records_alike(start, inputs)
+            else:
+                records = [self._record(index, given) for index, given in enumerate(inputs, start)]
             if not self._over:
                 self.begun += len(records)
                 self._records.update(zip(range(start, start + len(records)), records, strict=True))
@@ -325,11 +309,11 @@ class Call:
     def _record(self, index: int, given: Any) -> Record:
         """An input with its shares. Under the lock."""
         if isinstance(given, Item):
-            shares = planned_shares(given.plan) or self._draw(given.number)
+            shares = planned_shares(given.plan) or self._draw.shares(given.number)
             draws = max([share.draw for share in shares])
             record = Record(index, given.input, shares, len(shares), given, draws)
         else:
-            shares = self._draw(index)
+            shares = self._draw.shares(index)
             record = Record(index, given, shares, len(shares))
         for share in shares:
             self._ahead.under_way[share.at] += 1
@@ -337,35 +321,13 @@ class Call:
 
     def _records_alike(self, start: int, inputs: Sequence[Any]) -> list[Record]:
         """``_record`` for inputs that all have the same shares, as they have with one draw for a call."""
-        counts = self._counts_drawn(start)
+        counts = self._draw.counts(start)
         records = [Record(index, given, [], len(counts)) for index, given in enumerate(inputs, start)]
         for at, count in counts:
             for record in records:
                 record.shares.append(Share(at, count))
             self._ahead.under_way[at] += len(records)
         return records
-
-    def _draw(self, number: int) -> list[Share]:
-        """New shares for one input. With a seed, they are the same wherever a call begins. Under the lock."""
-        counts = self._counts_drawn(number)
-        if self._lost and self._is_redrawn:
-            drawn = dict(counts)
-            return shares_of(self._move([drawn.get(at, 0) for at in range(len(self._voices))]))
-        return [Share(at, count) for at, count in counts]
-
-    def _counts_drawn(self, number: int) -> list[tuple[int, int]]:
-        """The LLMs that make generations of an input, and how many. Under the lock."""
-        if not self._counts or self._settings.draw_each_row:
-            self._counts = [(at, count) for at, count in enumerate(self._shares_drawn(number)) if count]
-        return self._counts
-
-    def _shares_drawn(self, number: int) -> list[int]:
-        settings = self._settings
-        if len(self._voices) == 1:
-            return [settings.num_generations]  # and no source is made
-        is_seeded = settings.draw_each_row and settings.seed is not None
-        source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
-        return draw_shares(settings.num_generations, settings.weights, source)
 
     def _make(self, record: Record, place: int, share: Share, maker: Maker, payload: bytes | None = None) -> Row | None:
         """Make the row for the share at ``place``. None for what cannot become a row: it has ended here and now.
@@ -375,7 +337,7 @@ class Call:
         if share.answer is not None:
             answer, share.answer = share.answer, None
             outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
-        elif self._lost and not self._is_redrawn and (lost := self._lost.get(share.at)) is not None:
+        elif self._draw.lost and not self._draw.moves and (lost := self._draw.lost.get(share.at)) is not None:
             outcome = self._local_error(maker.voice, lost)
         else:
             try:
@@ -498,7 +460,7 @@ class Call:
                 self._failed[self._voices[share.at]] = ending
             if isinstance(ending, LLMLost):
                 self._note_loss(share.at, ending)
-                if self._is_redrawn:
+                if self._draw.moves:
                     self._redraw(record, share)
                     continue
             outcome = self._outcome(share, record.input, ending) if opened is None else opened[at]
@@ -629,31 +591,17 @@ class Call:
 
     # What becomes of the shares of LLMs that nobody serves.
 
-    @property
-    def _is_redrawn(self) -> bool:
-        return self._settings.if_lost == "redraw"
-
     def _note_loss(self, at: int, error: LLMLost) -> None:
         with self._lock:
-            is_new = at not in self._lost
-            self._lost[at] = error
-        if not is_new:
-            return
-        others = [voice.llm_name for voice in self._voices if _is_served(voice)]
-        if not self._is_redrawn:
-            log.warning("%s; the outputs that it owes are None, until it is served again", error)
-        elif others:
-            log.warning("%s; its shares are drawn anew over %s, until it is served again", error, ", ".join(others))
-        else:
-            log.warning("%s; no other LLM is served that could take its shares, so they wait", error)
+            is_new = self._draw.note_loss(at, error)
+        if is_new:
+            self._draw.log_loss(error)
 
     def _redraw(self, record: Record, share: Share) -> None:
         """Have other LLMs make what a lost one owes; itself, should it come back, where no other is served."""
         with self._lock:
-            self._note_returns()
-            drawn = [share.count if at == share.at else 0 for at in range(len(self._voices))]
             self._ahead.under_way[share.at] -= 1
-            made = record.replace(share, self._move(drawn, share.at))
+            made = record.replace(share, self._draw.in_place_of(share))
             for _, placed in made:
                 self._ahead.under_way[placed.at] += 1
         for placed in made:
@@ -669,32 +617,12 @@ class Call:
         except BaseException as error:
             self._end([record], [share], [self._raised(share, error)])
 
-    def _move(self, shares: list[int], *lost: int) -> list[int]:
-        """``shares`` with those of the lost LLMs drawn anew over the LLMs that are served. Under the lock."""
-        gone = self._lost.keys() | set(lost)
-        if not gone:
-            return shares
-        weights = self._settings.weights
-        able = [weight if _is_served(voice) else 0.0 for weight, voice in zip(weights, self._voices, strict=True)]
-        return move_shares(shares, gone, able, self._redraw_source)
-
-    def _note_returns(self) -> None:
-        """Forget the loss of LLMs that are served again. Under the lock."""
-        if not self._lost:
-            return
-        for at in [at for at in self._lost if _is_served(self._voices[at])]:
-            del self._lost[at]
-
     def _local_error(self, voice: Voice, error: GenpoolError) -> RemoteError:
         """A failure in this process, in the same form as those from elsewhere."""
         if isinstance(error, RemoteError):
             return copy.copy(error)  # one error may end many rows, and each has others of its own
         kind = ValueError if isinstance(error, RowError) else type(error)
         return RemoteError(type(error).__name__, str(error), kind=kind, llm=voice.llm_name)
-
-
-def _is_served(voice: Voice) -> bool:
-    return voice.info is not None and voice.info.ready > 0
 
 
 def _remote_error(llm: str, failure: Failure, ending: Ending) -> RemoteError:
