@@ -193,9 +193,9 @@ class Cluster:
     def _loop(self, is_done: Callable[[], bool]) -> None:
         while True:
             self._perform()
+            self._make_named()
             if is_done():
                 return
-            self._make_named()
             self._ask()
             for actor, answer in self._answers():
                 self._hear(actor, answer)

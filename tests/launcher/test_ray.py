@@ -222,7 +222,7 @@ def test_one_for_which_there_is_no_room_is_told_and_taken_away(host: OnRay) -> N
     host.write(replicas=2)
     assert "all 2 are ready" in host.genpool("up")
     host.write(replicas=3)
-    host.genpool("up", "--timeout", "1", code=1)
+    assert "noted-3 is started" in host.genpool("up", "--timeout", "0", code=1)
     assert host.genpool("down").count("is stopped") == 3
     until(lambda: not host.serving(), "the end of all")
 
