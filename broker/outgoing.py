@@ -51,6 +51,18 @@ class _Collected:
     answer: Answer
     size: int
 
+    def add(self, answer: Answer, size: int) -> None:
+        whole = self.answer
+        whole.ids += answer.ids
+        whole.outcomes += answer.outcomes
+        whole.attempts += answer.attempts
+        whole.payloads += answer.payloads
+        self.size += size
+
+
+def _part(answer: Answer, rows: slice) -> Answer:
+    return Answer(answer.ids[rows], answer.outcomes[rows], answer.attempts[rows], answer.payloads[rows])
+
 
 class Outgoing:
     """Effects since the last ``take``. ``peers`` are the connections that there are: nothing is sent to others."""
@@ -87,26 +99,21 @@ class Outgoing:
         """Forward answers with the next flush, together with others. They are given away."""
         size = sum(map(len, answer.payloads))
         collected = self._answers.get(client)
-        count, before = (len(collected.answer.ids), collected.size) if collected is not None else (0, 0)
-        is_too_much = (
-            before + size > self._limits.target_message_bytes or count + len(answer.ids) > self._limits.max_rows
-        )
-        if is_too_much and len(answer.ids) > 1:
-            # As many go into each message as fit.
-            rows = zip(answer.ids, answer.outcomes, answer.attempts, answer.payloads, strict=True)
-            for row_id, outcome, attempts, payload in rows:
-                self.answer(client, Answer([row_id], [outcome], [attempts], [payload]))
-        elif collected is None or is_too_much:
-            if collected is not None:
-                self.send(client, self._answers.pop(client).answer)
+        if collected is not None and not self._fits(collected.size + size, len(collected.answer.ids) + len(answer.ids)):
+            self.send(client, self._answers.pop(client).answer)
+            collected = None
+        if collected is not None:
+            collected.add(answer, size)
+        elif len(answer.ids) == 1 or self._fits(size, len(answer.ids)):
             self._answers[client] = _Collected(answer, size)
         else:
-            whole = collected.answer
-            whole.ids += answer.ids
-            whole.outcomes += answer.outcomes
-            whole.attempts += answer.attempts
-            whole.payloads += answer.payloads
-            collected.size += size
+            half = len(answer.ids) // 2
+            self.answer(client, _part(answer, slice(half)))
+            self.answer(client, _part(answer, slice(half, None)))
+
+    def _fits(self, size: int, rows: int) -> bool:
+        """Whether so many bytes of so many rows may share a message."""
+        return size <= self._limits.target_message_bytes and rows <= self._limits.max_rows
 
     def settle(self, worker: Worker | None, executions: list[int]) -> None:
         """Tell a worker with the next flush that nobody waits for these executions, if there are any, any more."""

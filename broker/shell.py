@@ -21,7 +21,7 @@ import zmq
 
 from ..protocol.address import Connection, is_loopback, read_connection_file, write_connection_file
 from ..protocol.codec import MAX_HEAD_BYTES, decode, encode
-from ..protocol.dealer import heartbeat
+from ..protocol.dealer import BURST_BYTES, heartbeat
 from ..protocol.errors import ConfigurationError, DecodeError
 from ..protocol.frames import Frame
 from ..protocol.keys import read_pair
@@ -419,6 +419,7 @@ class _Loop:
 
     def _receive(self) -> None:
         """One burst: what is left after it is there at the next poll, so that no flood keeps the ticks away."""
+        size = 0
         for number in range(_BURST):
             # As a rule a message is alone, and to ask takes less than half the time of an exception.
             if number == 1 and not is_readable(self._router):
@@ -437,7 +438,7 @@ class _Loop:
                 self._perform([Send(peer, refusal), Drop(peer)])
                 continue
             try:
-                self._look_at_size(frames)
+                size += self._checked_size(frames)
                 message = decode(frames)
             except DecodeError as error:
                 self._machine.malformed(peer, str(error))
@@ -449,14 +450,17 @@ class _Loop:
             if peer not in self._connections:
                 # Also of one that is no peer: until the next tick, it may have to be shown out.
                 self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
+            if size > BURST_BYTES:
+                break
         self._perform(self._machine.flush(self._now()))
 
-    def _look_at_size(self, frames: list[Frame]) -> None:
-        """A message has a head and rows up to a limit, or one longer row. Of two frames, libzmq bounds each."""
+    def _checked_size(self, frames: list[Frame]) -> int:
+        """A message's bytes. Raises DecodeError for more than a head and rows up to a limit, or one longer row."""
         size = sum(map(len, frames))
         self._machine.loop.received_bytes += size
-        if size > self._message_bytes and len(frames) > 2:
+        if size > self._message_bytes and len(frames) > 2:  # of two, libzmq bounds each
             raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")
+        return size
 
     def _perform(self, effects: list[Effect]) -> None:
         blocked: dict[bytes, bool] = {}

@@ -15,7 +15,6 @@ import zmq
 from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
 from .errors import ConfigurationError, DecodeError
-from .frames import LARGE_BYTES
 from .greeting import mechanism_at
 from .limits import Limits
 from .messages import Message
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
 
 # How many messages are read before effects are performed: larger batches more, smaller answers sooner.
 _BURST = 256
+
+# The message that brings a burst past so many bytes is its last. Without this, thousands of rows that share messages
+# pass through one process after the other, and the others idle meanwhile.
+BURST_BYTES = 512 * 1024
 
 # libzmq asks for a sign of life every fifth of the timeout and waits three quarters of it, so that a peer that freezes
 # right after an answer is still dropped within the whole.
@@ -222,6 +225,7 @@ class _Connection:
 
     def receive(self) -> bool:
         """Read a burst of messages. Whether there may be more."""
+        size = 0
         for number in range(_BURST):
             # A handled message may have closed the socket.
             if self._sock is None:
@@ -243,6 +247,9 @@ class _Connection:
                 if self._log.isEnabledFor(logging.DEBUG):
                     trace(self._log, "received", message, self.machine.row_of)
                 self.machine.received(message, now)
+            size += sum(map(len, frames))
+            if size > BURST_BYTES:
+                break
         return True
 
     def _observe(self) -> None:
@@ -314,7 +321,9 @@ class _Connection:
             trace(self._log, "sent", message, self.machine.row_of)
         frames = encode(message, self.machine.limits.max_frame_bytes)
         try:
-            send(self._sock, frames, copy=len(frames[-1]) < LARGE_BYTES)
+            # For each frame that is not copied pyzmq wakes a thread of its own, which takes longer than to copy one
+            # that is not of several.
+            send(self._sock, frames, copy=len(frames) <= 2)
         except zmq.Again:
             # There is no mark to reach: libzmq has given the connection up. Its events, if there are any, say why.
             if self._monitor is None or not self._monitor.poll(0):
