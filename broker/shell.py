@@ -422,44 +422,42 @@ class _Loop:
         size = 0
         for number in range(_BURST):
             # As a rule a message is alone, and to ask takes less than half the time of an exception.
-            if number == 1 and not is_readable(self._router):
+            if size > BURST_BYTES or (number == 1 and not is_readable(self._router)):
                 break
             try:
                 envelope = self._router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            peer, frames = envelope.bytes, receive(self._router)
-            if peer in self._visitors:
-                continue
-            if not peer.startswith(_AUTOMATIC):
-                # Whoever chooses its id could lie in wait for one that another will have.
-                self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
-                refusal = Refuse("a peer of this broker sets no routing id (ZMQ_ROUTING_ID)")
-                self._perform([Send(peer, refusal), Drop(peer)])
-                continue
-            try:
-                size += self._checked_size(frames)
-                message = decode(frames)
-            except DecodeError as error:
-                self._machine.malformed(peer, str(error))
-            else:
-                if log.isEnabledFor(logging.DEBUG):
-                    self._trace("received from", peer, message)
-                key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
-                self._machine.received(peer, message, self._now(), key)
-            if peer not in self._connections:
-                # Also of one that is no peer: until the next tick, it may have to be shown out.
-                self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
-            if size > BURST_BYTES:
-                break
+            size += self._take(envelope, receive(self._router))
         self._perform(self._machine.flush(self._now()))
 
-    def _checked_size(self, frames: list[Frame]) -> int:
-        """A message's bytes. Raises DecodeError for more than a head and rows up to a limit, or one longer row."""
-        size = sum(map(len, frames))
+    def _take(self, envelope: zmq.Frame, frames: list[Frame]) -> int:
+        """Give the machine one message. Returns how many bytes it has."""
+        peer, size = envelope.bytes, sum(map(len, frames))
+        if peer in self._visitors:
+            return size
+        if not peer.startswith(_AUTOMATIC):
+            # Whoever chooses its id could lie in wait for one that another will have.
+            self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
+            refusal = Refuse("a peer of this broker sets no routing id (ZMQ_ROUTING_ID)")
+            self._perform([Send(peer, refusal), Drop(peer)])
+            return size
         self._machine.loop.received_bytes += size
-        if size > self._message_bytes and len(frames) > 2:  # of two, libzmq bounds each
-            raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")
+        try:
+            # It has a head and rows up to a limit, or one longer row. Of two frames, libzmq bounds each.
+            if size > self._message_bytes and len(frames) > 2:
+                raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")
+            message = decode(frames)
+        except DecodeError as error:
+            self._machine.malformed(peer, str(error))
+        else:
+            if log.isEnabledFor(logging.DEBUG):
+                self._trace("received from", peer, message)
+            key = str(envelope.get("User-Id")) if self._door is not None and isinstance(message, Hello) else ""
+            self._machine.received(peer, message, self._now(), key)
+        if peer not in self._connections:
+            # Also of one that is no peer: until the next tick, it may have to be shown out.
+            self._connections.note(peer, int(envelope.get(zmq.SRCFD)))
         return size
 
     def _perform(self, effects: list[Effect]) -> None:

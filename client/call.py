@@ -35,6 +35,7 @@ from ..protocol.errors import (
     RowError,
     known_error,
 )
+from ..protocol.frames import Payload
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.output import LLMOutput, empty_output, parsed_output
@@ -45,6 +46,7 @@ from .maker import Maker, Voice
 from .option import packed_options, with_wishes
 from .record import Record, Share, planned_shares
 from .row import Ending, Row, RowSpec
+from .run import MOST_ROWS, Run
 from .span import call_span
 
 log = logging.getLogger("genpool.client")
@@ -60,7 +62,10 @@ _MOST_IDS_AT_ONCE = 256
 
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
-_BEGIN_AT_ONCE = 256
+_BEGIN_AT_ONCE = MOST_ROWS
+
+# Fewer rows than this are not worth a run.
+_LEAST_RUN = 8
 
 # So many rows end before it is told which inputs are finished by them, and others begin in their place: a large value
 # delays that, a small one takes the lock for few.
@@ -94,14 +99,26 @@ class CallSettings:
     hedge: float = 0.0
 
 
+@dataclass(slots=True)
+class _BegunRun:
+    """A run under way for ``inputs``, at the LLM at position ``at``; ``left`` counts inputs that have no record."""
+
+    run: Run
+    at: int
+    inputs: Sequence[Any]
+    left: int
+
+
 class Call:
     """Splits each input over ``voices`` and joins the shares.
 
     ``finished(records)`` is called with each input once, when its last share has ended: where rows end, or in ``begin``
-    for inputs that need no LLM. ``shared(record, share, ending)`` is called before, on a callbacks thread, for each
-    share that a worker has answered with outputs: its payload may be an Item's in a later call. ``begun`` counts the
-    inputs that are finished or will be: where ``begin`` raises, those are left out whose rows were about to be
-    sent. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
+    for inputs that need no LLM. Where it is given, ``finished_alike(start, outputs)`` is called in its place with the
+    outputs of inputs that follow each other, as long as no more is to be told of them. ``shared(record, share,
+    ending)`` is called before, on a callbacks thread, for each share that a worker has answered with outputs: its
+    payload may be an Item's in a later call. ``begun`` counts the inputs that are finished or will be: where ``begin``
+    raises, those are left out whose rows were about to be sent. ``makes_prompts`` says whether a task, which is user
+    code, runs in ``begin``.
     """
 
     def __init__(
@@ -111,14 +128,17 @@ class Call:
         finished: Callable[[list[Record]], None],
         progress: Callable[..., Any] | None = None,
         shared: Callable[[Record, Share, Ending], None] | None = None,
+        finished_alike: Callable[[int, list[list[LLMOutput]]], None] | None = None,
     ) -> None:
         self._voices = voices
         self._settings = settings
         self._finished = finished
         self._progress = progress
         self._shared = shared
+        self._finished_alike = finished_alike
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
+        self._runs: dict[int, _BegunRun] = {}  # by the index of the first input
         self._draw = Draw(voices, settings)
         self._tasks = [voice.rendering_task for voice in voices]
         self.makes_prompts = any(task is not None for task in self._tasks)
@@ -154,35 +174,51 @@ class Call:
         for start in range(0, len(inputs), _BEGIN_AT_ONCE):
             if self._over:
                 return
-            part = inputs[start : start + _BEGIN_AT_ONCE]
-            is_needed = self._ahead.is_empty and self._ahead.needs_rows()
-            payloads = None if is_needed else self._payloads(part)
+            given = inputs[start : start + _BEGIN_AT_ONCE]
+            payloads = self._payloads(given) if len(given) > 1 else None
             if payloads is None:
-                self._begin(start, part)
+                self._begin(start, given)
+                continue
+            part = Part(start, given, payloads)
+            if self._ahead.is_empty and self._ahead.needs_rows():
+                self._begin_part(part)
             else:
-                self._ahead.put_off(Part(start, part, payloads))
+                self._ahead.put_off(part)
                 self._begin_more()  # rows may have ended before it was put off
 
-    def _begin(self, start: int, inputs: Sequence[Any]) -> None:
+    def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> None:
         records = self._recorded(start, inputs)
         try:
-            for maker, rows in self._rows(records):
+            for maker, rows in self._rows(records, payloads):
                 maker.voice.submit_rows(rows)
         except BaseException:
             self._forget(records)
             raise
 
+    def _begin_part(self, part: Part) -> None:
+        begun = self._begun_run(part)
+        if begun is None:
+            self._begin(part.start, part.inputs, part.payloads)
+        else:
+            self._voices[begun.at].submit_rows(begun.run)
+
     def _begin_more(self) -> None:
         """Begin what was put off, as far as it is needed. Where something is raised for it, its rows have ended."""
         while not self._over and (part := self._ahead.next_part()) is not None:
-            records = self._recorded(part.start, part.inputs)
+            records: Sequence[Record] = ()
+            made: Sequence[tuple[Maker, list[Row] | Run]]
             try:
-                made = self._rows(records, part.payloads)
+                begun = self._begun_run(part)
+                if begun is None:
+                    records = self._recorded(part.start, part.inputs)
+                    made = self._rows(records, part.payloads)
+                else:
+                    made = [(self._maker(begun.at), begun.run)]
             except Exception as error:
-                for record in records:
+                for record in records or self._recorded(part.start, part.inputs):
                     for share in [share for share in record.shares if share.outcome is None]:
                         self._end([record], [share], [self._raised(share, error)])
-                self._report(records)
+                    self._report([record])
                 continue
             for maker, rows in made:
                 error: Exception | None = self._failed.get(maker.voice)
@@ -193,9 +229,34 @@ class Call:
                     except Exception as raised:  # it may be torn down
                         error = raised
                 told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
-                for row in rows:
+                failed = rows.split() if isinstance(rows, Run) else rows
+                for row in failed:
                     row.ending = told
-                self._take_in(rows)
+                self._take_in(failed)
+
+    def _begun_run(self, part: Part) -> _BegunRun | None:
+        """The run for these inputs, known as begun; None where each must be a row by itself."""
+        if self._finished_alike is None or self._progress or self._shared or len(part.inputs) < _LEAST_RUN:
+            return None
+        with self._lock:
+            self._draw.note_returns()
+            counts = self._draw.counts(part.start) if self._draw.is_one_for_all else ()
+        if len(counts) != 1:
+            return None
+        ((at, count),) = counts
+        try:
+            spec = self._spec(Share(at, count), self._settings.options)
+        except ConfigurationError:
+            return None
+        run = Run(spec, self, part.start, part.payloads)
+        begun = _BegunRun(run, at, part.inputs, len(run))
+        with self._lock:
+            run.over = self._over
+            if not self._over:
+                self._runs[run.start] = begun
+                self.begun += len(run)
+                self._ahead.under_way[at] += len(run)
+        return begun
 
     def _rows(
         self, records: Sequence[Record], payloads: Sequence[bytes] | None = None
@@ -263,11 +324,15 @@ class Call:
         """Withdraw every row that has not ended; ``finished`` is not called any more. ``error`` is why, if one is."""
         with self._lock:
             self._over = True
-            records = list(self._records.values())
-            inputs, put_off = self.begun, len(self._ahead)
+            records, runs = list(self._records.values()), list(self._runs.values())
+            inputs, put_off, in_runs = self.begun, len(self._ahead), sum(one.left for one in runs)
+            self._runs.clear()
+            self.begun -= in_runs
         self._ahead.clear()
         self._forget(records)
-        self._end_span(inputs + put_off, len(records) + put_off, error)
+        for begun in runs:
+            self._voices[begun.at].withdraw_rows(begun.run)
+        self._end_span(inputs + put_off, len(records) + in_runs + put_off, error)
 
     def end(self) -> None:
         """All inputs were begun, and have finished: nothing follows."""
@@ -441,7 +506,47 @@ class Call:
                 self._ahead.is_hurried |= any(isinstance(row.ending, GenpoolError) for row in rows)
                 self._begin_more()
 
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
+        """Rows of a run have ended with outputs: see Owner."""
+        try:
+            outputs = unpack_each_outputs(payloads, run.spec.num_generations)
+            if outputs is None:
+                self._take_in(run.ended(first, payloads))
+            else:
+                self._take_in_alike(run, first, cast("list[list[LLMOutput]]", outputs))
+        finally:
+            self._begin_more()
+
+    def _take_in_alike(self, run: Run, first: int, outputs: list[list[LLMOutput]]) -> None:
+        assert self._finished_alike is not None
+        with self._lock:
+            begun = self._runs.get(run.start)
+            if begun is None:
+                return  # cancelled meanwhile
+            self._ahead.under_way[begun.at] -= len(outputs)
+            self._leave_run(begun, len(outputs))
+        self._finished_alike(run.start + first, outputs)
+
+    def _leave_run(self, begun: _BegunRun, count: int) -> None:
+        """So many inputs of a run have ended, or have a record of their own. Under the lock."""
+        begun.left -= count
+        if not begun.left:
+            del self._runs[begun.run.start]
+
+    def _record_split(self, rows: Sequence[Row]) -> None:
+        """Keep a record of the inputs whose row was one of a run until now."""
+        with self._lock:
+            for row in rows:
+                begun = self._runs.get(row.index - row.index % MOST_ROWS)
+                if begun is not None and row.index not in self._records:
+                    share = Share(begun.at, row.spec.num_generations, row=row)
+                    given = begun.inputs[row.index - begun.run.start]
+                    self._records[row.index] = Record(row.index, given, [share], 1)
+                    self._leave_run(begun, 1)
+
     def _take_in(self, rows: list[Row]) -> None:
+        if self._runs:
+            self._record_split(rows)
         opened = self._opened(rows) if len(rows) > 1 else None
         if opened is not None and self._progress is None and self._shared is None:
             self._finish(rows, opened)

@@ -190,7 +190,7 @@ class _Gathering:
         self._failures: dict[int, RemoteError] = {}
         self._left = len(inputs)
         self._lock = threading.Lock()
-        self._call = Call(voices, settings, self._finished, progress)
+        self._call = Call(voices, settings, self._finished, progress, finished_alike=self._finished_alike)
         self._future: CallFuture[Outputs] = CallFuture(self._call.cancel)
 
     def start(self) -> CallFuture[Outputs]:
@@ -209,8 +209,15 @@ class _Gathering:
             self._outputs[record.index] = record.outputs
             if record.failure is not None and not record.is_whole:
                 self._failures[record.index] = record.failure
+        self._note_end(len(records))
+
+    def _finished_alike(self, start: int, outputs: Outputs) -> None:
+        self._outputs[start : start + len(outputs)] = outputs
+        self._note_end(len(outputs))
+
+    def _note_end(self, count: int) -> None:
         with self._lock:
-            self._left -= len(records)
+            self._left -= count
             if self._left:
                 return
         self._call.end()

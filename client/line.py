@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..protocol.messages import LLMInfo
-from .row import Owner, Row
+from .row import Owner, Row, RowSpec
+from .run import Run
 
 # A line without an answer for this long is logged, and then after ever longer times.
 FIRST_NOTICE_S = 10.0
@@ -19,7 +20,8 @@ LONGEST_NOTICE_S = 300.0
 class Line:
     """The rows of one LLM: ``waiting`` at home, and how many rows and bytes are at the broker.
 
-    A row that is over stays in ``waiting`` as one of ``dead`` entries until it is met or half of them are.
+    A row that is over stays in ``waiting`` as one of ``dead`` entries until it is met or half of them are. Runs wait
+    there too; their rows but for one each are counted by ``more_in_runs``.
 
     ``was_known`` says whether the broker has told of the LLM while rows waited for it. ``unserved_since`` is since
     when it has said that no worker takes rows, moved on by the time that nobody could tell; ``next_loss_at`` is when
@@ -27,8 +29,9 @@ class Line:
     """
 
     llm: str
-    waiting: deque[Row] = field(default_factory=deque[Row])
+    waiting: deque[Row | Run] = field(default_factory=deque["Row | Run"])
     dead: int = 0
+    more_in_runs: int = 0
     at_broker: int = 0
     bytes_at_broker: int = 0
     was_known: bool = False
@@ -40,18 +43,44 @@ class Line:
 
     @property
     def at_home(self) -> int:
-        return len(self.waiting) - self.dead
+        return len(self.waiting) - self.dead + self.more_in_runs
 
     def take(self, row: Row, now: float) -> None:
         """One row more."""
+        row.taken, row.since = True, self._waits_since(row.spec, now)
+        self.waiting.append(row)
+
+    def take_run(self, run: Run, now: float) -> None:
+        """One run more."""
+        run.since = self._waits_since(run.spec, now)
+        self.waiting.append(run)
+        self.more_in_runs += len(run) - 1
+
+    def _waits_since(self, spec: RowSpec, now: float) -> float:
+        """Since when rows of ``spec`` wait that come now."""
         if not self.at_home and not self.at_broker:
             self.unquiet(now)
             self.unknown_since = None
-        spec = row.spec
-        row.taken, row.since = True, now if spec.since is None else spec.since
-        self.waiting.append(row)
+        since = now if spec.since is None else spec.since
         if spec.lost_after_s is not None:
-            self.next_loss_at = min(self.next_loss_at, row.since + spec.lost_after_s)
+            self.next_loss_at = min(self.next_loss_at, since + spec.lost_after_s)
+        return since
+
+    def pop_run(self) -> None:
+        """The run that waits first is at the broker from now on."""
+        run = self.waiting.popleft()
+        assert isinstance(run, Run)
+        self.more_in_runs -= len(run) - 1
+        self.at_broker += len(run)
+        self.bytes_at_broker += run.size
+
+    def split_runs(self) -> list[Row]:
+        """Make Rows of the runs that wait. Returns all that waits, rows that are over among it."""
+        rows: list[Row] = []
+        for one in self.waiting:
+            rows += one.split() if isinstance(one, Run) else (one,)
+        self.waiting, self.more_in_runs = deque(rows), 0
+        return rows
 
     def put_back(self, row: Row) -> None:
         """A row that was at the broker is at home again, before all others."""
@@ -64,7 +93,7 @@ class Line:
         """One more entry of ``waiting`` is over."""
         self.dead += 1
         if 2 * self.dead >= len(self.waiting):
-            self.waiting = deque(row for row in self.waiting if not row.over)
+            self.waiting = deque(one for one in self.waiting if not one.over)
             self.dead = 0
 
     def unquiet(self, now: float) -> None:

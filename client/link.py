@@ -24,8 +24,9 @@ from ..protocol.messages import Dismiss, Dismissed, Hello, LLMInfo, PeerInfo, Ro
 from ..protocol.printable import printable
 from ..protocol.session import ENDED, REFUSED, SessionSettings
 from .future import leave_callbacks_to
-from .machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
-from .row import Row, by_owner, is_large, tell
+from .machine import Client, Ended, FleetSeen, HasDismissed, Reported, RunEnded, TurnedAway
+from .row import Row, by_owner, is_large, tell, tell_run
+from .run import Run
 
 log = logging.getLogger("genpool.client")
 
@@ -88,14 +89,14 @@ class Link:
         """Whether rows may be submitted. One that was refused stays so; who connects anew tries again."""
         return not self._closing and self._io.is_alive() and self._machine.state is not REFUSED
 
-    def submit(self, rows: list[Row]) -> None:
+    def submit(self, rows: list[Row] | Run) -> None:
         """Send rows; their owners hear of their end. Raises Closed."""
         with self._gate:
             if self._closing:
                 raise Closed(f"the connection to the broker at {self.address} was closed")
             self._dealer.post(lambda now: self._machine.submit(rows, now))
 
-    def withdraw(self, rows: Iterable[Row]) -> None:
+    def withdraw(self, rows: Iterable[Row] | Run) -> None:
         """Nobody wants these rows any more; their owners hear nothing."""
         self._dealer.post(lambda now: self._machine.withdraw(rows, now))
 
@@ -181,9 +182,7 @@ class Link:
             error = Closed(f"the connection to the broker at {self.address} broke by a defect; see the log")
             with self._gate:
                 self._closing = True  # who hears of it may want to send more
-            rows = [*self._machine.submitted.values()]
-            rows += [row for line in self._machine.lines.values() for row in line.waiting]
-            rows = [row for row in rows if not row.over]
+            rows = [row for row in self._machine.rows() if not row.over]
             for row in rows:
                 row.ending = error
             self._tell(rows)
@@ -195,6 +194,8 @@ class Link:
         match effect:
             case Ended():
                 self._tell(effect.rows)
+            case RunEnded():
+                self._tell_run(effect)
             case FleetSeen():
                 with self._news:
                     self._fleet = effect.llms
@@ -219,6 +220,12 @@ class Link:
                 self._user_code.put(partial(tell, owner, own))
             else:
                 tell(owner, own)
+
+    def _tell_run(self, ended: RunEnded) -> None:
+        if ended.run.owner.runs_user_code:
+            self._user_code.put(partial(tell_run, ended.run, ended.first, ended.payloads))
+        else:
+            tell_run(ended.run, ended.first, ended.payloads)
 
     def _run_user_code(self) -> None:
         while (run := self._user_code.get()) is not None:

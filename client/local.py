@@ -26,6 +26,7 @@ from ..protocol.lifeline import describe_exit
 from .child import Child
 from .link import Link, leave, link_to
 from .row import Row
+from .run import Run
 
 log = logging.getLogger("genpool.client")
 
@@ -150,7 +151,7 @@ class LocalWorker:
         self._child = Child(f"the worker of {self.name}", _WORKER, [head, pickled], self._heard, self._ended)
         return link
 
-    def submit(self, rows: list[Row]) -> None:
+    def submit(self, rows: list[Row] | Run) -> None:
         """Have rows run; under the lock, so that a loader's failure ends either these rows or none of them."""
         with self._lock:
             self.start().submit(rows)

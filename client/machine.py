@@ -7,7 +7,7 @@ row until it is over, so the broker may be killed at any time. No I/O, no clock.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -35,6 +35,7 @@ from ..protocol.session import OPEN, REFUSED, Log, Send, Session, SessionSetting
 from .line import LONGEST_NOTICE_S, Line
 from .option import has_told, unknown_options
 from .row import Ending, Row, RowSpec
+from .run import Run
 
 # How much one LLM's rows at the broker may be: enough to keep its workers busy over a round trip, and no more.
 _LEAST_WINDOW_ROWS = 256
@@ -51,6 +52,15 @@ class Ended:
     """Effect: these rows are over, and say how; tell their owners."""
 
     rows: list[Row]
+
+
+@dataclass(slots=True)
+class RunEnded:
+    """Effect: the rows of ``run`` from ``first`` on are over, with ``payloads``; tell their owner."""
+
+    run: Run
+    first: int
+    payloads: Sequence[Payload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,15 @@ class Client(Session):
         super().__init__(address, settings, random, now)
         self.identity = identity
         self.submitted: dict[bytes, Row] = {}
+        self.runs: dict[bytes, Run] = {}  # at the broker, by key
+        self._in_runs = 0  # how many rows those have that are not over
         self.lines: dict[str, Line] = {}
         self.fleet: dict[str, LLMInfo] | None = None
         self._begun = self._ticked = now
         # LLMs of which it was logged that nobody serves them, and since when.
         self._missed: dict[str, float] = {}
         self._ended: list[Row] = []
+        self._ended_runs: list[RunEnded] = []
         self._releases: list[bytes] = []
         # An entry for each spec that has a deadline and not for each row, which is forgotten when it is over.
         self._deadlines: list[tuple[float, int, RowSpec]] = []
@@ -105,8 +118,12 @@ class Client(Session):
 
     # What goes in, beside what Session takes.
 
-    def submit(self, rows: Iterable[Row], now: float) -> None:
+    def submit(self, rows: Iterable[Row] | Run, now: float) -> None:
         """Take rows in; they go to the broker as the window of their LLM allows."""
+        if isinstance(rows, Run):
+            if not rows.over:
+                self._line_for(rows.spec).take_run(rows, now)
+            return
         line: Line | None = None
         spec: RowSpec | None = None
         for row in rows:
@@ -127,8 +144,14 @@ class Client(Session):
             heapq.heappush(self._deadlines, (spec.deadline, next(self._order), spec))
         return line
 
-    def withdraw(self, rows: Iterable[Row], now: float) -> None:
+    def withdraw(self, rows: Iterable[Row] | Run, now: float) -> None:
         """Nobody wants these rows any more; what waits is taken back and what runs is stopped."""
+        if isinstance(rows, Run):
+            if rows.key in self.runs:
+                self._split(rows)
+            elif rows.rows is None and rows.spec.llm in self.lines:  # it may wait
+                self.lines[rows.spec.llm].split_runs()
+            rows.over, rows = True, rows.rows or ()
         for row in rows:
             self._remove(row)
 
@@ -162,11 +185,16 @@ class Client(Session):
     def _hello(self) -> Hello:
         return self.identity
 
-    def _held(self) -> int | None:
-        return len(self.submitted)
+    def _held(self) -> int:
+        return self._at_broker
+
+    @property
+    def _at_broker(self) -> int:
+        return len(self.submitted) + self._in_runs
 
     def _opened(self, now: float) -> None:
         self._busy_until = now
+        self._split_runs()
         # Another broker may take fewer rows than the last one.
         self._take_home(list(self.submitted)[self.limits.max_client_rows :])
         self._releases.clear()  # what is not awaited is released
@@ -198,11 +226,13 @@ class Client(Session):
                 self._effect(FleetSeen(self.fleet))
                 self._tell_returns(self.fleet, now)
             case Missing():
+                self._split_runs()
                 rows = [row for row_id in message.ids if (row := self.submitted.get(row_id)) is not None]
                 self._send_rows(rows, again=True, now=now)
             case Busy():
                 # Not to the same instant as all others that were turned away.
                 self._busy_until = max(self._busy_until, now + message.seconds * (1 + self._random() / 2))
+                self._split_runs()
                 self._take_home(message.ids)
             case Status():
                 self._asked = False
@@ -216,19 +246,52 @@ class Client(Session):
                 self._effect(Log("warning", f"the broker sent a {type(message).__name__}, which is not for a client"))
 
     def _answered(self, message: Answer, now: float) -> None:
+        ids, payloads = message.ids, message.payloads
         line: Line | None = None
-        for row_id, outcome, attempts, payload in zip(
-            message.ids, message.outcomes, message.attempts, message.payloads, strict=True
-        ):
+        at = 0
+        while at < len(ids):
+            row_id = ids[at]
+            if self.runs and (run := self.runs.get(Run.key_of(row_id))) is not None:
+                first, count = run.answered(ids, message.outcomes, at)
+                if count:
+                    self._run_answered(run, first, payloads[at : at + count], now)
+                    at += count
+                    continue
+                self._split(run)
             row = self.submitted.get(row_id)
-            if row is None:
-                continue  # answered before, or cancelled meanwhile
-            if line is None or row.spec.llm != line.llm:
-                line = self.lines[row.spec.llm]
-                line.unquiet(now)
-            self._recall(row, line)
-            row.ending = Ending(outcome, attempts, payload)
-            self._ended.append(row)
+            if row is not None:  # else it was answered before, or cancelled meanwhile
+                if line is None or row.spec.llm != line.llm:
+                    line = self.lines[row.spec.llm]
+                    line.unquiet(now)
+                self._recall(row, line)
+                row.ending = Ending(message.outcomes[at], message.attempts[at], payloads[at])
+                self._ended.append(row)
+            at += 1
+
+    def _run_answered(self, run: Run, first: int, payloads: Sequence[Payload], now: float) -> None:
+        count = len(payloads)
+        line = self.lines[run.spec.llm]
+        line.unquiet(now)
+        line.at_broker -= count
+        line.bytes_at_broker -= run.end(first, count)
+        self._in_runs -= count
+        self._releases += run.ids[first : first + count]
+        self._ended_runs.append(RunEnded(run, first, payloads))
+        if not run.left:
+            del self.runs[run.key]
+
+    def _split(self, run: Run) -> None:
+        """Keep each row of a run at the broker by itself."""
+        del self.runs[run.key]
+        self._in_runs -= run.left
+        for row in run.split():
+            row.submitted = True
+            self.submitted[row.id] = row
+
+    def _split_runs(self, llm: str | None = None) -> None:
+        """Keep each row at the broker by itself, of one LLM or all."""
+        for run in [run for run in self.runs.values() if llm is None or run.spec.llm == llm]:
+            self._split(run)
 
     # What comes out.
 
@@ -262,6 +325,10 @@ class Client(Session):
         if self._ended:
             ended, self._ended = self._ended, []
             self._effect(Ended(ended))
+        if self._ended_runs:
+            for effect in self._ended_runs:
+                self._effect(effect)
+            self._ended_runs.clear()
 
     def _watch(self, line: Line, now: float) -> None:
         """End what was waited for long enough, and say what a quiet line waits for."""
@@ -304,12 +371,21 @@ class Client(Session):
             self._effect(Log("warning", text, {"llm": name}))
 
     def _give_up(self, line: Line, since: float, now: float, error: Callable[[Row, float], GenpoolError]) -> None:
-        for row in [r for r in line.waiting if not r.over and now - max(since, r.since) >= r.spec.wait_s]:
-            self._end(row, error(row, now))
+        def is_due(one: Row | Run) -> bool:
+            return not one.over and now - max(since, one.since) >= one.spec.wait_s
+
+        if any(map(is_due, line.waiting)):
+            for row in [row for row in line.split_runs() if is_due(row)]:
+                self._end(row, error(row, now))
+
+    def rows(self) -> list[Row]:
+        """Every row, each by itself from now on, some of them over."""
+        return [row for llm in self.lines for row in self._rows_of(llm)]
 
     def _rows_of(self, llm: str) -> list[Row]:
-        """Every row of one LLM, some of them over."""
-        waiting = self.lines[llm].waiting if llm in self.lines else ()
+        """Every row of one LLM, each by itself from now on, some of them over."""
+        self._split_runs(llm)
+        waiting = self.lines[llm].split_runs() if llm in self.lines else ()
         return [*(row for row in self.submitted.values() if row.spec.llm == llm), *waiting]
 
     def _no_broker(self, row: Row, now: float) -> GenpoolError:
@@ -347,17 +423,56 @@ class Client(Session):
 
     def _fill_window(self, line: Line, info: LLMInfo, now: float) -> None:
         limits, lines = self.limits, len(self.lines)
-        waiting, submitted, most = line.waiting, self.submitted, self._longest_row
         # Each line has its share of what the broker takes from this client, so that none waits for the others.
         window = max(_LEAST_WINDOW_ROWS, _WINDOW_PER_CAPACITY * info.capacity)
         window = min(window, max(1, limits.max_client_rows // lines))
-        room = min(window - line.at_broker, limits.max_client_rows - len(submitted))
         window_bytes = min(_WINDOW_BYTES, limits.max_client_bytes // lines)
+        while (
+            line.waiting
+            and line.at_broker < window
+            and (line.bytes_at_broker < window_bytes or not line.at_broker)
+            and (has_told(info) or not line.waiting[0].spec.required)
+        ):
+            first = line.waiting[0]
+            if not isinstance(first, Run):
+                is_next_a_run = self._send_waiting(line, info, window, window_bytes, now)
+                if not is_next_a_run:
+                    return
+            elif self._fits_whole(first):
+                line.pop_run()
+                self.runs[first.key] = first
+                self._in_runs += len(first)
+                self._effect(Send(Submit([_submit_run(first.spec, first.ids, first.payloads, again=False, now=now)])))
+            else:
+                line.split_runs()
+
+    def _fits_whole(self, run: Run) -> bool:
+        """Whether a run may be sent in one message, and each row of it may."""
+        limits = self.limits
+        return (
+            not run.spec.required
+            and len(run) <= min(limits.max_rows, limits.max_client_rows - self._at_broker)
+            and run.size <= min(limits.target_message_bytes, self._longest_row, self._room_bytes)
+        )
+
+    @property
+    def _room_bytes(self) -> int:
+        """How many bytes more of rows the broker takes from this client."""
+        return self.limits.max_client_bytes - sum([line.bytes_at_broker for line in self.lines.values()])
+
+    def _send_waiting(self, line: Line, info: LLMInfo, window: int, window_bytes: int, now: float) -> bool:
+        """Send rows that wait, as many as may be at the broker. Whether there would be more, and a run is next."""
+        waiting, submitted, most = line.waiting, self.submitted, self._longest_row
+        room = min(window - line.at_broker, self.limits.max_client_rows - self._at_broker)
         rows: list[Row] = []
         size = line.bytes_at_broker
-        most_size = size + limits.max_client_bytes - sum(one.bytes_at_broker for one in self.lines.values())
+        most_size = size + self._room_bytes
+        is_next_a_run = False
         while waiting and len(rows) < room and (size < window_bytes or not line.at_broker + len(rows)):
             row = waiting[0]
+            if isinstance(row, Run):
+                is_next_a_run = True
+                break
             if row.spec.required and not has_told(info):
                 break
             row_size = len(row.payload)
@@ -380,6 +495,7 @@ class Client(Session):
         line.at_broker += len(rows)
         line.bytes_at_broker = size
         self._send_rows(rows, again=False, now=now)
+        return is_next_a_run
 
     @property
     def _longest_row(self) -> int:
@@ -411,10 +527,8 @@ class Client(Session):
             is_again = again or row.returned
             if not runs or row.spec is not spec or is_again is not runs[-1].again:
                 spec = row.spec
-                left = None if spec.deadline is None else max(0.0, spec.deadline - now)
                 ids, payloads = [], []
-                what = (spec.llm, spec.kind, spec.num_generations, spec.options)
-                runs.append(SubmitRun(*what, left, is_again, ids, payloads, spec.hedge, spec.trace))
+                runs.append(_submit_run(spec, ids, payloads, again=is_again, now=now))
             ids.append(row.id)
             payloads.append(row.payload)
             size += row_size
@@ -458,3 +572,9 @@ class Client(Session):
         for at in range(0, len(self._releases), most):
             self._effect(Send(Release(self._releases[at : at + most])))
         self._releases.clear()
+
+
+def _submit_run(spec: RowSpec, ids: list[bytes], payloads: Sequence[Payload], *, again: bool, now: float) -> SubmitRun:
+    left = None if spec.deadline is None else max(0.0, spec.deadline - now)
+    what = (spec.llm, spec.kind, spec.num_generations, spec.options)
+    return SubmitRun(*what, left, again, ids, payloads, spec.hedge, spec.trace)

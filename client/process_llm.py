@@ -16,6 +16,7 @@ from .generator import CallOptions, Generator, Outputs, Progress
 from .link import Link, leave, link_to, own_pid
 from .local import LocalWorker
 from .row import Row
+from .run import Run
 
 # How long a loading model is waited for where the caller cannot say (reading `model_name`, say).
 _LOAD_TIMEOUT_S = 600.0
@@ -251,7 +252,7 @@ class ProcessLLM(Generator):
                 self._link_of = (own_pid(), link_to(self._address))
             return self._link_of[1]
 
-    def submit_rows(self, rows: list[Row]) -> None:
+    def submit_rows(self, rows: list[Row] | Run) -> None:
         """Send rows to the broker."""
         if self._local is not None:
             self._require_open()
@@ -259,7 +260,7 @@ class ProcessLLM(Generator):
         else:
             self.link().submit(rows)
 
-    def withdraw_rows(self, rows: list[Row]) -> None:
+    def withdraw_rows(self, rows: list[Row] | Run) -> None:
         """Take rows back. After ``teardown`` too, for a call may outlive its LLM."""
         link = self._known_link()
         if link is not None:

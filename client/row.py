@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..protocol.errors import GenpoolError
 from ..protocol.frames import Frames, Payload
+
+if TYPE_CHECKING:
+    from .run import Run
 
 log = logging.getLogger("genpool.client")
 
@@ -58,6 +61,7 @@ class Owner(Protocol):
     runs_user_code: bool
 
     def ended(self, rows: list[Row]) -> None: ...
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -104,3 +108,12 @@ def tell(owner: Owner, rows: list[Row]) -> None:
         # User code runs there; what it raises, be it SystemExit, must not cost other rows their answers.
         except BaseException:
             log.exception("a callback raised")
+
+
+def tell_run(run: Run, first: int, payloads: Sequence[Payload]) -> None:
+    """Tell the owner of a run of the end of some of its rows."""
+    try:
+        run.owner.run_ended(run, first, payloads)
+    # As in ``tell``.
+    except BaseException:
+        log.exception("a callback raised")

@@ -11,18 +11,20 @@ import copy
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from genpool.broker import outgoing
 from genpool.broker.machine import Broker
 from genpool.broker.settings import BrokerSettings
-from genpool.client.machine import Client, Ended
+from genpool.client.machine import Client, Ended, RunEnded
 from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.run import Run
 from genpool.protocol import session
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.errors import GenpoolError
+from genpool.protocol.frames import Payload
 from genpool.protocol.messages import Hello, Message, Outcome, Role
 from genpool.protocol.session import Session, SessionSettings
 from genpool.worker.machine import Exit, Load, RowResult, StartCall, StopRow, Worker
@@ -205,7 +207,13 @@ class FakeClient(Endpoint):
     endings: dict[bytes, list[Ending | GenpoolError]] = field(
         default_factory=dict[bytes, "list[Ending | GenpoolError]"]
     )
-    rows: list[Row] = field(default_factory=list[Row])
+    runs: list[Run] = field(default_factory=list[Run])
+    _rows: list[Row] = field(default_factory=list[Row])
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every row that is or was one by itself."""
+        return [*self._rows, *(row for run in self.runs for row in run.rows or ())]
 
     @property
     def client(self) -> Client:
@@ -217,6 +225,10 @@ class FakeClient(Endpoint):
             for row in effect.rows:
                 assert row.ending is not None
                 self.endings.setdefault(row.payload, []).append(row.ending)
+        elif isinstance(effect, RunEnded):
+            for row in effect.run.ended(effect.first, effect.payloads):
+                assert row.ending is not None
+                self.endings.setdefault(row.payload, []).append(row.ending)
 
     def submit(
         self,
@@ -226,21 +238,45 @@ class FakeClient(Endpoint):
         timeout_s: float | None = None,
         n: int = 1,
         hedge: float = 0.0,
+        as_run: bool = False,
     ) -> list[Row]:
         deadline = None if timeout_s is None else self.network.now + timeout_s
         spec = RowSpec(llm, "input", n, b"", deadline, wait_s, hedge=hedge)
         rows = [Row(self.network.random.randbytes(16), spec, payload, self, 0, 0) for payload in payloads]
-        self.rows += rows
-        self.client.submit(rows, self.network.now)
+        if as_run:
+            self.runs.append(Run(spec, self, 0, payloads))
+            self.client.submit(self.runs[-1], self.network.now)
+        else:
+            self._rows += rows
+            self.client.submit(rows, self.network.now)
         self.perform(self.machine.flush(self.network.now))
         return rows
 
-    def withdraw(self, rows: Iterable[Row]) -> None:
+    def withdraw(self, rows: Iterable[Row] | Run) -> None:
         self.client.withdraw(rows, self.network.now)
         self.perform(self.machine.flush(self.network.now))
 
     def ended(self, rows: list[Row]) -> None:
         raise AssertionError("the network reads effects instead")
+
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
+        raise AssertionError("the network reads effects instead")
+
+    def assert_books(self) -> None:
+        """What the machine counts is what there is."""
+        machine = self.client
+        assert {row.id for row in self.rows if row.submitted and not row.over} == set(machine.submitted)
+        left = {run: [one for one in run.payloads if one not in self.endings] for run in machine.runs.values()}
+        assert all(run.left == len(payloads) for run, payloads in left.items())
+        assert machine._held() == len(machine.submitted) + sum(map(len, left.values()))
+        for line in machine.lines.values():
+            here = [row.payload for row in machine.submitted.values() if row.spec.llm == line.llm]
+            here += [payload for run, payloads in left.items() if run.spec.llm == line.llm for payload in payloads]
+            assert (line.at_broker, line.bytes_at_broker) == (len(here), sum(map(len, here)))
+            rows = [row for row in line.waiting if isinstance(row, Row)]
+            assert line.dead == sum(row.over for row in rows)
+            runs = [run for run in line.waiting if isinstance(run, Run)]
+            assert line.at_home == len(rows) - line.dead + sum(map(len, runs))
 
     @property
     def done(self) -> int:

@@ -25,7 +25,8 @@ from genpool.broker.peer import LLM, Worker
 from genpool.broker.row import Row as BrokerRow
 from genpool.broker.row import RowState
 from genpool.broker.settings import BrokerSettings
-from genpool.client.row import Ending, Row
+from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.run import Run
 from genpool.protocol.errors import Closed, Expired, GenpoolError, NoBroker, RowError, UnknownLLM
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import Assign, Fleet, Grant, Hello, Hold, Message, Outcome, Result, Role, Settle
@@ -111,6 +112,7 @@ class Call:
     timeout_s: float | None
     wait_s: float
     hedge: float
+    as_run: bool
 
 
 CALLS = st.builds(
@@ -122,6 +124,7 @@ CALLS = st.builds(
     timeout_s=st.sampled_from([None] * 6 + [0.0, 1.0, 20.0]),
     wait_s=st.sampled_from([WAIT_S, WAIT_S, 2.0]),
     hedge=st.sampled_from([0.0, 1.0, 1.0, 3.0]),
+    as_run=st.booleans(),
 )
 
 
@@ -380,7 +383,15 @@ class Model(RuleBasedStateMachine):
         for word in call.words * call.copies:
             self.count += 1
             payloads.append(f"{word} {self.count}".encode() + b"." * (1200 if word == "long" else 0))
-        client.submit(*payloads, llm=call.llm, wait_s=call.wait_s, timeout_s=call.timeout_s, n=call.n, hedge=call.hedge)
+        client.submit(
+            *payloads,
+            llm=call.llm,
+            wait_s=call.wait_s,
+            timeout_s=call.timeout_s,
+            n=call.n,
+            hedge=call.hedge,
+            as_run=call.as_run,
+        )
 
     @rule(which=WHICH, call=CALLS, seconds=SECONDS)
     def submit_and_wait(self, which: int, call: Call, seconds: float) -> None:
@@ -395,6 +406,15 @@ class Model(RuleBasedStateMachine):
         rows = [row for row in client.rows if not row.over]
         chosen = rows[first % len(rows) :][:count] if rows else []
         self.withdrawn.update(row.payload for row in chosen)
+        client.withdraw(chosen)
+
+    @rule(which=WHICH, run=st.integers(0, 50))
+    def withdraw_run(self, which: int, run: int) -> None:
+        client = self._client(which)
+        if client is None or not client.is_alive or not client.runs:
+            return
+        chosen = client.runs[run % len(client.runs)]
+        self.withdrawn.update(payload for payload in chosen.payloads if payload not in client.endings)
         client.withdraw(chosen)
 
     @rule(which=WHICH, clean=st.booleans())
@@ -554,8 +574,27 @@ class Model(RuleBasedStateMachine):
             else:
                 assert not endings
                 assert row.taken
-                is_late = client.is_alive and row.spec.deadline and self.network.now > row.spec.deadline + 0.2
-                assert not is_late, f"{row.payload} is late"
+                assert not self._is_late(client, row.spec), f"{row.payload} is late"
+        for run in client.runs:
+            self._look_at_run_of(client, run)
+
+    def _look_at_run_of(self, client: FakeClient, run: Run) -> None:
+        """The rows of a run that have never been rows by themselves."""
+        payloads = set(run.payloads) - {row.payload for row in run.rows or ()}
+        ended = {payload for payload in payloads if client.endings.get(payload)}
+        assert ended == payloads or run.rows is None, "a row of a run is nowhere"
+        assert run.rows is not None or run.left == len(payloads - ended)
+        for payload in ended:
+            (ending,) = client.endings[payload]
+            assert word_of(payload) in ANSWERED
+            assert isinstance(ending, Ending)
+            assert ending.payload == answer(payload)
+            assert payload not in self.withdrawn
+            self.ended_at.setdefault(payload, self.network.now)
+        assert ended == payloads or not self._is_late(client, run.spec), "a run is late"
+
+    def _is_late(self, client: FakeClient, spec: RowSpec) -> bool:
+        return client.is_alive and spec.deadline is not None and self.network.now > spec.deadline + 0.2
 
     def _look_at_end(self, row: Row, ending: Ending | GenpoolError) -> None:
         word, now = word_of(row.payload), self.network.now
@@ -601,7 +640,7 @@ class Model(RuleBasedStateMachine):
                 self._go_on(end)
         for llm in sorted(set(LLMS)):
             network.spawn(Kind(llm, 2, 1, 0.01, aborts=False))
-        network.run_until(lambda: all(row.over for client in self.clients for row in client.rows), 300.0)
+        network.run_until(lambda: all(is_done(client) for client in self.clients), 300.0)
         for llm in sorted(set(LLMS)):
             network.add_client().submit(*(f"ok at last {llm} {number}".encode() for number in range(10)), llm=llm)
         network.run(40.0)
@@ -610,21 +649,23 @@ class Model(RuleBasedStateMachine):
         assert all(client.done == 10 for client in network.ends[-2:] if isinstance(client, FakeClient))
 
 
+def is_done(client: FakeClient) -> bool:
+    return all(row.over for row in client.rows) and all(run.rows is not None or not run.left for run in client.runs)
+
+
 def look_at_client(client: FakeClient) -> None:
     machine = client.client
-    assert {row.id for row in client.rows if row.submitted and not row.over} == set(machine.submitted)
+    client.assert_books()
+    most_in_run = max((len(run) for run in client.runs), default=0)
     for line in machine.lines.values():
-        here = [row for row in machine.submitted.values() if row.spec.llm == line.llm]
-        assert line.at_broker == len(here) <= max(WINDOW_ROWS, 4 * 6 * 15)
-        assert line.bytes_at_broker == sum(len(row.payload) for row in here)
-        assert line.at_home == sum(not row.over for row in line.waiting)
-        assert line.dead == sum(row.over for row in line.waiting)
-    assert len(machine.submitted) <= LIMITS.max_client_rows
-    assert sum(len(row.payload) for row in machine.submitted.values()) <= LIMITS.max_client_bytes
+        assert line.at_broker <= max(WINDOW_ROWS, 4 * 6 * 15) + most_in_run
+    assert machine._held() <= LIMITS.max_client_rows
+    assert sum(line.bytes_at_broker for line in machine.lines.values()) <= LIMITS.max_client_bytes
     somewhere = {id(row) for line in machine.lines.values() for row in line.waiting} | {
-        id(row) for row in machine.submitted.values()
+        id(row) for row in (*machine.submitted.values(), *machine.runs.values())
     }
     assert all(row.over or id(row) in somewhere for row in client.rows), "a row is nowhere"
+    assert all(run.rows is not None or not run.left or id(run) in somewhere for run in client.runs), "a run is nowhere"
 
 
 def look_at_broker(broker: Broker) -> None:
@@ -721,6 +762,7 @@ def assert_nothing_left(network: Watched) -> None:
 def assert_idle(end: Endpoint) -> None:
     if isinstance(end, FakeClient):
         assert not end.client.submitted
+        assert not end.client.runs
         assert not end.client.lines
     elif isinstance(end, FakeWorker):
         assert not end.worker.held

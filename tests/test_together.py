@@ -34,6 +34,7 @@ def assert_nothing_left(network: Network) -> None:
     for end in network.ends:
         if isinstance(end, FakeClient):
             assert not end.client.submitted
+            assert not end.client.runs
             assert not end.client.lines
         elif isinstance(end, FakeWorker):
             assert not end.worker.held

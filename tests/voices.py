@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from genpool.client.row import Ending, Row
+from genpool.client.run import Run
 from genpool.protocol.content import Failure, pack, pack_failure, unpack, unpack_row
 from genpool.protocol.errors import GenpoolError
 from genpool.protocol.messages import LLMInfo, Outcome
@@ -57,10 +58,15 @@ def failed(message: str, builtin: str = "ValueError", *, type: str = "", outcome
 
 
 class FakeLink:
-    """Ends each row with what ``answer`` makes of it; None holds it until ``end``. All in the caller's thread."""
+    """Ends each row with what ``answer`` makes of it; None holds it until ``end``. All in the caller's thread.
 
-    def __init__(self, answer: Answer = echo, *llms: LLMInfo) -> None:
+    Runs are split, or with ``keeps_runs`` kept in ``runs`` until ``end_of``.
+    """
+
+    def __init__(self, answer: Answer = echo, *llms: LLMInfo, keeps_runs: bool = False) -> None:
         self.answer = answer
+        self.keeps_runs = keeps_runs
+        self.runs: list[Run] = []
         self.address = "nowhere"
         self.fleet: dict[str, LLMInfo] | None = {info.name: info for info in llms} or None
         self.batches: list[int] = []
@@ -68,7 +74,12 @@ class FakeLink:
         self.held: list[Asked] = []
         self.withdrawn: list[Asked] = []
 
-    def submit(self, rows: list[Row]) -> None:
+    def submit(self, rows: list[Row] | Run) -> None:
+        if isinstance(rows, Run) and self.keeps_runs:
+            self.runs.append(rows)
+            return
+        if isinstance(rows, Run):
+            rows = rows.split()
         self.batches.append(len(rows))
         asked = [Asked(row) for row in rows]
         self.rows += asked
@@ -79,10 +90,24 @@ class FakeLink:
             else:
                 one.tell(ending)
 
-    def withdraw(self, rows: Iterable[Row]) -> None:
+    def withdraw(self, rows: Iterable[Row] | Run) -> None:
+        if isinstance(rows, Run):
+            rows.over = True
+            rows = rows.rows or ()
         gone = set(map(id, rows))
         self.withdrawn += [one for one in self.held if id(one.row) in gone]
         self.held = [one for one in self.held if id(one.row) not in gone]
+
+    def end_of(self, run: Run, first: int, count: int, payload: bytes | None = None) -> None:
+        """Answer rows of a run that is kept."""
+        rows = [Asked(run.row(place)) for place in range(first, first + count)]
+        run.end(first, count)
+        run.owner.run_ended(run, first, [echo(one).payload if payload is None else payload for one in rows])
+
+    def split(self, run: Run) -> None:
+        """From now on, the rows of a run that are left are held one by one."""
+        self.runs.remove(run)
+        self.held += map(Asked, run.split())
 
     def end(self, asked: Asked | None = None, ending: Ending | GenpoolError | None = None) -> None:
         """End a held row (the oldest)."""
@@ -114,10 +139,10 @@ class FakeVoice:
     def info(self) -> LLMInfo | None:
         return (self.fake.fleet or {}).get(self.llm_name)
 
-    def submit_rows(self, rows: list[Row]) -> None:
+    def submit_rows(self, rows: list[Row] | Run) -> None:
         self.fake.submit(rows)
 
-    def withdraw_rows(self, rows: list[Row]) -> None:
+    def withdraw_rows(self, rows: list[Row] | Run) -> None:
         self.fake.withdraw(rows)
 
 

@@ -8,11 +8,14 @@ Each row ends once, unless it was withdrawn, and none is left when the client en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from genpool.client.machine import Client, Ended
+from genpool.client.machine import Client, Ended, RunEnded
 from genpool.client.row import Row, RowSpec
+from genpool.client.run import Run
 from genpool.protocol.errors import DecodeError, UnknownLLM
+from genpool.protocol.frames import Payload
 from genpool.protocol.limits import ROW_ID_BYTES
 from genpool.protocol.messages import (
     Answer,
@@ -51,6 +54,9 @@ class _Owner:
     def ended(self, rows: list[Row]) -> None:
         raise AssertionError("effects are read instead")
 
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
+        raise AssertionError("effects are read instead")
+
 
 class _Caller:
     """A client's machine and who uses it, as far as the bytes go."""
@@ -65,6 +71,7 @@ class _Caller:
         self._is_connected = False
         self._owners = (_Owner(), _Owner())
         self._rows: list[Row] = []
+        self._runs: list[Run] = []
         self._withdrawn: set[bytes] = set()
         self._ended: set[bytes] = set()
 
@@ -76,10 +83,14 @@ class _Caller:
             self._look()
         self._client.end("done")
         self._perform(self._client.flush(self._now))
-        assert all(row.over for row in self._rows)
+        assert all(row.over for row in self._all_rows())
         assert not self._client.submitted
-        for row in self._rows:
-            assert (row.id in self._ended) != (row.id in self._withdrawn), "a row has no end"
+        assert not self._client.runs
+        for row_id in [row.id for row in self._rows] + [row_id for run in self._runs for row_id in run.ids]:
+            assert (row_id in self._ended) != (row_id in self._withdrawn), "a row has no end"
+
+    def _all_rows(self) -> list[Row]:
+        return [*self._rows, *(row for run in self._runs for row in run.rows or ())]
 
     def _step(self) -> None:
         match self._choices.below(16):
@@ -91,9 +102,7 @@ class _Caller:
             case 4 | 5:
                 self._submit()
             case 6:
-                rows = [row for row in self._choices.some_of(self._rows, 3) if not row.over] if self._rows else []
-                self._withdrawn.update(row.id for row in rows)
-                self._client.withdraw(rows, self._now)
+                self._withdraw()
             case 7:
                 self._client.ask(self._now)
             case 8:
@@ -120,8 +129,23 @@ class _Caller:
         self._receive(MAKERS[Welcome](self._choices, words))
         self._receive(MAKERS[Fleet](self._choices, words))
 
+    def _withdraw(self) -> None:
+        if self._runs and self._choices.below(3) == 0:
+            run = self._choices.one_of(self._runs)
+            if run.rows is None:
+                left = [row_id for row_id, has_ended in zip(run.ids, run._has_ended, strict=True) if not has_ended]
+            else:
+                left = [row.id for row in run.rows if not row.over]
+            self._withdrawn.update(left)
+            self._client.withdraw(run, self._now)
+            return
+        known = self._all_rows()
+        rows = [row for row in self._choices.some_of(known, 3) if not row.over] if known else []
+        self._withdrawn.update(row.id for row in rows)
+        self._client.withdraw(rows, self._now)
+
     def _submit(self) -> None:
-        room = _MOST_ROWS - len(self._rows)
+        room = _MOST_ROWS - len(self._rows) - sum(map(len, self._runs))
         choices = self._choices
         deadline = self._now + choices.seconds() if choices.below(4) == 3 else None
         spec = RowSpec(
@@ -135,6 +159,12 @@ class _Caller:
             choices.one_of((frozenset[str](), frozenset({"seed"}))),
         )
         owner = choices.one_of(self._owners)
+        if room > 0 and choices.below(3) == 0:
+            run = Run(spec, owner, 0, [b"x" * choices.one_of((3, 0, 150))] * min(room, 2 + choices.below(6)))
+            self._runs.append(run)
+            self._words.ids += run.ids
+            self._client.submit(run, self._now)
+            return
         rows: list[Row] = []
         for _ in range(min(room, 1 + choices.below(6))):
             row_id = len(self._rows).to_bytes(ROW_ID_BYTES, "big")
@@ -174,6 +204,11 @@ class _Caller:
                         assert row.id not in self._ended, "a row ends twice"
                         assert row.id not in self._withdrawn, "a row ends that was withdrawn"
                         self._ended.add(row.id)
+                case RunEnded():
+                    for row in effect.run.ended(effect.first, effect.payloads):
+                        assert row.id not in self._ended, "a row of a run ends twice"
+                        assert row.id not in self._withdrawn, "a row of a run ends that was withdrawn"
+                        self._ended.add(row.id)
                 case _:
                     pass
 
@@ -186,17 +221,21 @@ class _Caller:
 
     def _look(self) -> None:
         client = self._client
-        assert {row.id for row in self._rows if row.submitted and not row.over} == set(client.submitted)
+        rows = self._all_rows()
+        assert {row.id for row in rows if row.submitted and not row.over} == set(client.submitted)
         assert not (client.state is SessionState.OPEN and client.lost_at is not None)
         for line in client.lines.values():
-            here = [row for row in client.submitted.values() if row.spec.llm == line.llm]
+            here = [len(row.payload) for row in client.submitted.values() if row.spec.llm == line.llm]
+            for run in client.runs.values():
+                if run.spec.llm == line.llm:
+                    here += run.left * [len(run.payloads[0])]  # they are alike
             assert line.at_broker == len(here)
-            assert line.bytes_at_broker == sum(len(row.payload) for row in here)
-            assert line.at_home == sum(not row.over for row in line.waiting)
-        waiting = sum(line.at_home for line in client.lines.values())
-        assert waiting + len(client.submitted) == sum(not row.over for row in self._rows), "a row is nowhere"
-        assert len(client._releases) <= len(self._rows)
-        assert len(client._deadlines) == len(client._timed) <= len(self._rows)
+            assert line.bytes_at_broker == sum(here)
+        whole = [run for run in self._runs if run.rows is None and not run.over]
+        alive = sum(not row.over for row in rows) + sum(run.left for run in whole)
+        assert sum(line.at_home for line in client.lines.values()) + client._held() == alive, "a row is nowhere"
+        assert len(client._releases) <= len(self._words.ids)
+        assert len(client._deadlines) == len(client._timed) <= len(self._words.ids)
 
 
 def check(data: bytes) -> None:

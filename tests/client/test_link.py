@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from fleet import PATIENCE_S, until
@@ -14,8 +14,9 @@ from wire import HandBroker
 
 from genpool.client.link import Link, leave, link_to
 from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.run import Run
 from genpool.protocol.errors import Closed, GenpoolError, NoBroker, Refused, UnknownLLM
-from genpool.protocol.frames import LARGE_BYTES
+from genpool.protocol.frames import LARGE_BYTES, Payload
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -50,6 +51,9 @@ class Owner:
             self._ends.put((row.payload, row.ending, threading.current_thread().name))
         if self._error is not None:
             raise self._error("from the owner")
+
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
+        self.ended(run.ended(first, payloads))
 
     def next(self) -> tuple[bytes, Ending | GenpoolError, str]:
         return self._ends.get(timeout=PATIENCE_S)
@@ -107,6 +111,25 @@ def test_rows_travel_and_their_owners_hear_of_the_end_on_the_callbacks_thread(br
     broker.send(Answer([run.ids[1]], [Outcome.DONE], [1], [b"answer"]))
     assert owner.next() == (b"y", Ending(Outcome.DONE, 1, b"answer"), "genpool-callbacks")
     assert broker.wait_for(Release).ids == [run.ids[1]]
+
+
+@pytest.mark.parametrize("runs_user_code", [True, False])
+def test_runs_travel_and_their_owners_hear_of_parts_of_them(
+    broker: HandBroker, link: Link, *, runs_user_code: bool
+) -> None:
+    owner = Owner(RuntimeError, runs_user_code=runs_user_code)
+    link.submit(Run(row(b"", owner).spec, owner, 0, [b"x", b"y", b"z"]))
+    opened(broker, info("a"))
+    (run,) = broker.wait_for(Submit).runs
+    assert run.payloads == [b"x", b"y", b"z"]
+    broker.send(Answer(run.ids[1:], [Outcome.DONE] * 2, [1, 1], [b"one", b"two"]))
+    thread = "genpool-callbacks" if runs_user_code else "genpool-io"
+    assert owner.next() == (b"y", Ending(Outcome.DONE, 1, b"one"), thread)
+    assert owner.next() == (b"z", Ending(Outcome.DONE, 1, b"two"), thread)
+    assert broker.wait_for(Release).ids == run.ids[1:]
+    link.close()
+    payload, ending, _ = owner.next()
+    assert (payload, type(ending)) == (b"x", Closed)
 
 
 @pytest.mark.parametrize(

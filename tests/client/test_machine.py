@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,6 +11,7 @@ from voices import info
 
 from genpool.client.machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
 from genpool.client.row import Ending, Row, RowSpec
+from genpool.client.run import Run
 from genpool.protocol.errors import (
     Closed,
     ConfigurationError,
@@ -22,6 +23,7 @@ from genpool.protocol.errors import (
     RowError,
     UnknownLLM,
 )
+from genpool.protocol.frames import Payload
 from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
     Answer,
@@ -60,6 +62,9 @@ class Owner:
     runs_user_code = True
 
     def ended(self, rows: list[Row]) -> None:
+        raise AssertionError("the shell tells owners")
+
+    def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
         raise AssertionError("the shell tells owners")
 
 
@@ -1151,7 +1156,7 @@ def check(driven: Driven, after: tuple[str, str]) -> None:
     """What must hold of a client at any time; ``Driven`` itself sees that no row ends twice."""
     client = driven.client
     lines = client.lines.values()
-    waiting = [row for line in lines for row in line.waiting if not row.over]
+    waiting = [row for line in lines for row in line.waiting if isinstance(row, Row) and not row.over]
     assert not {row.id for row in waiting} & set(client.submitted), after
     assert not any(row.over for row in client.submitted.values()), after
     assert sum(line.at_broker for line in lines) == len(client.submitted), after

@@ -16,6 +16,8 @@ from voices import FakeLink, FakeVoice
 from genpool.client.astream import astream
 from genpool.client.call import Call, CallSettings
 from genpool.client.record import Record, Share
+from genpool.client.row import Row as SentRow
+from genpool.client.run import Run
 from genpool.client.stream import AsyncRows, Row, Rows, stream
 from genpool.protocol.errors import Closed, RemoteError
 from genpool.tasks.output import LLMOutput
@@ -201,7 +203,7 @@ def test_an_llm_that_goes_is_raised_after_the_rows_that_were_begun(
     source: Callable[[list[Any]], Iterable[Any]],
 ) -> None:
     class Going(FakeVoice):
-        def submit_rows(self, rows: list[Any]) -> None:
+        def submit_rows(self, rows: list[SentRow] | Run) -> None:
             if len(link.rows) + len(rows) > 4:
                 raise Closed("it was torn down")
             super().submit_rows(rows)
