@@ -277,7 +277,7 @@ class Ledger:
         """Count and settle what ``release`` has collected: done rows of one worker."""
         if worker is not None and executions:
             self._llm_of(worker.hello.llm).tally.done += len(executions)
-            self._outgoing.settle(worker, executions)
+            self._outgoing.settle(worker, executions, are_over=True)
 
     # How rows go on.
 
@@ -552,10 +552,11 @@ class Ledger:
         self.executions.pop(execution.id, None)
         execution.row.executions = tuple(one for one in execution.row.executions if one is not execution)
         if worker.executions.pop(execution.id, None) is not None:
-            if not execution.finished:
+            is_over = execution.finished
+            if not is_over:
                 self._finish(execution)
                 worker.stopped += 1
-            self._outgoing.settle(worker, [execution.id])
+            self._outgoing.settle(worker, [execution.id], are_over=is_over)
 
     def claim(self, worker: Worker, execution_id: int, row_id: bytes, finished: bool, now: float) -> None:
         """A worker that has (re)connected holds this execution: it goes on, or is settled when nobody wants it."""

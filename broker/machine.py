@@ -209,8 +209,6 @@ class Broker:
         self._now = now
         for llm in self.llms.values():
             if llm.free and (len(llm.queue) or llm.suspects):
-                # A break loses what is said last: so a worker is told to let go of a row before it gets it again.
-                self._out.flush_settles()
                 self._dispatcher.dispatch(llm, now)
         return self._out.take()
 
@@ -226,6 +224,7 @@ class Broker:
         self._end_graces()
         self._offences.tick(now)
         self.ledger.tick(now)
+        self._out.flush_settles()
         self._sample_rates(now)
         if now >= max(self.started, self._stood_still_at) + self.settings.settle_s:
             # Before, what seems to straggle may only be unheard yet.

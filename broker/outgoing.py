@@ -73,6 +73,7 @@ class Outgoing:
         self._effects: list[Effect] = []
         self._answers: dict[Client, _Collected] = {}
         self._settles: dict[Worker, list[int]] = {}
+        self._stops: dict[Worker, None] = {}  # those that are to end something
 
     def log(self, level: str, text: str, about: Hello | None = None) -> None:
         """Write a line to the log; where it is ``about`` a peer, its name is a field of its own there."""
@@ -86,6 +87,8 @@ class Outgoing:
         """Send in order: behind what the peer has not taken yet."""
         if self._peers.get(peer.id) is not peer:
             return
+        if isinstance(peer, Worker) and peer in self._settles:
+            self._send_settles(peer)
         if peer.outbox:
             peer.put_off(message)
         else:
@@ -115,10 +118,16 @@ class Outgoing:
         """Whether so many bytes of so many rows may share a message."""
         return size <= self._limits.target_message_bytes and rows <= self._limits.max_rows
 
-    def settle(self, worker: Worker | None, executions: list[int]) -> None:
-        """Tell a worker with the next flush that nobody waits for these executions, if there are any, any more."""
+    def settle(self, worker: Worker | None, executions: list[int], *, are_over: bool) -> None:
+        """Tell a worker that nobody waits for these executions, if there are any, any more.
+
+        Of those that run it hears with the next flush. Of those that ``are_over`` it hears before anything else that it
+        is sent, and with the next tick at the latest: to wake it for that alone would cost more than to run a row.
+        """
         if executions and worker is not None and self._peers.get(worker.id) is worker:
             self._settles.setdefault(worker, []).extend(executions)
+            if not are_over:
+                self._stops[worker] = None
 
     def forget(self, peer: Peer) -> None:
         """What is collected for a lost peer is of no use to it."""
@@ -126,22 +135,26 @@ class Outgoing:
             self._answers.pop(peer, None)
         elif isinstance(peer, Worker):
             self._settles.pop(peer, None)
+            self._stops.pop(peer, None)
 
     def flush_settles(self) -> None:
-        """Send what was settled: needed before anything is said about a worker's ledger."""
-        if not self._settles:
-            return
+        """Send what was settled: needed before a worker's ledger is compared with its own."""
+        for worker in list(self._settles):
+            self._send_settles(worker)
+
+    def _send_settles(self, worker: Worker) -> None:
+        executions = self._settles.pop(worker)
+        self._stops.pop(worker, None)
         most = self._limits.max_rows
-        for worker, executions in self._settles.items():
-            for at in range(0, len(executions), most):
-                self.send(worker, Settle(executions[at : at + most]))
-        self._settles.clear()
+        for at in range(0, len(executions), most):
+            self.send(worker, Settle(executions[at : at + most]))
 
     def take(self) -> list[Effect]:
         """All effects, in order, with what was collected."""
         for client, collected in self._answers.items():
             self.send(client, collected.answer)
         self._answers.clear()
-        self.flush_settles()
+        for worker in list(self._stops):
+            self._send_settles(worker)
         effects, self._effects = self._effects, []
         return effects

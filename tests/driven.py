@@ -159,6 +159,10 @@ class Bench:
         """Time passes, and then comes a tick; pings are left out of what is returned."""
         return [(name, message) for name, message in self.tick_all(seconds) if not isinstance(message, Ping)]
 
+    def settled(self) -> list[Sent]:
+        """What workers hear with the next tick that they need keep no more."""
+        return [(name, message) for name, message in self.tick() if isinstance(message, Settle)]
+
     def tick_all(self, seconds: float = 0.0) -> list[Sent]:
         self.now += seconds
         return self._sent(self.broker.tick(self.now))

@@ -571,8 +571,9 @@ def test_a_row_goes_to_a_worker_and_its_answer_to_the_client_until_it_is_release
     ]
     assert bench.tell("worker", result(0, credit=2, tokens=12)) == [("client", answer(["a"], 0))]
     assert bench.state_of("a") is RowState.ANSWERED
-    assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
+    assert bench.tell("client", Release(ids("a"))) == []
     assert not bench.broker.ledger.rows
+    assert bench.settled() == [("worker", settle(0))]
     assert not bench.broker.ledger.executions
 
 
@@ -617,6 +618,21 @@ def test_messages_are_cut_by_size_and_count_in_both_directions() -> None:
     assert [len(m.ids) for _, m in sent if isinstance(m, Answer)] == [2, 2]
     sent = bench.tell("client", Release(ids(*"abcd")))
     assert sent == [("worker", settle(0, 1, 2)), ("worker", settle(3))]
+
+
+def test_a_worker_hears_at_once_of_rows_to_stop_and_of_others_that_are_settled_with_what_comes_next() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker(credit=4)
+    bench.tell("client", submit(*"abcd"))
+    bench.tell("worker", result(0, 1, 2, credit=7))
+    assert bench.tell("client", Release(ids("a"))) == []
+    assert bench.tell("client", submit("e")) == [("worker", settle(0)), ("worker", assign(4, "e"))]
+    assert bench.tell("client", Release(ids("b"))) == []
+    assert bench.settled() == [("worker", settle(1))]
+    assert bench.tick() == []
+    assert bench.tell("client", Release(ids("c"))) == []
+    assert bench.tell("client", Release(ids("d"))) == [("worker", settle(2, 3))]
 
 
 def test_a_released_row_that_waits_never_starts_and_one_that_runs_is_stopped() -> None:
@@ -777,10 +793,9 @@ def test_a_row_whose_engine_raised_is_tried_again_and_fails_for_good_after_the_l
         ("worker", settle(1)),
         ("worker", assign(2, "a", charged=2)),
     ]
-    assert bench.tell("worker", result(2, credit=4, outcome=raised)) == [
-        ("client", answer(["a"], 2, outcome=Outcome.FAILED, attempts=3)),
-        ("worker", settle(2)),
-    ]
+    failed = answer(["a"], 2, outcome=Outcome.FAILED, attempts=3)
+    assert bench.tell("worker", result(2, credit=4, outcome=raised)) == [("client", failed)]
+    assert bench.settled() == [("worker", settle(2))]
 
 
 @pytest.mark.parametrize("outcome", [Outcome.RAISED, Outcome.RETURNED])
@@ -803,7 +818,8 @@ def test_a_row_that_is_handed_back_is_not_charged_and_goes_to_the_head() -> None
     bench.tell("client", submit("a", "b"))
     bench.worker("two", credit=0)
     bench.tell("one", grant(0, WorkerState.DRAINING))
-    assert bench.tell("one", result(0, credit=0, outcome=Outcome.RETURNED)) == [("one", settle(0))]
+    assert bench.tell("one", result(0, credit=0, outcome=Outcome.RETURNED)) == []
+    assert bench.settled() == [("one", settle(0))]
     assert bench.tell("two", grant(2)) == [("two", assign(1, "a", "b"))]
 
 
@@ -1021,7 +1037,7 @@ def test_a_client_that_comes_back_gets_the_answers_it_missed() -> None:
     bench.tell("worker", result(0, 2, credit=3))
     bench.client("client/2")
     sent = bench.tell("client/2", Await(ids("answered", "running"), False))
-    assert sent == [("worker", resend(0)), ("worker", settle(2))]
+    assert sent == [("worker", settle(2)), ("worker", resend(0))]
     assert bench.tell("worker", result(0, credit=3)) == [("client/2", answer(["answered"], 0))]
 
 
@@ -1187,7 +1203,8 @@ def test_a_copy_of_what_a_worker_held_at_first_takes_back_nothing_that_it_was_gi
     assert bench.tell("worker", hold()) == []
     assert bench.tell("worker", result(0, credit=1)) == [("client", answer("a", 0))]
     assert bench.tell("worker", hold()) == []
-    assert bench.tell("client", Release(ids("a"))) == [("worker", settle(0))]
+    assert bench.tell("client", Release(ids("a"))) == []
+    assert bench.settled() == [("worker", settle(0))]
 
 
 def test_a_copy_of_the_last_part_of_what_is_awaited_drops_nothing() -> None:
@@ -1819,14 +1836,15 @@ def hedges(bench: Bench) -> tuple[int, int]:
 
 def test_a_row_that_straggles_is_given_to_an_idle_worker_and_the_first_answer_wins() -> None:
     bench = hedging("two")
-    assert bench.tell("client", submit("slow", hedge=3.0)) == [("one", assign(8, "slow"))]
+    assert assigned(bench.tell("client", submit("slow", hedge=3.0))) == {"one": ["slow"]}
     assert assigned(bench.tick(2.9)) == {}
     assert bench.tick(0.2) == [("two", assign(9, "slow"))]
     assert hedges(bench) == (1, 0)
     assert bench.tell("two", result(9, credit=2)) == [("client", answer(["slow"], 9)), ("one", settle(8))]
     assert hedges(bench) == (1, 1)
     assert bench.tell("one", result(8, credit=10)) == []  # it was under way
-    assert bench.tell("client", Release(ids("slow"))) == [("two", settle(9))]
+    assert bench.tell("client", Release(ids("slow"))) == []
+    assert bench.settled() == [("two", settle(9))]
     assert not bench.broker.ledger.executions
 
 
@@ -1962,8 +1980,10 @@ def test_a_row_runs_twice_at_most_and_is_hedged_anew_when_its_hedge_came_to_noth
     bench.tell("client", submit("slow", hedge=3.0))
     assert assigned(bench.tick(3.1)) == {"two": ["slow"]}
     assert assigned(bench.tick(60.0)) == {}
-    assert bench.tell("two", result(21, credit=1, outcome=Outcome.RETURNED)) == [("two", settle(21))]
-    assert assigned(bench.tick()) == {"three": ["slow"]}
+    assert bench.tell("two", result(21, credit=1, outcome=Outcome.RETURNED)) == []
+    sent = bench.tick()
+    assert sent[0] == ("two", settle(21))
+    assert assigned(sent) == {"three": ["slow"]}
     assert hedges(bench) == (2, 0)
 
 
@@ -2032,7 +2052,8 @@ def test_an_error_is_final_only_when_no_other_execution_is_left() -> None:
     bench = hedging("two")
     bench.tell("client", submit("slow", hedge=3.0))
     bench.tick(3.1)
-    assert bench.tell("two", result(9, credit=2, outcome=Outcome.FAILED)) == [("two", settle(9))]
+    assert bench.tell("two", result(9, credit=2, outcome=Outcome.FAILED)) == []
+    assert bench.settled() == [("two", settle(9))]
     assert bench.tell("one", result(8, credit=10)) == [("client", answer(["slow"], 8))]
 
 
@@ -2049,7 +2070,8 @@ def test_an_engine_that_raises_on_a_hedged_row_is_charged_and_the_other_goes_on(
     bench = hedging("two")
     bench.tell("client", submit("slow", hedge=3.0))
     bench.tick(3.1)
-    assert bench.tell("one", result(8, credit=10, outcome=Outcome.RAISED)) == [("one", settle(8))]
+    assert bench.tell("one", result(8, credit=10, outcome=Outcome.RAISED)) == []
+    assert bench.settled() == [("one", settle(8))]
     assert assigned(bench.tick(60.0)) == {}
     assert bench.tell("two", result(9, credit=2)) == [("client", answer(["slow"], 9, attempts=1))]
 
@@ -2167,7 +2189,8 @@ def test_answers_of_an_earlier_life_are_kept_for_the_client_that_has_yet_to_come
     assert bench.tell("client", message) == [("worker", Resend([earlier]))]
     sent = bench.tell("worker", Result([earlier, earlier + 1], [0, 0], 0, 3, [b"one", b"two"]))
     assert sent == [("client", Answer(ids("a", "b"), [0, 0], [0, 0], [b"one", b"two"]))]
-    assert bench.tell("client", Release(ids("a", "b"))) == [("worker", Settle([earlier, earlier + 1]))]
+    assert bench.tell("client", Release(ids("a", "b"))) == []
+    assert bench.settled() == [("worker", Settle([earlier, earlier + 1]))]
 
 
 def test_answers_of_an_earlier_life_that_nobody_asks_for_are_settled_after_the_grace() -> None:
@@ -2225,7 +2248,8 @@ def test_the_payload_of_a_row_known_from_its_worker_is_kept_for_a_second_try() -
     bench.tell("client", submit("a", again=True, num_generations=4))
     bench.worker("two", credit=1)
     sent = bench.tell("worker", Result([earlier], [Outcome.RETURNED], 0, 0, [b""]))
-    assert sent == [("worker", Settle([earlier])), ("two", assign(0, "a", num_generations=4))]
+    assert sent == [("two", assign(0, "a", num_generations=4))]
+    assert bench.settled() == [("worker", Settle([earlier]))]
 
 
 # What is told, and when.
@@ -2337,8 +2361,8 @@ def test_answers_for_a_client_that_does_not_read_stay_at_their_workers_up_to_a_l
     assert assigned(bench.tell("other", submit("x", "y"))) == {"worker": ["x", "y"]}
     bench.tick(0.1)
     # It reads one: the withheld answer is asked for, and its rows are handed out again.
-    assert bench.tell("slow", Release(ids("a"))) == [("worker", settle(0))]
-    assert bench.tick(0.1) == [("worker", resend(2))]
+    assert bench.tell("slow", Release(ids("a"))) == []
+    assert bench.tick(0.1) == [("worker", settle(0)), ("worker", resend(2))]
     assert not slow.is_stalled
     assert bench.tell("worker", result(2, credit=6)) == [("slow", answer("c", 2))]
     assert assigned(bench.tell("worker", grant(8))) == {"worker": ["e", "f"]}
@@ -2352,7 +2376,7 @@ def test_an_answer_larger_than_the_limit_is_sent_when_it_is_the_only_one() -> No
     assert bench.tell("worker", result(0, 1, credit=2)) == [("client", answer("a", 0))]
     bench.tick(0.1)
     bench.tell("client", Release(ids("a")))
-    assert bench.tick(0.1) == [("worker", resend(1))]
+    assert bench.tick(0.1) == [("worker", settle(0)), ("worker", resend(1))]
     assert bench.tell("worker", result(1, credit=2)) == [("client", answer("b", 1))]
 
 
@@ -2377,7 +2401,7 @@ def test_room_that_is_kept_for_an_answer_is_given_back_when_the_row_runs_again()
     bench.tell("one", result(0, 1, 2, credit=3))
     bench.tick(0.1)
     bench.tell("client", Release(ids("a")))
-    assert bench.tick(0.1) == [("one", resend(1))]
+    assert bench.tick(0.1) == [("one", settle(0)), ("one", resend(1))]
     bench.end("one")
     client = bench.peer("client")
     assert isinstance(client, Client)
