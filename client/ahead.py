@@ -8,24 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from .maker import Voice
+from .part import Part
 
 # So many rows of an LLM are under way, or so many times what it runs at once: a little more than may be at the broker
 # (see machine.py), so that it never waits for those that were put off.
 _LEAST_ROWS = 384
 _ROWS_PER_CAPACITY = 6
-
-
-@dataclass(slots=True)
-class Part:
-    """Inputs that follow each other, the first at ``start``, and what the row for each carries."""
-
-    start: int
-    inputs: Sequence[Any]
-    payloads: Sequence[bytes]
 
 
 class Ahead:

@@ -39,11 +39,12 @@ from ..protocol.frames import Payload
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.output import LLMOutput, empty_output, parsed_output
-from .ahead import Ahead, Part
+from .ahead import Ahead
 from .draw import Draw
 from .item import Item
 from .maker import Maker, Voice
 from .option import packed_options, with_wishes
+from .part import BegunPart, Part
 from .record import Record, Share, planned_shares
 from .row import Ending, Row, RowSpec
 from .run import MOST_ROWS, Run
@@ -99,16 +100,6 @@ class CallSettings:
     hedge: float = 0.0
 
 
-@dataclass(slots=True)
-class _BegunRun:
-    """A run under way for ``inputs``, at the LLM at position ``at``; ``left`` counts inputs that have no record."""
-
-    run: Run
-    at: int
-    inputs: Sequence[Any]
-    left: int
-
-
 class Call:
     """Splits each input over ``voices`` and joins the shares.
 
@@ -138,7 +129,7 @@ class Call:
         self._finished_alike = finished_alike
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
-        self._runs: dict[int, _BegunRun] = {}  # by the index of the first input
+        self._parts: dict[int, BegunPart] = {}  # by the index of the first input
         self._draw = Draw(voices, settings)
         self._tasks = [voice.rendering_task for voice in voices]
         self.makes_prompts = any(task is not None for task in self._tasks)
@@ -196,66 +187,70 @@ class Call:
             raise
 
     def _begin_part(self, part: Part) -> None:
-        begun = self._begun_run(part)
+        begun = self._begun_part(part)
         if begun is None:
             self._begin(part.start, part.inputs, part.payloads)
-        else:
-            self._voices[begun.at].submit_rows(begun.run)
+            return
+        for at, run in begun.runs:
+            self._voices[at].submit_rows(run)
 
     def _begin_more(self) -> None:
         """Begin what was put off, as far as it is needed. Where something is raised for it, its rows have ended."""
         while not self._over and (part := self._ahead.next_part()) is not None:
             records: Sequence[Record] = ()
-            made: Sequence[tuple[Maker, list[Row] | Run]]
+            made: Sequence[tuple[Voice, list[Row] | Run]]
             try:
-                begun = self._begun_run(part)
+                begun = self._begun_part(part)
                 if begun is None:
                     records = self._recorded(part.start, part.inputs)
-                    made = self._rows(records, part.payloads)
+                    made = [(maker.voice, rows) for maker, rows in self._rows(records, part.payloads)]
                 else:
-                    made = [(self._maker(begun.at), begun.run)]
+                    made = [(self._voices[at], run) for at, run in begun.runs]
             except Exception as error:
                 for record in records or self._recorded(part.start, part.inputs):
                     for share in [share for share in record.shares if share.outcome is None]:
                         self._end([record], [share], [self._raised(share, error)])
                     self._report([record])
                 continue
-            for maker, rows in made:
-                error: Exception | None = self._failed.get(maker.voice)
-                if error is None:
-                    try:
-                        maker.voice.submit_rows(rows)
-                        continue
-                    except Exception as raised:  # it may be torn down
-                        error = raised
-                told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
-                failed = rows.split() if isinstance(rows, Run) else rows
-                for row in failed:
-                    row.ending = told
-                self._take_in(failed)
+            for voice, rows in made:
+                self._submit_or_end(voice, rows)
 
-    def _begun_run(self, part: Part) -> _BegunRun | None:
-        """The run for these inputs, known as begun; None where each must be a row by itself."""
+    def _submit_or_end(self, voice: Voice, rows: list[Row] | Run) -> None:
+        error: Exception | None = self._failed.get(voice)
+        if error is None:
+            try:
+                voice.submit_rows(rows)
+                return
+            except Exception as raised:  # it may be torn down
+                error = raised
+        told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
+        failed = rows.split() if isinstance(rows, Run) else rows
+        for row in failed:
+            row.ending = told
+        self._take_in(failed)
+
+    def _begun_part(self, part: Part) -> BegunPart | None:
+        """The part in runs, known as begun; None where each of its rows must be one by itself."""
         if self._finished_alike is None or self._progress or self._shared or len(part.inputs) < _LEAST_RUN:
             return None
         with self._lock:
             self._draw.note_returns()
-            counts = self._draw.counts(part.start) if self._draw.is_one_for_all else ()
-        if len(counts) != 1:
-            return None
-        ((at, count),) = counts
+            if not self._draw.is_one_for_all:
+                return None
+            counts = self._draw.counts(part.start)
         try:
-            spec = self._spec(Share(at, count), self._settings.options)
+            specs = [self._spec(Share(at, count), self._settings.options) for at, count in counts]
         except ConfigurationError:
             return None
-        run = Run(spec, self, part.start, part.payloads)
-        begun = _BegunRun(run, at, part.inputs, len(run))
+        runs = [Run(spec, self, part.start, part.payloads, place) for place, spec in enumerate(specs)]
+        begun = BegunPart(part, [(at, run) for (at, _), run in zip(counts, runs, strict=True)])
         with self._lock:
-            run.over = self._over
-            if not self._over:
-                self._runs[run.start] = begun
-                self.begun += len(run)
+            for at, run in begun.runs:
+                run.over = self._over
                 self._ahead.under_way[at] += len(run)
+            if not self._over:
+                self._parts[part.start] = begun
+                self.begun += len(part.inputs)
         return begun
 
     def _rows(
@@ -324,15 +319,17 @@ class Call:
         """Withdraw every row that has not ended; ``finished`` is not called any more. ``error`` is why, if one is."""
         with self._lock:
             self._over = True
-            records, runs = list(self._records.values()), list(self._runs.values())
-            inputs, put_off, in_runs = self.begun, len(self._ahead), sum(one.left for one in runs)
-            self._runs.clear()
-            self.begun -= in_runs
+            records, parts = list(self._records.values()), list(self._parts.values())
+            inputs, put_off = self.begun, len(self._ahead)
+            whole = sum(part.unfinished for part in parts)
+            self._parts.clear()
+            self.begun -= whole
         self._ahead.clear()
         self._forget(records)
-        for begun in runs:
-            self._voices[begun.at].withdraw_rows(begun.run)
-        self._end_span(inputs + put_off, len(records) + in_runs + put_off, error)
+        for part in parts:
+            for at, run in part.runs:
+                self._voices[at].withdraw_rows(run)
+        self._end_span(inputs + put_off, len(records) + whole + put_off, error)
 
     def end(self) -> None:
         """All inputs were begun, and have finished: nothing follows."""
@@ -509,43 +506,48 @@ class Call:
     def run_ended(self, run: Run, first: int, payloads: Sequence[Payload]) -> None:
         """Rows of a run have ended with outputs: see Owner."""
         try:
-            outputs = unpack_each_outputs(payloads, run.spec.num_generations)
-            if outputs is None:
+            outputs = cast("list[list[LLMOutput]] | None", unpack_each_outputs(payloads, run.spec.num_generations))
+            if outputs is None or not self._take_in_alike(run, first, outputs):
                 self._take_in(run.ended(first, payloads))
-            else:
-                self._take_in_alike(run, first, cast("list[list[LLMOutput]]", outputs))
         finally:
             self._begin_more()
 
-    def _take_in_alike(self, run: Run, first: int, outputs: list[list[LLMOutput]]) -> None:
+    def _take_in_alike(self, run: Run, first: int, outputs: list[list[LLMOutput]]) -> bool:
+        """Whether that could be done; else each row must be looked at."""
         assert self._finished_alike is not None
         with self._lock:
-            begun = self._runs.get(run.start)
-            if begun is None:
-                return  # cancelled meanwhile
-            self._ahead.under_way[begun.at] -= len(outputs)
-            self._leave_run(begun, len(outputs))
-        self._finished_alike(run.start + first, outputs)
-
-    def _leave_run(self, begun: _BegunRun, count: int) -> None:
-        """So many inputs of a run have ended, or have a record of their own. Under the lock."""
-        begun.left -= count
-        if not begun.left:
-            del self._runs[begun.run.start]
+            part = self._parts.get(run.start)
+            if part is None:
+                return True  # cancelled meanwhile
+            if not part.is_whole:
+                return False
+            at, _ = part.runs[run.place]
+            self._ahead.under_way[at] -= len(outputs)
+            finished = part.end(run.place, first, outputs)
+            if not part.left:
+                del self._parts[run.start]
+        for start, own in finished:
+            self._finished_alike(start, own)
+        return True
 
     def _record_split(self, rows: Sequence[Row]) -> None:
-        """Keep a record of the inputs whose row was one of a run until now."""
+        """Rows that were of a run until now have ended: their inputs have records from now on."""
         with self._lock:
             for row in rows:
-                begun = self._runs.get(row.index - row.index % MOST_ROWS)
-                if begun is not None and row.index not in self._records:
-                    share = Share(begun.at, row.spec.num_generations, row=row)
-                    given = begun.inputs[row.index - begun.run.start]
-                    self._records[row.index] = Record(row.index, given, [share], 1)
-                    self._leave_run(begun, 1)
+                start = row.index - row.index % MOST_ROWS
+                part = self._parts.get(start)
+                if part is None or row.place >= len(part.runs):
+                    continue  # it was never of a run
+                record = self._records.get(row.index)
+                if record is None:
+                    record = self._records[row.index] = part.record(row)
+                record.shares[row.place].row = row
+                part.left -= 1
+                if not part.left:
+                    del self._parts[start]
 
     def _take_in(self, rows: list[Row]) -> None:
-        if self._runs:
+        if self._parts:
             self._record_split(rows)
         opened = self._opened(rows) if len(rows) > 1 else None
         if opened is not None and self._progress is None and self._shared is None:

@@ -10,9 +10,9 @@ from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import Outcome
 from .row import Ending, Owner, Row, RowSpec
 
-# The last byte of a row's id is its place in the run.
+# The last byte of a row's id is its number in the run.
 MOST_ROWS = 256
-_PLACES = [bytes((place,)) for place in range(MOST_ROWS)]
+_NUMBERS = [bytes((number,)) for number in range(MOST_ROWS)]
 
 _DONE: int = Outcome.DONE
 
@@ -24,7 +24,7 @@ class Run:
     row alone (it fails, is missed by the broker, or wanted no more) makes Rows of all that are left: see ``split``.
 
     ``key`` begins the ids of its rows, and those of no others. ``rows`` are what it was split into. The others are as
-    in Row.
+    in Row, ``place`` that of all its rows.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class Run:
         "over",
         "owner",
         "payloads",
+        "place",
         "rows",
         "since",
         "size",
@@ -42,13 +43,14 @@ class Run:
         "start",
     )
 
-    def __init__(self, spec: RowSpec, owner: Owner, start: int, payloads: Sequence[bytes]) -> None:
+    def __init__(self, spec: RowSpec, owner: Owner, start: int, payloads: Sequence[bytes], place: int = 0) -> None:
         self.spec = spec
         self.owner = owner
         self.start = start
         self.payloads = payloads
+        self.place = place
         self.key = os.urandom(ROW_ID_BYTES - 1)
-        self.ids = [self.key + place for place in _PLACES[: len(payloads)]]
+        self.ids = [self.key + number for number in _NUMBERS[: len(payloads)]]
         self.size = sum(map(len, payloads))
         self.left = len(payloads)
         self.since = 0.0
@@ -65,7 +67,7 @@ class Run:
         return row_id[:-1]
 
     def answered(self, ids: Sequence[bytes], outcomes: Sequence[int], at: int) -> tuple[int, int]:
-        """Which rows ``ids`` tells of from ``at`` on: the place of the first, and how many follow each other.
+        """Which rows ``ids`` tells of from ``at`` on: the number of the first, and how many follow each other.
 
         None, where one of them has not just come to outputs.
         """
@@ -73,7 +75,7 @@ class Run:
         most = min(len(self.ids) - first, len(ids) - at)
         if most > 0 and ids[at : at + most] != self.ids[first : first + most]:
             pairs = zip(ids[at : at + most], self.ids[first : first + most], strict=True)
-            most = next(number for number, (one, other) in enumerate(pairs) if one != other)
+            most = next(count for count, (one, other) in enumerate(pairs) if one != other)
         if most < 1 or outcomes[at : at + most].count(_DONE) < most or any(self._has_ended[first : first + most]):
             return first, 0
         return first, most
@@ -86,19 +88,18 @@ class Run:
 
     def split(self) -> list[Row]:
         """Make Rows of those that are not over: each goes its own way from now on."""
-        places = [place for place, has_ended in enumerate(self._has_ended) if not has_ended]
-        self.rows = [self.row(place) for place in places]
+        self.rows = [self.row(number) for number, has_ended in enumerate(self._has_ended) if not has_ended]
         return self.rows
 
     def ended(self, first: int, payloads: Sequence[Payload]) -> list[Row]:
         """The rows from ``first`` on, which are over with ``payloads``, one by one."""
-        rows = [self.row(place) for place in range(first, first + len(payloads))]
+        rows = [self.row(number) for number in range(first, first + len(payloads))]
         for row, payload in zip(rows, payloads, strict=True):
             row.over, row.ending = True, Ending(_DONE, 1, payload)
         return rows
 
-    def row(self, place: int) -> Row:
-        """The row at ``place``, by itself."""
-        row = Row(self.ids[place], self.spec, self.payloads[place], self.owner, self.start + place, 0)
+    def row(self, number: int) -> Row:
+        """One of its rows, by itself."""
+        row = Row(self.ids[number], self.spec, self.payloads[number], self.owner, self.start + number, self.place)
         row.since, row.taken, row.over = self.since, True, self.over
         return row

@@ -14,7 +14,7 @@ from .proxy import running_proxy
 from .report import Goal, Report, reporting
 
 # How a worker takes its rows: (--batch-size, --concurrency). The first decides; the others show what batching gives.
-_WAYS = ((64, 2), (16, 2), (1, 64), (1, 1))
+_WAYS = ((256, 2), (64, 2), (16, 2), (1, 64), (1, 1))
 
 
 def _measure(batch_size: int, concurrency: int, workers: int, rows: int, repeat: int) -> Paired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -106,6 +107,9 @@ class Runs:
         assert index not in self.outputs, "an input has finished twice"
         self.outputs[index] = [output["raw_output"] for output in outputs]
 
+    def of(self, llm: str) -> list[Run]:
+        return [run for run in self.link.runs if run.spec.llm == llm]
+
     def expected(self, n: int = 1) -> dict[int, list[str | None]]:
         return {at: [f"a: {at} #{number + 1}" for number in range(n)] for at in range(len(self.inputs))}
 
@@ -119,17 +123,134 @@ def test_a_list_for_one_llm_goes_in_runs_and_finishes_with_them(n: int) -> None:
         call.link.end_of(run, first, count)
     assert call.outputs == call.expected(n)
     assert not call.records
-    assert not call.call._runs
+    assert not call.call._parts
     assert call.call.begun == 600
     assert not any(call.call._ahead.under_way.values())
 
 
-@pytest.mark.parametrize("said", [{"seed": 3}, {"draw_each_row": True}, {"voices": "ab", "n": 4}], ids=str)
+@pytest.mark.parametrize("said", [{"seed": 3}, {"draw_each_row": True}], ids=str)
 def test_what_is_not_alike_goes_in_rows(said: dict[str, Any]) -> None:
     call = Runs(20, **said)
     call.begin()
     assert not call.link.runs
     assert len(call.link.rows) >= 20
+
+
+def joined(number: int, *llms: str) -> list[str | None]:
+    return [f"{llm}: {number} #1" for llm in llms]
+
+
+def test_a_list_for_several_llms_goes_in_runs_for_each_and_an_input_finishes_with_the_last() -> None:
+    call = Runs(300, "abc", n=3)
+    call.begin()
+    assert [(run.start, len(run), run.place) for run in call.of("b")] == [(0, 256, 1), (256, 44, 1)]
+    call.link.end_of(call.of("c")[0], 0, 256)
+    call.link.end_of(call.of("a")[0], 100, 100)
+    assert not call.outputs
+    call.link.end_of(call.of("b")[0], 90, 30)
+    assert sorted(call.outputs) == list(range(100, 120))
+    call.link.end_of(call.of("b")[0], 120, 136)
+    call.link.end_of(call.of("b")[0], 0, 90)
+    call.link.end_of(call.of("a")[0], 0, 100)
+    call.link.end_of(call.of("a")[0], 200, 56)
+    for llm in "abc":
+        call.link.end_of(call.of(llm)[1], 0, 44)
+    assert call.outputs == {number: joined(number, "a", "b", "c") for number in range(300)}
+    assert not call.records
+    assert not call.call._parts
+    assert not any(call.call._ahead.under_way.values())
+
+
+def test_where_one_llm_fails_a_row_the_others_shares_of_it_count() -> None:
+    call = Runs(20, "ab", n=2)
+    call.begin()
+    (first,), (second,) = call.of("a"), call.of("b")
+    call.link.end_of(first, 0, 5)
+    call.link.split(second)
+    for number in range(10):
+        one = next(one for one in call.link.held if one.text == str(number))
+        call.link.end(one, failed("no") if number in (3, 8) else None)
+    assert sorted(call.outputs) == [0, 1, 2, 3, 4]
+    call.link.end_of(first, 5, 15)
+    assert sorted(call.outputs) == list(range(10))
+    while call.link.held:
+        call.link.end()
+    wrong = {record.index: record.outputs[0]["raw_output"] for record in call.records if record.failure}
+    assert wrong == {3: "a: 3 #1", 8: "a: 8 #1"}
+    assert {number: one for number, one in call.outputs.items() if number not in wrong} == {
+        number: joined(number, "a", "b") for number in range(20) if number not in wrong
+    }
+    assert not call.call._parts
+    assert not call.call._records
+    assert not any(call.call._ahead.under_way.values())
+
+
+def test_what_a_lost_llm_owes_of_a_run_is_made_by_the_others() -> None:
+    call = Runs(20, "ab", n=2, if_lost="redraw", lost_after_s=1.0)
+    call.begin()
+    (first,), (second,) = call.of("a"), call.of("b")
+    call.link.end_of(first, 0, 10)
+    call.link.fleet = {"a": info("a"), "b": info("b", ready=0)}
+    call.link.split(second)
+    for one in [one for one in call.link.held if one.llm == "b"]:
+        call.link.end(one, LLMLost("b is lost"))
+    while call.link.held:
+        call.link.end()
+    call.link.end_of(first, 10, 10)
+    assert {tuple(sorted(map(str, one))) for one in call.outputs.values()} == {
+        (f"a: {number} #1", f"a: {number} #1") for number in range(20)
+    }
+    assert not call.call._parts
+    assert not any(call.call._ahead.under_way.values())
+
+
+def test_a_cancelled_call_over_several_llms_withdraws_all_its_runs() -> None:
+    call = Runs(20, "ab", n=2)
+    call.begin()
+    (first,), (second,) = call.of("a"), call.of("b")
+    call.link.end_of(first, 0, 10)
+    call.link.end_of(second, 5, 10)
+    call.call.cancel()
+    assert first.over
+    assert second.over
+    call.link.end_of(second, 0, 5)
+    assert sorted(call.outputs) == list(range(5, 10))
+    assert call.call.begun == 5
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_by_chance_all_inputs_finish_once_with_what_each_llm_made(seed: int) -> None:
+    chance = random.Random(seed)
+    call = Runs(700, "abc"[: chance.randint(1, 3)], n=3)
+    call.begin()
+    left = {run: list(range(len(run))) for run in call.link.runs}
+    while left or call.link.held:
+        if call.link.held and (not left or chance.random() < 0.8):
+            call.link.end(chance.choice(call.link.held))
+            continue
+        run = chance.choice(list(left))
+        numbers = left[run]
+        if chance.random() < 0.05:
+            del left[run]
+            call.link.split(run)
+            continue
+        first = chance.choice(numbers)
+        count = 1
+        while first + count in numbers and chance.random() < 0.97:
+            count += 1
+        left[run] = [number for number in numbers if not first <= number < first + count]
+        if not left[run]:
+            del left[run]
+        call.link.end_of(run, first, count)
+        left |= {new: list(range(len(new))) for new in call.link.runs if new.left == len(new)}
+    assert sorted(call.outputs) == list(range(700))
+    for number, outputs in call.outputs.items():
+        assert len(outputs) == 3
+        assert outputs == sorted(map(str, outputs))
+        assert {str(one).split()[1] for one in outputs} == {str(number)}
+    assert not call.call._parts
+    assert not call.call._records
+    assert not any(call.call._ahead.under_way.values())
 
 
 def test_a_few_inputs_or_odd_ones_go_in_rows() -> None:
@@ -160,7 +281,7 @@ def test_a_run_that_is_split_ends_row_by_row() -> None:
     }
     assert len(call.records) == 236
     assert all(record.input is call.inputs[record.index] for record in call.records)
-    assert not call.call._runs
+    assert not call.call._parts
     assert not call.call._records
     assert not any(call.call._ahead.under_way.values())
 
