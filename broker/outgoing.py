@@ -100,7 +100,8 @@ class Outgoing:
 
     def answer(self, client: Client, answer: Answer) -> None:
         """Forward answers with the next flush, together with others. They are given away."""
-        size = sum(map(len, answer.payloads))
+        sizes = [len(payload) for payload in answer.payloads]
+        size = sum(sizes)
         collected = self._answers.get(client)
         if collected is not None and not self._fits(collected.size + size, len(collected.answer.ids) + len(answer.ids)):
             self.send(client, self._answers.pop(client).answer)
@@ -110,9 +111,8 @@ class Outgoing:
         elif len(answer.ids) == 1 or self._fits(size, len(answer.ids)):
             self._answers[client] = _Collected(answer, size)
         else:
-            half = len(answer.ids) // 2
-            self.answer(client, _part(answer, slice(half)))
-            self.answer(client, _part(answer, slice(half, None)))
+            for part in self._limits.cut(sizes):
+                self.answer(client, _part(answer, part))
 
     def _fits(self, size: int, rows: int) -> bool:
         """Whether so many bytes of so many rows may share a message."""

@@ -65,8 +65,9 @@ _MOST_IDS_AT_ONCE = 256
 # long list, a small one sends small messages.
 _BEGIN_AT_ONCE = MOST_ROWS
 
-# Fewer rows than this are not worth a run.
+# Fewer rows than this are not worth a run, and so many bytes are kept no longer than until each row has ended.
 _LEAST_RUN = 8
+_MOST_RUN_BYTES = 4 * 1024 * 1024
 
 # So many rows end before it is told which inputs are finished by them, and others begin in their place: a large value
 # delays that, a small one takes the lock for few.
@@ -231,7 +232,9 @@ class Call:
 
     def _begun_part(self, part: Part) -> BegunPart | None:
         """The part in runs, known as begun; None where each of its rows must be one by itself."""
-        if self._finished_alike is None or self._progress or self._shared or len(part.inputs) < _LEAST_RUN:
+        if self._finished_alike is None or self._progress or self._shared:
+            return None
+        if len(part.inputs) < _LEAST_RUN or sum(map(len, part.payloads)) > _MOST_RUN_BYTES:
             return None
         with self._lock:
             self._draw.note_returns()

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..protocol.dealer import Dealer
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, NoBroker, Refused
+from ..protocol.frames import Frames
 from ..protocol.messages import Dismiss, Dismissed, Hello, LLMInfo, PeerInfo, Role
 from ..protocol.printable import printable
 from ..protocol.session import ENDED, REFUSED, SessionSettings
@@ -222,7 +223,7 @@ class Link:
                 tell(owner, own)
 
     def _tell_run(self, ended: RunEnded) -> None:
-        if ended.run.owner.runs_user_code:
+        if ended.run.owner.runs_user_code or isinstance(ended.payloads[0], Frames):
             self._user_code.put(partial(tell_run, ended.run, ended.first, ended.payloads))
         else:
             tell_run(ended.run, ended.first, ended.payloads)

@@ -7,9 +7,10 @@ row until it is over, so the broker may be killed at any time. No I/O, no clock.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
+from math import inf
 
 from ..protocol.errors import Closed, Expired, GenpoolError, LLMLost, NoBroker, Refused, RowError, UnknownLLM
 from ..protocol.frames import Payload
@@ -360,6 +361,9 @@ class Client(Session):
         since = line.unserved_since
         if since is None or now < line.next_loss_at:
             return
+        if all(one.spec.lost_after_s is None for one in self._held_for(line)):
+            line.next_loss_at = inf
+            return
         error = LLMLost(f"nobody has served {line.llm!r} for {now - since:.0f} s: {self._lack(line.llm)}")
         for row in line.lost_rows(self._rows_of(line.llm), since, now):
             self._missed.setdefault(line.llm, since)
@@ -377,6 +381,10 @@ class Client(Session):
         if any(map(is_due, line.waiting)):
             for row in [row for row in line.split_runs() if is_due(row)]:
                 self._end(row, error(row, now))
+
+    def _held_for(self, line: Line) -> Iterator[Row | Run]:
+        at_broker = chain(self.submitted.values(), self.runs.values())
+        return chain((one for one in at_broker if one.spec.llm == line.llm), line.waiting)
 
     def rows(self) -> list[Row]:
         """Every row, each by itself from now on, some of them over."""
@@ -442,18 +450,23 @@ class Client(Session):
                 line.pop_run()
                 self.runs[first.key] = first
                 self._in_runs += len(first)
-                self._effect(Send(Submit([_submit_run(first.spec, first.ids, first.payloads, again=False, now=now)])))
+                self._send_run(first, now)
             else:
                 line.split_runs()
 
     def _fits_whole(self, run: Run) -> bool:
-        """Whether a run may be sent in one message, and each row of it may."""
-        limits = self.limits
+        """Whether all rows of a run may be sent now."""
         return (
             not run.spec.required
-            and len(run) <= min(limits.max_rows, limits.max_client_rows - self._at_broker)
-            and run.size <= min(limits.target_message_bytes, self._longest_row, self._room_bytes)
+            and run.longest <= self._longest_row
+            and len(run) <= self.limits.max_client_rows - self._at_broker
+            and run.size <= self._room_bytes
         )
+
+    def _send_run(self, run: Run, now: float) -> None:
+        for part in self.limits.cut([len(payload) for payload in run.payloads]):
+            said = _submit_run(run.spec, run.ids[part], run.payloads[part], again=False, now=now)
+            self._effect(Send(Submit([said])))
 
     @property
     def _room_bytes(self) -> int:

@@ -23,8 +23,8 @@ class Run:
     It is kept as one by the client's machine, which counts in ``left`` how many have not ended. What happens to one
     row alone (it fails, is missed by the broker, or wanted no more) makes Rows of all that are left: see ``split``.
 
-    ``key`` begins the ids of its rows, and those of no others. ``rows`` are what it was split into. The others are as
-    in Row, ``place`` that of all its rows.
+    ``key`` begins the ids of its rows, and those of no others. ``size`` and ``longest`` are bytes, of all of its rows
+    and of one. ``rows`` are what it was split into. The others are as in Row, ``place`` that of all its rows.
     """
 
     __slots__ = (
@@ -32,6 +32,7 @@ class Run:
         "ids",
         "key",
         "left",
+        "longest",
         "over",
         "owner",
         "payloads",
@@ -51,7 +52,8 @@ class Run:
         self.place = place
         self.key = os.urandom(ROW_ID_BYTES - 1)
         self.ids = [self.key + number for number in _NUMBERS[: len(payloads)]]
-        self.size = sum(map(len, payloads))
+        sizes = list(map(len, payloads))
+        self.size, self.longest = sum(sizes), max(sizes)
         self.left = len(payloads)
         self.since = 0.0
         self.over = False

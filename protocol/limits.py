@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1
@@ -45,3 +46,16 @@ class Limits:
     max_rows: int = 1024
     max_client_rows: int = 100_000
     max_client_bytes: int = 512 * 1024 * 1024
+
+    def cut(self, sizes: Sequence[int]) -> Iterator[slice]:
+        """How rows of so many bytes each are cut into messages: as many into each, in order, as it may have."""
+        if len(sizes) <= self.max_rows and sum(sizes) <= self.target_message_bytes:
+            yield slice(len(sizes))
+            return
+        start = total = 0
+        for number, size in enumerate(sizes):
+            if number > start and (total + size > self.target_message_bytes or number - start >= self.max_rows):
+                yield slice(start, number)
+                start, total = number, 0
+            total += size
+        yield slice(start, len(sizes))

@@ -75,19 +75,31 @@ def test_where_a_row_fails_the_others_of_its_run_are_answered() -> None:
     assert_nothing_left(network)
 
 
+@pytest.mark.parametrize("limits", [{"max_rows": 8}, {"target_message_bytes": 60}], ids=str)
+def test_a_run_that_is_too_long_for_a_message_goes_in_several(limits: dict[str, int]) -> None:
+    network = Network(BrokerSettings(limits=replace(LIMITS, **limits)))
+    network.add_worker(concurrency=4)
+    client = network.add_client()
+    client.submit(*payloads(50), as_run=True)
+    network.run_until(lambda: client.done == 50)
+    assert_all_answered_once(client, 50)
+    assert not client.rows
+    assert_nothing_left(network)
+    assert_no_disagreement(network)
+
+
 def test_a_run_that_does_not_fit_goes_as_rows() -> None:
     for limits in (
-        replace(LIMITS, max_rows=8),
         replace(LIMITS, max_client_rows=10),
-        replace(LIMITS, target_message_bytes=60),
         replace(LIMITS, max_client_bytes=60),
+        replace(LIMITS, max_row_bytes=5),
     ):
         network = Network(BrokerSettings(limits=limits))
         network.add_worker(concurrency=4)
         client = network.add_client()
         client.submit(*payloads(50), as_run=True)
-        network.run_until(lambda client=client: client.done == 50)
-        assert_all_answered_once(client, 50)
+        network.run_until(lambda client=client: len(client.endings) == 50)
+        assert client.done == (0 if limits.max_row_bytes == 5 else 50)
         assert len(client.rows) == 50
 
 

@@ -161,17 +161,8 @@ class Desk(Session):
         if not self._results:
             return
         results, self._results = self._results, []
-        most_rows, most_bytes = self.limits.max_rows, self.limits.target_message_bytes
-        if len(results) <= most_rows and sum([len(result.payload) for result in results]) <= most_bytes:
-            self._send_result(results)
-            return
-        start = size = 0
-        for at, result in enumerate(results):
-            size += len(result.payload)
-            if at > start and (size > most_bytes or at - start >= most_rows):
-                self._send_result(results[start:at])
-                start, size = at, len(result.payload)
-        self._send_result(results[start:])
+        for part in self.limits.cut([len(result.payload) for result in results]):
+            self._send_result(results[part])
 
     def forget(self) -> None:
         """Nobody will ask for these rows here any more."""

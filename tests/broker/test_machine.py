@@ -615,7 +615,7 @@ def test_messages_are_cut_by_size_and_count_in_both_directions() -> None:
     sent = bench.tell("worker", Result([FIRST, FIRST + 1], [0, 0], 0, 22, [b"y" * 60] * 2))
     assert [m.payloads for _, m in sent if isinstance(m, Answer)] == [[b"y" * 60], [b"y" * 60]]
     sent = bench.tell("worker", result(3, 4, 5, 6, credit=22))
-    assert [len(m.ids) for _, m in sent if isinstance(m, Answer)] == [2, 2]
+    assert [len(m.ids) for _, m in sent if isinstance(m, Answer)] == [3, 1]
     sent = bench.tell("client", Release(ids(*"abcd")))
     assert sent == [("worker", settle(0, 1, 2)), ("worker", settle(3))]
 
