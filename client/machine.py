@@ -446,7 +446,7 @@ class Client(Session):
                 is_next_a_run = self._send_waiting(line, info, window, window_bytes, now)
                 if not is_next_a_run:
                     return
-            elif self._fits_whole(first):
+            elif self._fits_whole(first, info):
                 line.pop_run()
                 self.runs[first.key] = first
                 self._in_runs += len(first)
@@ -454,10 +454,11 @@ class Client(Session):
             else:
                 line.split_runs()
 
-    def _fits_whole(self, run: Run) -> bool:
+    def _fits_whole(self, run: Run, info: LLMInfo) -> bool:
         """Whether all rows of a run may be sent now."""
+        required = run.spec.required
         return (
-            not run.spec.required
+            (not required or unknown_options(info, required) is None)
             and run.longest <= self._longest_row
             and len(run) <= self.limits.max_client_rows - self._at_broker
             and run.size <= self._room_bytes

@@ -241,6 +241,20 @@ def test_a_row_with_an_option_that_its_llm_does_not_know_is_never_sent() -> None
         assert str(error) == "'a' knows no option 'heat'; it knows top_k, top_p"
 
 
+def test_a_run_with_options_goes_whole_to_an_llm_that_knows_them_and_else_never() -> None:
+    for options, sent in ((["heat"], 9), (["top_p"], 0)):
+        driven = Driven()
+        driven.open(info("a", model_names=[""], ready=0, loading=1))
+        run = Run(spec_of(required=frozenset({"heat"})), driven.owner, 0, numbered(9))
+        driven.client.submit(run, driven.now)
+        driven.flush()
+        assert driven.payloads == []
+        driven.receive(Fleet([info("a", options=options)]))
+        assert len(driven.payloads) == sent
+        assert len(driven.ended) == 9 - sent
+        assert (run.rows is None) == bool(sent)
+
+
 def test_what_an_unwell_llm_told_before_still_counts() -> None:
     driven = Driven()
     driven.open(info("a", options=["heat"], ready=0, unwell=1))
