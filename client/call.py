@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import random
-import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..protocol.content import (
-    Failure,
-    unpack,
-    unpack_each_outputs,
-    unpack_failure,
-    unpack_outputs,
-)
+from ..protocol.content import Failure, unpack_each_outputs, unpack_failure, unpack_outputs
 from ..protocol.errors import (
     ConfigurationError,
     DecodeError,
@@ -36,17 +27,16 @@ from ..protocol.errors import (
     known_error,
 )
 from ..protocol.frames import Payload
-from ..protocol.limits import ROW_ID_BYTES
-from ..protocol.messages import Outcome, RowKind
+from ..protocol.messages import Outcome
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from .ahead import Ahead
 from .draw import Draw
 from .item import Item
-from .maker import Maker, Voice
-from .option import packed_options, with_wishes
+from .maker import Voice
 from .part import BegunPart, Part
 from .record import Record, Share, planned_shares
 from .row import Ending, Row, RowSpec
+from .row_maker import RowMaker
 from .run import MOST_ROWS, Run
 from .span import call_span
 
@@ -54,12 +44,6 @@ log = logging.getLogger("genpool.client")
 
 # To look it up in its class takes as long as to look at a row.
 _DONE: int = Outcome.DONE
-
-# More sets of options than this, one for each row, say, are not worth remembering.
-_MOST_SPECS = 1024
-
-# So many ids of rows are drawn ahead in a long call.
-_MOST_IDS_AT_ONCE = 256
 
 # So many inputs become rows before the first of them are sent: a large value leaves the LLMs idle at the beginning of a
 # long list, a small one sends small messages.
@@ -138,20 +122,15 @@ class Call:
         # prompts reads the completions, too.
         self.ends_at_once = 1 if self.makes_prompts or progress is not None else _ENDS_AT_ONCE
         self._span = call_span([voice.llm_name for voice in voices], settings.num_generations)
-        self._trace = "" if self._span is None else self._span.trace
+        trace = "" if self._span is None else self._span.trace
+        self._row_maker = RowMaker(voices, self._tasks, settings, trace)
         # What ends a span may write it to a file, or over the network.
         self.runs_user_code = self.makes_prompts or bool(progress or shared or self._span)
         # The LLMs whose process cannot be had, which another row would have started once more.
         self._failed: dict[Voice, RemoteError] = {}
         self._over = False
         self.begun = 0
-        self._makers: dict[int, Maker] = {}
         self._ahead = Ahead(voices)
-        self._since: float | None = None
-        self._ids: list[bytes] = []
-        self._ids_at_once = 1
-        # Rows of the same spec share one object, by which the client's machine groups them.
-        self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
 
     def begin(self, start: int, inputs: Sequence[Any]) -> None:
         """Send the rows of these inputs, which follow each other from the index ``start`` on. One may be an Item."""
@@ -162,12 +141,12 @@ class Call:
 
     def begin_list(self, inputs: Sequence[Any]) -> None:
         """``begin`` for a whole list. What its LLMs do not need yet is only packed, and begins when they do."""
-        self._since = time.monotonic()
+        self._row_maker.since = time.monotonic()
         for start in range(0, len(inputs), _BEGIN_AT_ONCE):
             if self._over:
                 return
             given = inputs[start : start + _BEGIN_AT_ONCE]
-            payloads = self._payloads(given) if len(given) > 1 else None
+            payloads = self._row_maker.payloads(given) if len(given) > 1 and not self._draw.lost else None
             if payloads is None:
                 self._begin(start, given)
                 continue
@@ -181,8 +160,8 @@ class Call:
     def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> None:
         records = self._recorded(start, inputs)
         try:
-            for maker, rows in self._rows(records, payloads):
-                maker.voice.submit_rows(rows)
+            for at, rows in self._rows(records, payloads):
+                self._voices[at].submit_rows(rows)
         except BaseException:
             self._forget(records)
             raise
@@ -199,22 +178,22 @@ class Call:
         """Begin what was put off, as far as it is needed. Where something is raised for it, its rows have ended."""
         while not self._over and (part := self._ahead.next_part()) is not None:
             records: Sequence[Record] = ()
-            made: Sequence[tuple[Voice, list[Row] | Run]]
+            made: Sequence[tuple[int, list[Row] | Run]]
             try:
                 begun = self._begun_part(part)
                 if begun is None:
                     records = self._recorded(part.start, part.inputs)
-                    made = [(maker.voice, rows) for maker, rows in self._rows(records, part.payloads)]
+                    made = self._rows(records, part.payloads)
                 else:
-                    made = [(self._voices[at], run) for at, run in begun.runs]
+                    made = begun.runs
             except Exception as error:
                 for record in records or self._recorded(part.start, part.inputs):
                     for share in [share for share in record.shares if share.outcome is None]:
                         self._end([record], [share], [self._raised(share, error)])
                     self._report([record])
                 continue
-            for voice, rows in made:
-                self._submit_or_end(voice, rows)
+            for at, rows in made:
+                self._submit_or_end(self._voices[at], rows)
 
     def _submit_or_end(self, voice: Voice, rows: list[Row] | Run) -> None:
         error: Exception | None = self._failed.get(voice)
@@ -242,7 +221,7 @@ class Call:
                 return None
             counts = self._draw.counts(part.start)
         try:
-            specs = [self._spec(Share(at, count), self._settings.options) for at, count in counts]
+            specs = [self._row_maker.spec(at, count) for at, count in counts]
         except ConfigurationError:
             return None
         runs = [Run(spec, self, part.start, part.payloads, place) for place, spec in enumerate(specs)]
@@ -258,50 +237,41 @@ class Call:
 
     def _rows(
         self, records: Sequence[Record], payloads: Sequence[bytes] | None = None
-    ) -> list[tuple[Maker, list[Row]]]:
+    ) -> Sequence[tuple[int, list[Row]]]:
         """The rows to send for these inputs, by LLM; ``payloads`` are what they carry, where that is known."""
         alike = self._made_alike(records, payloads) if len(records) > 1 else None
         made = self._made(records, payloads) if alike is None else alike
-        return [] if self._over else [(maker, rows) for maker, rows in made if rows]
+        return [] if self._over else [(at, rows) for at, rows in made.items() if rows]
 
-    def _payloads(self, inputs: Sequence[Any]) -> Sequence[bytes] | None:
-        """What the rows for these inputs carry, where all LLMs' carry the same; None when one must be looked at."""
-        makers = [self._maker(at) for at in range(len(self._voices))]
-        is_plain = self._settings.seed is None and not self._draw.lost and all(map(makers[0].packs_as, makers))
-        return makers[0].payloads(inputs) if is_plain else None
-
-    def _made(self, records: Sequence[Record], payloads: Sequence[bytes] | None) -> Iterable[tuple[Maker, list[Row]]]:
+    def _made(self, records: Sequence[Record], payloads: Sequence[bytes] | None) -> Mapping[int, list[Row]]:
         """The rows of these inputs, by LLM; what cannot become a row has ended then."""
-        outgoing: dict[int, tuple[Maker, list[Row]]] = {}
+        outgoing: dict[int, list[Row]] = {}
         done: list[Record] = []
         for number, record in enumerate(records):
             payload = None if payloads is None else payloads[number]
             for place, share in enumerate(record.shares):
-                own = outgoing.get(share.at)
-                if own is None:
-                    own = outgoing[share.at] = self._maker(share.at), []
-                maker, rows = own
-                row = self._make(record, place, share, maker, payload)
+                row = self._make(record, place, share, payload)
                 if row is not None:
-                    rows.append(row)
+                    outgoing.setdefault(share.at, []).append(row)
             if not record.pending:
                 done.append(record)
         if done:
             self._report(done)
-        return outgoing.values()
+        return outgoing
 
     def _made_alike(
         self, records: Sequence[Record], payloads: Sequence[bytes] | None
-    ) -> Iterable[tuple[Maker, list[Row]]] | None:
+    ) -> Mapping[int, list[Row]] | None:
         """``_made`` where no input asks for more than its arguments and all LLMs' rows carry the same, as mostly.
 
         None when one of them must be looked at.
         """
+        maker = self._row_maker
         if self._draw.lost or [True for record in records if record.item is not None]:
             return None
-        if payloads is None and (payloads := self._payloads([record.input for record in records])) is None:
+        if payloads is None and (payloads := maker.payloads([record.input for record in records])) is None:
             return None
-        made: dict[int, tuple[Maker, list[Row]]] = {}
+        made: dict[int, list[Row]] = {}
         spec: RowSpec | None = None
         at = count = -1  # of the last share: mostly, neighbours are as many generations by the same LLM
         rows: list[Row] = []
@@ -310,13 +280,13 @@ class Call:
                 if spec is None or share.at != at or share.count != count:
                     at, count = share.at, share.count
                     try:
-                        spec = self._spec(share, self._settings.options)
+                        spec = maker.spec(at, count)
                     except ConfigurationError:
                         return None
-                    _, rows = made.setdefault(at, (self._maker(at), []))
-                row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
+                    rows = made.setdefault(at, [])
+                row = share.row = Row(maker.new_id(), spec, payload, self, record.index, place)
                 rows.append(row)
-        return made.values()
+        return made
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Withdraw every row that has not ended; ``finished`` is not called any more. ``error`` is why, if one is."""
@@ -394,7 +364,7 @@ class Call:
             self._ahead.under_way[at] += len(records)
         return records
 
-    def _make(self, record: Record, place: int, share: Share, maker: Maker, payload: bytes | None = None) -> Row | None:
+    def _make(self, record: Record, place: int, share: Share, payload: bytes | None = None) -> Row | None:
         """Make the row for the share at ``place``. None for what cannot become a row: it has ended here and now.
 
         ``payload`` is what it carries, where that is known.
@@ -403,96 +373,17 @@ class Call:
             answer, share.answer = share.answer, None
             outcome = self._outcome(share, record.input, Ending(Outcome.DONE, 1, answer))
         elif self._draw.lost and not self._draw.moves and (lost := self._draw.lost.get(share.at)) is not None:
-            outcome = self._local_error(maker.voice, lost)
+            outcome = self._local_error(self._voices[share.at], lost)
         else:
             try:
-                is_plain = record.item is None
-                if payload is None and place:
-                    payload = self._payload_before(record, place, maker)
-                if payload is None:
-                    seed = None if is_plain and self._settings.seed is None else self._seed_of(record, share.draw)
-                    payload = maker.payload(record, seed)
-                if payload is not None:
-                    spec = self._spec(share, self._settings.options if is_plain else self._options(maker.voice, record))
-                    row = share.row = Row(self._new_id(), spec, payload, self, record.index, place)
+                row = self._row_maker.row(record, place, self, payload)
+                if row is not None:
                     return row
                 outcome = self._empty_outputs(share)
             except (RowError, ConfigurationError) as error:
-                outcome = self._local_error(maker.voice, error)
+                outcome = self._local_error(self._voices[share.at], error)
         self._end([record], [share], [outcome])
         return None
-
-    def _payload_before(self, record: Record, place: int, maker: Maker) -> bytes | None:
-        """The bytes of the input's row before the one at ``place``, where that carries the same."""
-        share, before = record.shares[place], record.shares[place - 1]
-        if before.row is None or before.draw != share.draw or not maker.packs_as(self._makers[before.at]):
-            return None
-        return before.row.payload
-
-    def _maker(self, at: int) -> Maker:
-        """The maker for the LLM at this position, as it is now."""
-        maker, info = self._makers.get(at), self._voices[at].info
-        if maker is None or maker.info is not info:
-            maker = self._makers[at] = Maker(self._voices[at], self._tasks[at], info)
-        return maker
-
-    def _new_id(self) -> bytes:
-        """A row's id. Many are drawn at once, which costs little more than one; ever more of them, up to a point."""
-        try:
-            return self._ids.pop()
-        except IndexError:  # rather than a look before: another thread may take the last one
-            count = self._ids_at_once
-            self._ids_at_once = min(2 * count, _MOST_IDS_AT_ONCE)
-            new_id, *others = struct.unpack(f"{ROW_ID_BYTES}s" * count, os.urandom(ROW_ID_BYTES * count))
-            self._ids += others
-            return new_id
-
-    def _options(self, voice: Voice, record: Record) -> bytes:
-        """The options that the input's rows are sent with. Raises ConfigurationError as ``packed_options``."""
-        packed = self._settings.options
-        if record.item is None or not record.item.options:
-            return packed
-        return packed_options([voice], {**(unpack(packed) if packed else {}), **record.item.options})
-
-    def _spec(self, share: Share, options: bytes) -> RowSpec:
-        """What the rows of such shares have in common. Raises ConfigurationError as ``with_wishes``."""
-        spec = self._specs.get((share.at, share.count, options))
-        if spec is None:
-            if len(self._specs) >= _MOST_SPECS:
-                self._specs.clear()
-            voice, settings = self._voices[share.at], self._settings
-            task = self._tasks[share.at]
-            kind = RowKind.INPUT if task is None else RowKind.PROMPT
-            lost_after_s = None if settings.if_lost == "wait" else settings.lost_after_s
-            packed = with_wishes(options, task)
-            spec = RowSpec(
-                voice.llm_name,
-                kind,
-                share.count,
-                packed,
-                settings.deadline,
-                voice.wait_s,
-                lost_after_s,
-                frozenset(unpack(options)) if options else frozenset(),
-                settings.hedge,
-                self._trace,
-                self._since,
-            )
-            self._specs[share.at, share.count, options] = spec
-        return spec
-
-    def _seed_of(self, record: Record, draw: int) -> int | None:
-        seed = self._settings.seed
-        if record.item is not None and record.item.seed is not None:
-            seed = record.item.seed
-            if not draw:
-                return seed
-        if seed is None:
-            return None
-        # An LLM that makes a lost one's share beside its own must not say the same again.
-        again = f"/{draw}" if draw else ""
-        # A text seeds the same in every release of Python, and inputs that are alike still differ.
-        return random.Random(f"{seed}/{record.number}{again}").getrandbits(31)
 
     # Where rows end.
 
@@ -720,7 +611,7 @@ class Call:
     def _send(self, record: Record, placed: tuple[int, Share]) -> None:
         place, share = placed
         try:
-            row = self._make(record, place, share, self._maker(share.at))
+            row = self._make(record, place, share)
             if row is not None and not self._over:  # else nobody would withdraw it
                 self._voices[share.at].submit_rows([row])
         # The LLM may be torn down, and a task is user code: whatever is raised, the share has ended.

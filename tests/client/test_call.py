@@ -598,7 +598,7 @@ def test_options_that_an_llm_does_not_know_fail_their_input_alone() -> None:
 def test_as_many_sets_of_options_as_inputs_are_not_kept() -> None:
     run = Run(settings(1))
     run.over([Item({"input": "x"}, at, {"max_tokens": at}) for at in range(3000)])
-    assert len(run.call._specs) <= 1024
+    assert len(run.call._row_maker._specs) <= 1024
 
 
 # What a task would like of the LLMs.
