@@ -1,7 +1,7 @@
 """The client as a state machine: the rows that wait at home, the window of rows at the broker, and how each ends.
 
-It writes the ledger of rows: a Submit adds to ``submitted`` and a Release (or the row's end) removes. It keeps every
-row until it is over, so the broker may be killed at any time. No I/O, no clock.
+It writes the ledger of rows: a Submit adds to ``submitted`` and ``runs``, a Release (or a row's end) removes. It keeps
+every row until it is over, so the broker may be killed at any time. No I/O, no clock.
 """
 
 from __future__ import annotations
