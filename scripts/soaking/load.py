@@ -21,6 +21,9 @@ _SINGLE_CALLS = 24
 _POOL_CALLS = 4
 _INPUTS_PER_POOL_CALL = 4
 
+# One list at a time that nobody hears of each row of, so that its rows go in runs.
+_INPUTS_PER_LIST = 40
+
 _CANCELLED_SHARE = 0.05
 _LONG_SHARE = 0.03
 _STREAMS = 2
@@ -128,6 +131,10 @@ class Load:
                 rows = self._new("c", _INPUTS_PER_POOL_CALL, llms=len(self._llms))
                 future = self._pool.submit(_inputs(rows), len(self._llms), self._progress(rows))
                 self._follow("pool", rows, future)
+            if not self._calls["list"]:
+                llm = self._chance.choice([*self._llms, None])
+                rows = self._new("l", _INPUTS_PER_LIST, llms=1 if llm else len(self._llms))
+                self._follow("list", rows, (llm or self._pool).submit(_inputs(rows), rows[0].llms))
             now = time.monotonic()
             for later in [later for later in self._later if now >= later.at]:
                 self._later.remove(later)
