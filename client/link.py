@@ -26,8 +26,8 @@ from ..protocol.printable import printable
 from ..protocol.session import ENDED, REFUSED, SessionSettings
 from .future import leave_callbacks_to
 from .machine import Client, Ended, FleetSeen, HasDismissed, Reported, RunEnded, TurnedAway
-from .row import Row, by_owner, is_large, tell, tell_run
-from .run import Run
+from .row import Row, by_owner, is_large, tell
+from .run import Run, tell_run
 
 log = logging.getLogger("genpool.client")
 

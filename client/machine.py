@@ -187,10 +187,6 @@ class Client(Session):
         return self.identity
 
     def _held(self) -> int:
-        return self._at_broker
-
-    @property
-    def _at_broker(self) -> int:
         return len(self.submitted) + self._in_runs
 
     def _opened(self, now: float) -> None:
@@ -446,13 +442,15 @@ class Client(Session):
                 is_next_a_run = self._send_waiting(line, info, window, window_bytes, now)
                 if not is_next_a_run:
                     return
-            elif self._fits_whole(first, info):
+            elif not self._fits_whole(first, info) or window - len(first) < info.capacity:
+                line.split_runs()  # or the LLM would idle before there is room for all of it
+            elif line.at_broker + len(first) > window:
+                return
+            else:
                 line.pop_run()
                 self.runs[first.key] = first
                 self._in_runs += len(first)
                 self._send_run(first, now)
-            else:
-                line.split_runs()
 
     def _fits_whole(self, run: Run, info: LLMInfo) -> bool:
         """Whether all rows of a run may be sent now."""
@@ -460,7 +458,7 @@ class Client(Session):
         return (
             (not required or unknown_options(info, required) is None)
             and run.longest <= self._longest_row
-            and len(run) <= self.limits.max_client_rows - self._at_broker
+            and len(run) <= self.limits.max_client_rows - self._held()
             and run.size <= self._room_bytes
         )
 
@@ -477,7 +475,7 @@ class Client(Session):
     def _send_waiting(self, line: Line, info: LLMInfo, window: int, window_bytes: int, now: float) -> bool:
         """Send rows that wait, as many as may be at the broker. Whether there would be more, and a run is next."""
         waiting, submitted, most = line.waiting, self.submitted, self._longest_row
-        room = min(window - line.at_broker, self.limits.max_client_rows - self._at_broker)
+        room = min(window - line.at_broker, self.limits.max_client_rows - self._held())
         rows: list[Row] = []
         size = line.bytes_at_broker
         most_size = size + self._room_bytes

@@ -37,7 +37,7 @@ class BegunPart:
         # Of several runs, what each has brought for each input, and of how many that is not told yet.
         columns = len(runs) if len(runs) > 1 else 0
         self._outcomes: list[list[list[LLMOutput] | None]] = [[None] * len(part.inputs) for _ in range(columns)]
-        self._pending = bytearray([columns]) * len(part.inputs)
+        self._pending = [columns] * len(part.inputs)
 
     @property
     def unfinished(self) -> int:

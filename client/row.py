@@ -108,12 +108,3 @@ def tell(owner: Owner, rows: list[Row]) -> None:
         # User code runs there; what it raises, be it SystemExit, must not cost other rows their answers.
         except BaseException:
             log.exception("a callback raised")
-
-
-def tell_run(run: Run, first: int, payloads: Sequence[Payload]) -> None:
-    """Tell the owner of a run of the end of some of its rows."""
-    try:
-        run.owner.run_ended(run, first, payloads)
-    # As in ``tell``.
-    except BaseException:
-        log.exception("a callback raised")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from ..protocol.frames import Payload
 from ..protocol.limits import ROW_ID_BYTES
 from ..protocol.messages import Outcome
 from .row import Ending, Owner, Row, RowSpec
+
+log = logging.getLogger("genpool.client")
 
 # The last byte of a row's id is its number in the run.
 MOST_ROWS = 256
@@ -105,3 +108,12 @@ class Run:
         row = Row(self.ids[number], self.spec, self.payloads[number], self.owner, self.start + number, self.place)
         row.since, row.taken, row.over = self.since, True, self.over
         return row
+
+
+def tell_run(run: Run, first: int, payloads: Sequence[Payload]) -> None:
+    """Tell the owner of a run that its rows from ``first`` on are over, with ``payloads``."""
+    try:
+        run.owner.run_ended(run, first, payloads)
+    # As in row.tell.
+    except BaseException:
+        log.exception("a callback raised")

@@ -35,8 +35,8 @@ def test_rows_of_runs_are_answered_once_by_all_workers_and_stay_together() -> No
     network = Network()
     workers = [network.add_worker(concurrency=2, batch_size=size) for size in (7, 16, 4)]
     client = network.add_client()
-    for name in ("one", "two", "three", "four"):
-        client.submit(*payloads(250, name), as_run=True)
+    for number in range(10):
+        client.submit(*payloads(100, f"list {number}"), as_run=True)
     network.run_until(lambda: client.done == 1000)
     assert_all_answered_once(client, 1000)
     assert all(len(worker.started) > 50 for worker in workers)

@@ -231,11 +231,13 @@ class _Caller:
                     here += run.left * [len(run.payloads[0])]  # they are alike
             assert line.at_broker == len(here)
             assert line.bytes_at_broker == sum(here)
+            assert line.at_home == sum(len(one) if isinstance(one, Run) else not one.over for one in line.waiting)
         whole = [run for run in self._runs if run.rows is None and not run.over]
         alive = sum(not row.over for row in rows) + sum(run.left for run in whole)
         assert sum(line.at_home for line in client.lines.values()) + client._held() == alive, "a row is nowhere"
-        assert len(client._releases) <= len(self._words.ids)
-        assert len(client._deadlines) == len(client._timed) <= len(self._words.ids)
+        count = len(self._rows) + sum(map(len, self._runs))
+        assert len(client._releases) <= count
+        assert len(client._deadlines) == len(client._timed) <= count
 
 
 def check(data: bytes) -> None:

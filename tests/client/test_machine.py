@@ -255,6 +255,21 @@ def test_a_run_with_options_goes_whole_to_an_llm_that_knows_them_and_else_never(
         assert (run.rows is None) == bool(sent)
 
 
+@pytest.mark.parametrize(("capacity", "whole"), [(1, 2), (50, 2), (200, 8)])
+def test_runs_keep_to_the_window_and_are_split_where_the_llm_would_wait_for_them(capacity: int, whole: int) -> None:
+    driven = Driven()
+    driven.open(info("a", capacity=capacity))
+    for _ in range(10):
+        driven.client.submit(Run(spec_of(), driven.owner, 0, numbered(100)), driven.now)
+    driven.flush()
+    assert (len(driven.client.runs), len(driven.ledger)) == (whole, 100 * whole)
+    long = Driven()
+    long.open(info("a", capacity=capacity))
+    long.client.submit(Run(spec_of(), long.owner, 0, numbered(256)), long.now)
+    long.flush()
+    assert (len(long.client.runs), len(long.ledger)) == (int(capacity == 200), 256)
+
+
 def test_what_an_unwell_llm_told_before_still_counts() -> None:
     driven = Driven()
     driven.open(info("a", options=["heat"], ready=0, unwell=1))

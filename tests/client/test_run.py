@@ -80,7 +80,7 @@ def test_a_run_is_split_into_the_rows_that_are_left() -> None:
 class Runs:
     """A call of ``count`` inputs over one voice, or several, on a link that keeps runs."""
 
-    def __init__(self, count: int, voices: str = "a", **said: Any) -> None:
+    def __init__(self, count: int, voices: Sequence[str] = "a", **said: Any) -> None:
         self.link = FakeLink(lambda _: None, *(info(name, capacity=1000) for name in voices), keeps_runs=True)
         self.voices = [FakeVoice(name, self.link, arguments=["input"]) for name in voices]
         self.outputs: dict[int, list[str | None]] = {}
@@ -159,6 +159,14 @@ def test_a_list_for_several_llms_goes_in_runs_for_each_and_an_input_finishes_wit
     assert not call.records
     assert not call.call._parts
     assert not any(call.call._ahead.under_way.values())
+
+
+def test_a_pool_may_have_more_llms_than_a_byte_counts() -> None:
+    names = [f"llm{number:03d}" for number in range(300)]
+    call = Runs(8, names, n=300)
+    for run in list(call.begin()):
+        call.link.end_of(run, 0, 8)
+    assert call.outputs == {number: joined(number, *names) for number in range(8)}
 
 
 def test_where_one_llm_fails_a_row_the_others_shares_of_it_count() -> None:
