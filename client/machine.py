@@ -35,6 +35,7 @@ from ..protocol.messages import (
 from ..protocol.session import OPEN, REFUSED, Log, Send, Session, SessionSettings
 from .line import LONGEST_NOTICE_S, Line
 from .option import has_told, unknown_options
+from .releases import Releases
 from .row import Ending, Row, RowSpec
 from .run import Run
 
@@ -108,7 +109,7 @@ class Client(Session):
         self._missed: dict[str, float] = {}
         self._ended: list[Row] = []
         self._ended_runs: list[RunEnded] = []
-        self._releases: list[bytes] = []
+        self._releases = Releases()
         # An entry for each spec that has a deadline and not for each row, which is forgotten when it is over.
         self._deadlines: list[tuple[float, int, RowSpec]] = []
         self._timed: set[RowSpec] = set()
@@ -173,6 +174,7 @@ class Client(Session):
         """Have the broker report; Reported follows when there is one."""
         self._asked = True
         if self.state is OPEN:
+            self._flush_releases()  # or its report would count them
             self._effect(Send(Ask()))
 
     def dismiss(self, message: Dismiss, now: float) -> None:
@@ -194,7 +196,7 @@ class Client(Session):
         self._split_runs()
         # Another broker may take fewer rows than the last one.
         self._take_home(list(self.submitted)[self.limits.max_client_rows :])
-        self._releases.clear()  # what is not awaited is released
+        self._releases.take()  # what is not awaited is released
         ids = list(self.submitted)
         most = self.limits.max_rows
         for at in range(0, max(1, len(ids)), most):
@@ -245,7 +247,8 @@ class Client(Session):
     def _answered(self, message: Answer, now: float) -> None:
         ids, payloads = message.ids, message.payloads
         line: Line | None = None
-        at = 0
+        released: list[bytes] = []
+        size = at = 0
         while at < len(ids):
             row_id = ids[at]
             if self.runs and (run := self.runs.get(Run.key_of(row_id))) is not None:
@@ -263,16 +266,21 @@ class Client(Session):
                 self._recall(row, line)
                 row.ending = Ending(message.outcomes[at], message.attempts[at], payloads[at])
                 self._ended.append(row)
+                released.append(row_id)
+                size += len(row.payload)
             at += 1
+        if released:
+            self._releases.answered(released, size, payloads)
 
     def _run_answered(self, run: Run, first: int, payloads: Sequence[Payload], now: float) -> None:
         count = len(payloads)
         line = self.lines[run.spec.llm]
         line.unquiet(now)
+        size = run.end(first, count)
         line.at_broker -= count
-        line.bytes_at_broker -= run.end(first, count)
+        line.bytes_at_broker -= size
         self._in_runs -= count
-        self._releases += run.ids[first : first + count]
+        self._releases.answered(run.ids[first : first + count], size, payloads)
         self._ended_runs.append(RunEnded(run, first, payloads))
         if not run.left:
             del self.runs[run.key]
@@ -295,7 +303,8 @@ class Client(Session):
     def flush(self, now: float) -> list[object]:
         self._tell_endings()  # before all that is sent: somebody may wait for them
         if self.state is OPEN:
-            self._flush_releases()
+            if self._releases.are_due or (self._releases.ids and self._is_crowded()):
+                self._flush_releases()
             for line in self.lines.values() if now >= self._busy_until else ():
                 if line.waiting and self.fleet is not None and line.llm in self.fleet:
                     self._fill_window(line, self.fleet[line.llm], now)
@@ -304,6 +313,7 @@ class Client(Session):
 
     def tick(self, now: float) -> list[object]:
         self._note_time(now)
+        self._releases.hasten()  # before a Ping counts the rows
         while self._deadlines and now >= self._deadlines[0][0]:
             _, _, spec = heapq.heappop(self._deadlines)
             self._timed.discard(spec)
@@ -458,7 +468,7 @@ class Client(Session):
         return (
             (not required or unknown_options(info, required) is None)
             and run.longest <= self._longest_row
-            and len(run) <= self.limits.max_client_rows - self._held()
+            and len(run) <= self._room
             and run.size <= self._room_bytes
         )
 
@@ -468,14 +478,25 @@ class Client(Session):
             self._effect(Send(Submit([said])))
 
     @property
+    def _room(self) -> int:
+        """How many rows more the broker takes from this client."""
+        return self.limits.max_client_rows - self._held() - len(self._releases.ids)
+
+    @property
     def _room_bytes(self) -> int:
         """How many bytes more of rows the broker takes from this client."""
-        return self.limits.max_client_bytes - sum([line.bytes_at_broker for line in self.lines.values()])
+        at_broker = sum([line.bytes_at_broker for line in self.lines.values()])
+        return self.limits.max_client_bytes - at_broker - self._releases.size
+
+    def _is_crowded(self) -> bool:
+        """Whether rows that are over take room at the broker that others may need."""
+        at_home = sum([line.at_home for line in self.lines.values()])
+        return 2 * at_home > self._room or 2 * self._room_bytes < self.limits.max_client_bytes
 
     def _send_waiting(self, line: Line, info: LLMInfo, window: int, window_bytes: int, now: float) -> bool:
         """Send rows that wait, as many as may be at the broker. Whether there would be more, and a run is next."""
         waiting, submitted, most = line.waiting, self.submitted, self._longest_row
-        room = min(window - line.at_broker, self.limits.max_client_rows - self._held())
+        room = min(window - line.at_broker, self._room)
         rows: list[Row] = []
         size = line.bytes_at_broker
         most_size = size + self._room_bytes
@@ -560,6 +581,7 @@ class Client(Session):
             return
         if row.submitted:
             self._recall(row, self.lines[row.spec.llm])
+            self._releases.unwanted(row.id, len(row.payload))
             return
         row.over = True
         if row.taken:
@@ -571,19 +593,17 @@ class Client(Session):
         del self.submitted[row.id]
         line.at_broker -= 1
         line.bytes_at_broker -= len(row.payload)
-        self._releases.append(row.id)
 
     def _take_home(self, row_ids: Iterable[bytes]) -> None:
         """Take rows back that the broker is not to have yet; those of one line come in their order."""
         for row in reversed([row for row_id in row_ids if (row := self.submitted.pop(row_id, None)) is not None]):
             self.lines[row.spec.llm].put_back(row)
-            self._releases.append(row.id)
+            self._releases.unwanted(row.id, 0)  # it was given no room
 
     def _flush_releases(self) -> None:
-        most = self.limits.max_rows
-        for at in range(0, len(self._releases), most):
-            self._effect(Send(Release(self._releases[at : at + most])))
-        self._releases.clear()
+        ids, most = self._releases.take(), self.limits.max_rows
+        for at in range(0, len(ids), most):
+            self._effect(Send(Release(ids[at : at + most])))
 
 
 def _submit_run(spec: RowSpec, ids: list[bytes], payloads: Sequence[Payload], *, again: bool, now: float) -> SubmitRun:

@@ -236,7 +236,7 @@ class _Caller:
         alive = sum(not row.over for row in rows) + sum(run.left for run in whole)
         assert sum(line.at_home for line in client.lines.values()) + client._held() == alive, "a row is nowhere"
         count = len(self._rows) + sum(map(len, self._runs))
-        assert len(client._releases) <= count
+        assert len(client._releases.ids) <= count
         assert len(client._deadlines) == len(client._timed) <= count
 
 

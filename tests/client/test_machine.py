@@ -81,6 +81,7 @@ class Driven:
         self.others: list[object] = []
         self.ended: dict[bytes, Ending | GenpoolError] = {}
         self.ledger: set[bytes] = set()
+        self._sizes: dict[bytes, int] = {}
         self._awaited: set[bytes] = set()
         self._number = 0
         self.owner = Owner()
@@ -104,7 +105,11 @@ class Driven:
     def _count(self, message: Message) -> None:
         match message:
             case Submit():
-                self.ledger.update(row_id for run in message.runs for row_id in run.ids)
+                for run in message.runs:
+                    self._sizes.update(zip(run.ids, map(len, run.payloads), strict=True))
+                    self.ledger.update(run.ids)
+                assert len(self.ledger) <= self.limits.max_client_rows
+                assert sum(self._sizes[row_id] for row_id in self.ledger) <= self.limits.max_client_bytes
             case Release():
                 assert self.ledger.issuperset(message.ids)
                 self.ledger.difference_update(message.ids)
@@ -332,6 +337,8 @@ def test_answers_make_room(driven: Driven) -> None:
     rows = driven.submit(*numbered(300))
     driven.answer(*rows[:10])
     assert driven.payloads == numbered(LEAST_WINDOW + 10)
+    assert driven.ledger == {*driven.client.submitted, *(row.id for row in rows[:10])}
+    driven.tick()
     assert driven.ledger == set(driven.client.submitted)
 
 
@@ -481,13 +488,69 @@ def test_a_quiet_line_says_that_the_broker_is_full(driven: Driven) -> None:
 # How rows end.
 
 
-def test_an_answer_ends_its_row_once_and_releases_it(driven: Driven) -> None:
+def test_an_answer_ends_its_row_once_and_the_next_tick_releases_it(driven: Driven) -> None:
     (row,) = driven.submit(b"row")
     driven.answer(row)
     assert driven.ended == {b"row": Ending(Outcome.DONE, 1, b"answer")}
-    assert [release.ids for release in driven.of(Release)] == [[row.id]]
+    driven.submit(b"another")
     driven.answer(row)
+    assert driven.of(Release) == []
+    driven.tick()
+    assert [release.ids for release in driven.of(Release)] == [[row.id]]
+    driven.tick()
     assert len(driven.of(Release)) == 1
+
+
+def test_what_takes_much_room_is_released_at_once(driven: Driven) -> None:
+    *many, last = driven.submit(*numbered(64))
+    driven.answer(*many)
+    assert driven.of(Release) == []
+    driven.answer(last)
+    assert [len(release.ids) for release in driven.of(Release)] == [64]
+    for name, payload in ((b"short", bytes(300_000)), (bytes(300_000), b"short")):
+        (row,) = driven.submit(name)
+        driven.receive(Answer([row.id], [Outcome.DONE], [1], [payload]))
+        assert driven.of(Release)[-1].ids == [row.id]
+
+
+@pytest.mark.parametrize("waiting", [3, 4])
+def test_rows_are_released_at_once_where_others_may_need_their_room(waiting: int) -> None:
+    driven = Driven(Limits(max_client_rows=8))
+    driven.open(info("a"))
+    driven.answer(*driven.submit(b"one"))
+    driven.submit(*numbered(waiting))
+    assert len(driven.of(Release)) == (waiting == 4)
+
+
+@pytest.mark.parametrize("size", [40_000, 60_000])
+def test_rows_are_released_at_once_where_others_may_need_their_bytes(size: int) -> None:
+    driven = Driven(Limits(max_client_bytes=100_000))
+    driven.open(info("a"))
+    driven.answer(*driven.submit(bytes(size)))
+    assert len(driven.of(Release)) == (size == 60_000)
+    driven.submit(bytes(55_000))
+    assert len(driven.client.submitted) == 1
+
+
+def test_rows_are_released_with_those_that_nobody_wants_and_before_the_broker_is_asked(driven: Driven) -> None:
+    one, two, three = driven.submit(*numbered(3))
+    driven.answer(one)
+    driven.withdraw(two)
+    assert [release.ids for release in driven.of(Release)] == [[one.id, two.id]]
+    driven.answer(three)
+    driven.client.ask(driven.now)
+    driven.flush()
+    assert [type(message) for message in driven.sent[-2:]] == [Release, Ask]
+
+
+def test_what_was_answered_and_not_released_before_a_break_is_not_told_of_after_it(driven: Driven) -> None:
+    one, two = driven.submit(*numbered(2))
+    driven.answer(one)
+    driven.client.broken("it was cut", driven.now)
+    driven.open(info("a"))
+    driven.tick()
+    assert driven.ledger == {two.id}
+    assert driven.of(Release) == []
 
 
 def test_answers_that_come_together_are_released_together() -> None:
@@ -1071,6 +1134,7 @@ def test_whatever_happens_the_counts_agree_and_every_row_ends_once(seed: int) ->
     driven.keep_alive(1)
     while driven.client.submitted:
         driven.answer(*driven.client.submitted.values())
+    driven.tick()
     assert withdrawn.isdisjoint(driven.ended)
     assert driven.ledger == set()
 
@@ -1192,7 +1256,7 @@ def check(driven: Driven, after: tuple[str, str]) -> None:
     assert sum(line.at_home for line in lines) == len(waiting), after
     assert {row.payload for row in [*waiting, *client.submitted.values()]}.isdisjoint(driven.ended), after
     if client.state is SessionState.OPEN:
-        assert driven.ledger == set(client.submitted), after
+        assert driven.ledger == {*client.submitted, *client._releases.ids}, after
 
 
 @pytest.mark.parametrize("state", STATES)
