@@ -11,38 +11,41 @@ from typing import Any
 
 from .call import Call
 from .record import Record
-from .stream import AsyncRows, Order
+from .stream import AsyncRows, Order, Window
 
 
 class _Pump:
     """Reads the inputs of ``astream`` in a task of its own, and begins them, no further ahead than the window."""
 
-    def __init__(self, call: Call, inputs: Iterable[Any] | AsyncIterable[Any], window: Callable[[], int]) -> None:
+    def __init__(self, call: Call, inputs: Iterable[Any] | AsyncIterable[Any], window: Window) -> None:
         self._call = call
         self._source = inputs if isinstance(inputs, AsyncIterable) else _as_async(inputs)
         self._window = window
         self._room = asyncio.Event()
-        self.begun = self.yielded = 0
 
     async def run(self) -> None:
         async for given in self._source:
-            self._call.begin(self.begun, [given])
-            self.begun += 1
+            self._call.begin(self._window.begun, [given])
+            self._window.begun += 1
             # What has finished gets its turn: a plain iterable never waits, and each of its items may take long.
             await asyncio.sleep(0)
-            while self.begun - self.yielded >= self._window():
+            while self._window.room <= 0:
                 self._room.clear()
                 await self._room.wait()
 
+    def note_arrival(self, records: list[Record]) -> None:
+        self._window.note_arrival(records)
+        self._room.set()
+
     def note_yield(self) -> None:
-        self.yielded += 1
+        self._window.yielded += 1
         self._room.set()
 
 
 async def astream(
     make_call: Callable[[Callable[[list[Record]], None]], Call],
     inputs: Iterable[Any] | AsyncIterable[Any],
-    window: Callable[[], int],
+    most: Callable[[], int],
     *,
     ordered: bool,
 ) -> AsyncRows:
@@ -62,17 +65,19 @@ async def astream(
 
     call = make_call(hand_over)
     order = Order(ordered=ordered)
+    window = Window(call, most)
     pump = _Pump(call, inputs, window)
     reading = asyncio.ensure_future(pump.run())
     reading.add_done_callback(lambda task: arrived.put_nowait(None if task.cancelled() else task.exception()))
     exhausted = False
     error: BaseException | None = None
     try:
-        while not exhausted or pump.yielded < pump.begun:
+        while not exhausted or window.yielded < window.begun:
             one = await arrived.get()
             if not isinstance(one, list):
                 exhausted, error = True, one
                 continue
+            pump.note_arrival(one)
             for row in order.arrived(one):
                 pump.note_yield()
                 yield row

@@ -49,9 +49,11 @@ _DONE: int = Outcome.DONE
 # long list, a small one sends small messages.
 _BEGIN_AT_ONCE = MOST_ROWS
 
-# Fewer rows than this are not worth a run, and so many bytes are kept no longer than until each row has ended.
+# Nor more bytes of them: larger rows take long to pack, and in a run they would be kept until the last of it has ended.
+_MOST_PART_BYTES = 4 * 1024 * 1024
+
+# Fewer rows than this are not worth a run.
 _LEAST_RUN = 8
-_MOST_RUN_BYTES = 4 * 1024 * 1024
 
 # So many rows end before it is told which inputs are finished by them, and others begin in their place: a large value
 # delays that, a small one takes the lock for few.
@@ -93,8 +95,8 @@ class Call:
     outputs of inputs that follow each other, as long as no more is to be told of them. ``shared(record, share,
     ending)`` is called before, on a callbacks thread, for each share that a worker has answered with outputs: its
     payload may be an Item's in a later call. ``begun`` counts the inputs that are finished or will be: where ``begin``
-    raises, those are left out whose rows were about to be sent. ``makes_prompts`` says whether a task, which is user
-    code, runs in ``begin``.
+    raises, those are left out whose rows were about to be sent. ``begun_bytes`` is how many bytes the rows had that
+    ``begin`` has sent, for each LLM. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
     """
 
     def __init__(
@@ -129,35 +131,49 @@ class Call:
         # The LLMs whose process cannot be had, which another row would have started once more.
         self._failed: dict[Voice, RemoteError] = {}
         self._over = False
-        self.begun = 0
+        self.begun = self.begun_bytes = 0
         self._ahead = Ahead(voices)
 
-    def begin(self, start: int, inputs: Sequence[Any]) -> None:
-        """Send the rows of these inputs, which follow each other from the index ``start`` on. One may be an Item."""
-        for at in range(0, len(inputs), _BEGIN_AT_ONCE):
-            if self._over:
-                return
-            self._begin(start + at, inputs[at : at + _BEGIN_AT_ONCE])
+    def begin(self, start: int, inputs: Sequence[Any]) -> int:
+        """Send the rows of inputs, which follow each other from the index ``start`` on. One may be an Item.
+
+        Returns:
+            Of how many, from the first on: so many as may begin together.
+        """
+        given = inputs[:_BEGIN_AT_ONCE]
+        payloads = self._payloads(given)
+        if payloads is not None:
+            given = given[: len(payloads)]
+        records = self._begin(start, given, payloads)
+        self.begun_bytes += sum([record.size for record in records] if payloads is None else map(len, payloads))
+        return len(given)
 
     def begin_list(self, inputs: Sequence[Any]) -> None:
         """``begin`` for a whole list. What its LLMs do not need yet is only packed, and begins when they do."""
         self._row_maker.since = time.monotonic()
-        for start in range(0, len(inputs), _BEGIN_AT_ONCE):
-            if self._over:
-                return
-            given = inputs[start : start + _BEGIN_AT_ONCE]
-            payloads = self._row_maker.payloads(given) if len(given) > 1 and not self._draw.lost else None
+        start = 0
+        while start < len(inputs) and not self._over:
+            # Up to where a part begins that may go in runs, which are known by that.
+            given = inputs[start : start - start % _BEGIN_AT_ONCE + _BEGIN_AT_ONCE]
+            payloads = self._payloads(given)
             if payloads is None:
                 self._begin(start, given)
-                continue
-            part = Part(start, given, payloads)
-            if self._ahead.is_empty and self._ahead.needs_rows():
-                self._begin_part(part)
             else:
-                self._ahead.put_off(part)
-                self._begin_more()  # rows may have ended before it was put off
+                given = given[: len(payloads)]
+                part = Part(start, given, payloads)
+                if self._ahead.is_empty and self._ahead.needs_rows():
+                    self._begin_part(part)
+                else:
+                    self._ahead.put_off(part)
+                    self._begin_more()  # rows may have ended before it was put off
+            start += len(given)
 
-    def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> None:
+    def _payloads(self, inputs: Sequence[Any]) -> Sequence[bytes] | None:
+        """What the rows of the first of these inputs carry, for each LLM; None where each must be looked at."""
+        is_one_by_one = len(inputs) == 1 or self._draw.lost
+        return None if is_one_by_one else self._row_maker.payloads(inputs, _MOST_PART_BYTES)
+
+    def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> Sequence[Record]:
         records = self._recorded(start, inputs)
         try:
             for at, rows in self._rows(records, payloads):
@@ -165,6 +181,7 @@ class Call:
         except BaseException:
             self._forget(records)
             raise
+        return records
 
     def _begin_part(self, part: Part) -> None:
         begun = self._begun_part(part)
@@ -213,7 +230,9 @@ class Call:
         """The part in runs, known as begun; None where each of its rows must be one by itself."""
         if self._finished_alike is None or self._progress or self._shared:
             return None
-        if len(part.inputs) < _LEAST_RUN or sum(map(len, part.payloads)) > _MOST_RUN_BYTES:
+        if len(part.inputs) < _LEAST_RUN or part.start % MOST_ROWS:
+            return None
+        if sum(map(len, part.payloads)) >= _MOST_PART_BYTES:  # and others may begin at an odd place behind it
             return None
         with self._lock:
             self._draw.note_returns()
@@ -239,7 +258,7 @@ class Call:
         self, records: Sequence[Record], payloads: Sequence[bytes] | None = None
     ) -> Sequence[tuple[int, list[Row]]]:
         """The rows to send for these inputs, by LLM; ``payloads`` are what they carry, where that is known."""
-        alike = self._made_alike(records, payloads) if len(records) > 1 else None
+        alike = None if payloads is None else self._made_alike(records, payloads)
         made = self._made(records, payloads) if alike is None else alike
         return [] if self._over else [(at, rows) for at, rows in made.items() if rows]
 
@@ -259,17 +278,13 @@ class Call:
             self._report(done)
         return outgoing
 
-    def _made_alike(
-        self, records: Sequence[Record], payloads: Sequence[bytes] | None
-    ) -> Mapping[int, list[Row]] | None:
+    def _made_alike(self, records: Sequence[Record], payloads: Sequence[bytes]) -> Mapping[int, list[Row]] | None:
         """``_made`` where no input asks for more than its arguments and all LLMs' rows carry the same, as mostly.
 
         None when one of them must be looked at.
         """
         maker = self._row_maker
-        if self._draw.lost or [True for record in records if record.item is not None]:
-            return None
-        if payloads is None and (payloads := maker.payloads([record.input for record in records])) is None:
+        if self._draw.lost:
             return None
         made: dict[int, list[Row]] = {}
         spec: RowSpec | None = None

@@ -124,7 +124,8 @@ class Generator(ABC):
     ) -> Rows:
         """Yield a Row for each input as it finishes, or in the inputs' order.
 
-        ``inputs`` may be endless: it is read no further ahead than a window that follows what the LLMs run at once.
+        ``inputs`` may be endless: it is read no further ahead than a window that follows what the LLMs run at once, nor
+        than 64 MiB of rows for each of them.
         A failed row is yielded with its ``error``; nothing is raised for it. Leaving the iteration cancels the rest.
         Arguments and errors as for ``submit``.
         """

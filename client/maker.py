@@ -70,10 +70,25 @@ class Maker:
                 return None
         return pack_row(content if self._task is None else self._prompt(record, content), seed)
 
-    def payloads(self, inputs: Sequence[Any]) -> list[bytes] | None:
-        """``payload`` for all of ``inputs`` without a seed; None when one of them must be looked at."""
+    def payloads(self, inputs: Sequence[Any], most_bytes: int) -> list[bytes] | None:
+        """``payload`` for ``inputs`` without a seed, until they have ``most_bytes`` in all, or little more.
+
+        None when one of them must be looked at.
+        """
         if self._task is not None or [*map(type, inputs)] != [dict] * len(inputs):
             return None
+        payloads: list[bytes] = []
+        size = 0
+        while len(payloads) < len(inputs) and size < most_bytes:
+            # As many again, for nobody knows how large the next ones are.
+            part = self._packed(inputs[len(payloads) : 2 * len(payloads) + 1])
+            if part is None:
+                return None
+            payloads += part
+            size += sum(map(len, part))
+        return payloads
+
+    def _packed(self, inputs: Sequence[Any]) -> list[bytes] | None:
         names = self._arguments
         try:
             return pack_each(

@@ -64,6 +64,14 @@ class Record:
         return list(enumerate(self.shares))[start:]
 
     @property
+    def size(self) -> int:
+        """How many bytes its rows carry, for each LLM."""
+        if len(self.shares) == 1:  # as most inputs have
+            row = self.shares[0].row
+            return 0 if row is None else len(row.payload)
+        return max([len(share.row.payload) for share in self.shares if share.row is not None], default=0)
+
+    @property
     def outputs(self) -> list[LLMOutput]:
         """All that is finished, in the order of the LLMs."""
         if len(self.shares) == 1:  # as most inputs have: its list needs no copy

@@ -68,11 +68,11 @@ class RowMaker:
         row = share.row = Row(self.new_id(), spec, payload, owner, record.index, place)
         return row
 
-    def payloads(self, inputs: Sequence[Any]) -> Sequence[bytes] | None:
-        """What the rows for these inputs carry, where all LLMs' carry the same; None when one must be looked at."""
+    def payloads(self, inputs: Sequence[Any], most_bytes: int) -> Sequence[bytes] | None:
+        """What the rows for these inputs carry, where all LLMs' carry the same: as in Maker."""
         makers = [self._maker(at) for at in range(len(self._voices))]
         is_plain = self._settings.seed is None and all(map(makers[0].packs_as, makers))
-        return makers[0].payloads(inputs) if is_plain else None
+        return makers[0].payloads(inputs, most_bytes) if is_plain else None
 
     def spec(self, at: int, count: int, options: bytes | None = None) -> RowSpec:
         """What the rows for ``count`` generations by the LLM at this position have in common.

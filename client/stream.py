@@ -22,6 +22,10 @@ _WINDOW_LOOK_S = 0.5
 # shrinks is followed so many inputs later.
 _LOOK_AFTER = 64
 
+# So many bytes of rows are read ahead for each LLM: what a client has at its broker, and as many again. A larger value
+# takes more memory, and a smaller one leaves the LLMs waiting for large rows.
+_WINDOW_BYTES = 64 * 1024 * 1024
+
 # How long a signal may go unnoticed by a thread that waits for rows.
 _SIGNAL_LOOK_S = 1.0
 
@@ -70,6 +74,38 @@ class Order:
         return following
 
 
+class Window:
+    """How far inputs are read ahead: ``most()`` of them, and no more bytes of rows than keep the LLMs at work.
+
+    ``begun`` and ``yielded`` count inputs. However large it is, one begins where no other is under way.
+    """
+
+    def __init__(self, call: Call, most: Callable[[], int]) -> None:
+        self.begun = self.yielded = 0
+        self._call = call
+        self._most = most
+        self._arrived = self._arrived_bytes = 0
+
+    @property
+    def room(self) -> int:
+        """How many inputs may begin now, if they are as large as others; 0 or less when none may."""
+        room = self._most() + self.yielded - self.begun
+        begun_bytes = self._call.begun_bytes
+        if not self.begun or not begun_bytes:
+            return room
+        under_way, size = self.begun - self._arrived, begun_bytes - self._arrived_bytes
+        if under_way <= 0:
+            return min(room, max(1, int(_WINDOW_BYTES * self.begun / begun_bytes)))
+        usual = max(size / under_way, begun_bytes / self.begun)
+        return min(room, int((_WINDOW_BYTES - size) / usual))
+
+    def note_arrival(self, records: Iterable[Record]) -> None:
+        """These inputs are finished: their rows take no memory any more."""
+        for record in records:
+            self._arrived += 1
+            self._arrived_bytes += record.size
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """No more inputs: how many there were, and what reading them raised."""
@@ -81,12 +117,9 @@ class _End:
 class _Reader:
     """Reads the inputs of ``stream`` in a thread of its own, and begins them, no further ahead than the window."""
 
-    def __init__(
-        self, call: Call, inputs: Iterable[Any], window: Callable[[], int], end: Callable[[_End], None]
-    ) -> None:
+    def __init__(self, call: Call, inputs: Iterable[Any], window: Window, end: Callable[[_End], None]) -> None:
         self._call, self._inputs, self._window, self._end = call, inputs, window, end
         self._news = threading.Condition()
-        self._begun = self._yielded = 0
         self._is_waiting = self._is_left = False
 
     def start(self) -> None:
@@ -96,7 +129,11 @@ class _Reader:
 
     def note_yield(self) -> None:
         """Whoever iterates is done with one row more: there is room for another."""
-        self._yielded += 1  # before the look at who waits: see _wait_for_room
+        self._window.yielded += 1  # before the look at who waits: see _wait_for_room
+        self.note_room()
+
+    def note_room(self) -> None:
+        """There may be room for more."""
         if self._is_waiting:
             self._tell()
 
@@ -123,21 +160,25 @@ class _Reader:
         # Only what makes no row wait may begin together. A list has all its inputs ready; another source may take long
         # for the next one, or wait for an earlier row's outputs even, and so may a task that makes prompts here.
         is_ready = type(self._inputs) in (list, tuple) and not self._call.makes_prompts
+        window = self._window
+        part: list[Any] = []
         room = 0
         while not self._is_left and (room := room or self._wait_for_room()):
-            part = list(islice(items, room if is_ready else 1))
+            part = part or list(islice(items, room if is_ready else 1))
             if not part:
                 return
-            self._call.begin(self._begun, part)
-            self._begun += len(part)
-            room -= len(part)
+            is_first = not window.begun  # and nobody knows yet how large they are
+            begun = self._call.begin(window.begun, part[:room])
+            del part[:begun]
+            window.begun += begun
+            room = 0 if is_first else room - begun
 
     def _wait_for_room(self) -> int:
         """Wait until more inputs may begin, and return how many: 0 when none shall."""
         with self._news:
-            # Raised before ``_yielded`` is read, which is written before this is read, so that no row is missed.
+            # Raised before the window is read, which is written before this is read, so that no row is missed.
             self._is_waiting = True
-            while (room := self._window() + self._yielded - self._begun) <= 0 and not self._is_left:
+            while (room := self._window.room) <= 0 and not self._is_left:
                 # The window follows the fleet, which does not tell here when it grows.
                 self._news.wait(_WINDOW_LOOK_S)
             self._is_waiting = False
@@ -147,11 +188,11 @@ class _Reader:
 def stream(
     make_call: Callable[[Callable[[list[Record]], None]], Call],
     inputs: Iterable[Any],
-    window: Callable[[], int],
+    most: Callable[[], int],
     *,
     ordered: bool,
 ) -> Rows:
-    """Yield each of ``inputs`` when it is finished; at most ``window()`` of them are begun and not yielded.
+    """Yield each of ``inputs`` when it is finished; at most ``most()`` of them are begun and not yielded.
 
     Inputs are read in a thread of their own: neither a slow source nor one that waits for an earlier row's outputs
     holds up what is finished, and a slow consumer does not leave the LLMs idle. What the source raises is raised here,
@@ -160,6 +201,7 @@ def stream(
     finished: queue.SimpleQueue[list[Record] | _End] = queue.SimpleQueue()
     call = make_call(finished.put)
     order = Order(ordered=ordered)
+    window = Window(call, most)
     reader = _Reader(call, inputs, window, finished.put)
     end: _End | None = None
     yielded = 0
@@ -170,6 +212,8 @@ def stream(
             if isinstance(got, _End):
                 end = got
                 continue
+            window.note_arrival(got)
+            reader.note_room()
             for row in order.arrived(got):
                 yielded += 1
                 yield row

@@ -218,6 +218,28 @@ def test_progress_that_raises_costs_no_output(error: type[BaseException], caplog
     assert [output["raw_output"] for output in records[0].outputs] == ["a: x #1", "a: x #2"]
 
 
+def test_large_inputs_begin_some_at_a_time() -> None:
+    run = Run(settings())
+    texts = [f"{number:02d}" + 1_000_000 * "x" for number in range(20)]
+    begun = run.call.begin(0, inputs(*texts))
+    assert begun == 7  # 1, 2 and 4 of them
+    assert 7_000_000 < run.call.begun_bytes < 7_000_500
+    while begun < 20:
+        begun += run.call.begin(begun, inputs(*texts[begun:]))
+    assert sum(record.size for record in run.records) == run.call.begun_bytes > 20_000_000
+    assert [record.index for record in run.records] == list(range(20))
+    assert run.call.begin(20, inputs(*map(str, range(300)))) == 256
+
+
+@pytest.mark.parametrize("odd", [{}, Item({"input": "x"}, 7), 5])
+def test_inputs_that_must_be_looked_at_begin_together(odd: Any) -> None:
+    run = Run(settings())
+    given = [*inputs("a", "b"), odd, *inputs("c")]
+    assert run.call.begin(0, given) == 4
+    assert len(run.records) == 4
+    assert sum(record.size for record in run.records) == run.call.begun_bytes
+
+
 def test_a_failed_share_leaves_the_others() -> None:
     run = Run(settings(4), FakeLink(lambda asked: failed("too hot", "OSError") if asked.llm == "b" else echo(asked)))
     (record,) = run.over(inputs("x")).values()

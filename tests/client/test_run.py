@@ -227,9 +227,13 @@ def test_a_cancelled_call_over_several_llms_withdraws_all_its_runs() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_by_chance_all_inputs_finish_once_with_what_each_llm_made(seed: int) -> None:
+def test_by_chance_all_inputs_finish_once_with_what_each_llm_made(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
     call = Runs(700, "abc"[: chance.randint(1, 3)], n=3)
+    monkeypatch.setattr("genpool.client.call._MOST_PART_BYTES", 10_000)
+    for first in chance.sample(range(700), seed % 4):
+        for number in range(first, min(700, first + chance.randint(1, 40))):
+            call.inputs[number] = {"input": f"{number} {chance.randint(1, 4000) * 'x'}"}
     call.begin()
     left = {run: list(range(len(run))) for run in call.link.runs}
     while left or call.link.held:
@@ -270,6 +274,16 @@ def test_a_few_inputs_or_odd_ones_go_in_rows() -> None:
     assert (few.link.runs, odd.link.runs) == ([], [])
     assert (len(few.link.rows), len(odd.link.rows)) == (7, 19)
     assert len(odd.outputs) == 1
+
+
+def test_large_inputs_go_in_rows_and_a_run_begins_again_where_the_next_part_does() -> None:
+    call = Runs(700)
+    for number in range(100, 110):
+        call.inputs[number] = {"input": str(number) + 1_000_000 * "x"}
+    call.begin()
+    assert [run.start for run in call.link.runs] == [256, 512]
+    assert call.link.batches == [127, 129]  # packed 1, 2, 4 … together
+    assert [one.row.index for one in call.link.rows] == list(range(256))
 
 
 def test_a_run_that_is_split_ends_row_by_row() -> None:

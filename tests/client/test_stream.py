@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -35,17 +36,18 @@ class FakeCall:
         self._tell: Callable[[list[Record]], None] = lambda records: None
         self.pending: dict[int, Any] = {}
         self.groups: list[int] = []
-        self.cancelled = self.begun = 0
+        self.cancelled = self.begun = self.begun_bytes = 0
 
     def make(self, finished: Callable[[list[Record]], None]) -> Call:
         self._tell = finished
         return cast(Call, self)
 
-    def begin(self, start: int, inputs: Sequence[Any]) -> None:
+    def begin(self, start: int, inputs: Sequence[Any]) -> int:
         self.groups.append(len(inputs))
         self.begun += len(inputs)
         self.pending.update(enumerate(inputs, start))
         self._when_begun(self)
+        return len(inputs)
 
     def cancel(self, error: BaseException | None = None) -> None:
         self.cancelled += 1
@@ -54,7 +56,10 @@ class FakeCall:
         given = self.pending.pop(index)
         output = LLMOutput(model_name="model", prompt_used=given, raw_output=f"answer to {given}", parsed_output=None)
         part: list[LLMOutput] | RemoteError = [output] if error is None else error
-        self._tell([Record(index, given, [Share(0, 1, outcome=part)], 0, failure=error)])
+        self._tell([self.record(index, given, Share(0, 1, outcome=part), error)])
+
+    def record(self, index: int, given: Any, share: Share, error: RemoteError | None) -> Record:
+        return Record(index, given, [share], 0, failure=error)
 
     def finish_all(self, *, backwards: bool = False) -> None:
         for index in sorted(self.pending, reverse=backwards):
@@ -139,6 +144,76 @@ def test_the_window_bounds_reading_ahead(ordered: bool) -> None:
     assert sorted(seen) == list(range(500))
     assert (seen == sorted(seen)) is ordered
     assert source.furthest == _WINDOW
+
+
+_MEBIBYTE = 1024 * 1024
+
+
+class Sized(FakeCall):
+    """Each input has rows of so many bytes as it says, and none begins together with another."""
+
+    def begin(self, start: int, inputs: Sequence[Any]) -> int:
+        self.begun_bytes += inputs[0]
+        return super().begin(start, inputs[:1])
+
+    def record(self, index: int, given: Any, share: Share, error: RemoteError | None) -> Record:
+        share.row = cast(Any, SimpleNamespace(payload=range(given)))
+        return super().record(index, given, share, error)
+
+    @property
+    def size(self) -> int:
+        return sum(self.pending.values())
+
+
+def stream_of_sizes(call: FakeCall, inputs: Iterable[int], *, is_async: bool) -> list[int]:
+    """The indices that came."""
+    if is_async:
+        return [row.index for row in asyncio.run(gathered(astreamed(call, inputs, 10_000)))]
+    return [row.index for row in streamed(call, inputs, 10_000)]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("source", [list, iter])
+def test_the_window_is_bounded_in_bytes(source: Callable[[list[int]], Iterable[int]], *, is_async: bool) -> None:
+    sizes: list[int] = []
+
+    def finish_when_full(call: FakeCall) -> None:
+        sizes.append(cast(Sized, call).size)
+        if sizes[-1] + 10 * _MEBIBYTE > 64 * _MEBIBYTE:
+            call.finish(min(call.pending))
+        if call.begun == 50:
+            call.finish_all()
+
+    call = Sized(finish_when_full)
+    assert stream_of_sizes(call, source([10 * _MEBIBYTE] * 50), is_async=is_async) == list(range(50))
+    assert max(sizes) == 60 * _MEBIBYTE
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("source", [list, iter])
+def test_inputs_of_all_sizes_pass_the_window(source: Callable[[list[int]], Iterable[int]], *, is_async: bool) -> None:
+    sizes = [0] * 5 + [1] * 20 + [10 * _MEBIBYTE] * 30 + [100 * _MEBIBYTE] * 3 + [0] * 5 + [1] * 200
+
+    def finish_many(call: FakeCall) -> None:
+        if cast(Sized, call).size > 40 * _MEBIBYTE or call.begun in (5, len(sizes)):
+            call.finish_all()
+
+    assert stream_of_sizes(Sized(finish_many), source(sizes), is_async=is_async) == list(range(len(sizes)))
+
+
+def test_after_the_window_was_full_of_bytes_the_next_begins_when_one_arrives() -> None:
+    call = Sized(lambda call: None)
+    rows = streamed(call, iter([30 * _MEBIBYTE] * 6), ordered=True)
+    yielding = threading.Thread(target=lambda: [None for _ in rows], daemon=True)
+    yielding.start()
+    until(lambda: call.begun == 2, "two that are as much as may be")
+    call.finish(1)
+    until(lambda: call.begun == 3, "a third, though none was yielded")
+    while call.begun < 6 or call.pending:
+        until(lambda: bool(call.pending), "another")
+        call.finish(min(call.pending))
+    yielding.join(timeout=10)
+    assert not yielding.is_alive()
 
 
 def test_the_window_may_grow_and_shrink() -> None:
