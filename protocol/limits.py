@@ -41,7 +41,7 @@ class Limits:
     """
 
     max_frame_bytes: int = 512 * 1024
-    target_message_bytes: int = 256 * 1024
+    target_message_bytes: int = 1024 * 1024
     max_row_bytes: int = 64 * 1024 * 1024
     max_rows: int = 1024
     max_client_rows: int = 100_000
