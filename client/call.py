@@ -95,8 +95,8 @@ class Call:
     outputs of inputs that follow each other, as long as no more is to be told of them. ``shared(record, share,
     ending)`` is called before, on a callbacks thread, for each share that a worker has answered with outputs: its
     payload may be an Item's in a later call. ``begun`` counts the inputs that are finished or will be: where ``begin``
-    raises, those are left out whose rows were about to be sent. ``begun_bytes`` is how many bytes the rows had that
-    ``begin`` has sent, for each LLM. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
+    raises, those are left out whose rows were about to be sent. ``begun_bytes`` is the sum of their sizes, each as
+    its Record says. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
     """
 
     def __init__(
@@ -144,8 +144,7 @@ class Call:
         payloads = self._payloads(given)
         if payloads is not None:
             given = given[: len(payloads)]
-        records = self._begin(start, given, payloads)
-        self.begun_bytes += sum([record.size for record in records] if payloads is None else map(len, payloads))
+        self._begin(start, given, payloads)
         return len(given)
 
     def begin_list(self, inputs: Sequence[Any]) -> None:
@@ -173,15 +172,16 @@ class Call:
         is_one_by_one = len(inputs) == 1 or self._draw.lost
         return None if is_one_by_one else self._row_maker.payloads(inputs, _MOST_PART_BYTES)
 
-    def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> Sequence[Record]:
+    def _begin(self, start: int, inputs: Sequence[Any], payloads: Sequence[bytes] | None = None) -> None:
         records = self._recorded(start, inputs)
         try:
-            for at, rows in self._rows(records, payloads):
+            made = self._rows(records, payloads)
+            self.begun_bytes += sum([record.note_size() for record in records])  # before any of them can arrive
+            for at, rows in made:
                 self._voices[at].submit_rows(rows)
         except BaseException:
             self._forget(records)
             raise
-        return records
 
     def _begin_part(self, part: Part) -> None:
         begun = self._begun_part(part)

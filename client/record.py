@@ -38,7 +38,8 @@ class Record:
     """One input, and the ``item`` that it came in if it did.
 
     ``pending`` counts the shares under way, and ``draws`` how often some were drawn anew. ``failure`` is one among the
-    shares, and the first one when all of them have ended.
+    shares, and the first one when all of them have ended. ``size`` is how many bytes the rows of its first shares had,
+    for each LLM.
     """
 
     index: int
@@ -48,11 +49,21 @@ class Record:
     item: Item | None = None
     draws: int = 0
     failure: RemoteError | None = None
+    size: int = 0
 
     @property
     def number(self) -> int:
         """What it is drawn and sampled by: see item.Item."""
         return self.index if self.item is None else self.item.number
+
+    def note_size(self) -> int:
+        """Set ``size``, which stays the same whatever becomes of the rows, and return it."""
+        if len(self.shares) == 1:  # as most inputs have
+            row = self.shares[0].row
+            self.size = 0 if row is None else len(row.payload)
+        else:
+            self.size = max([len(share.row.payload) for share in self.shares if share.row is not None], default=0)
+        return self.size
 
     def replace(self, share: Share, counts: Sequence[int]) -> list[tuple[int, Share]]:
         """Give ``share`` up for new ones, of ``counts[at]`` each, and return those with their places."""
@@ -62,14 +73,6 @@ class Record:
         self.shares += shares_of(counts, self.draws)
         self.pending += len(self.shares) - start - 1
         return list(enumerate(self.shares))[start:]
-
-    @property
-    def size(self) -> int:
-        """How many bytes its rows carry, for each LLM."""
-        if len(self.shares) == 1:  # as most inputs have
-            row = self.shares[0].row
-            return 0 if row is None else len(row.payload)
-        return max([len(share.row.payload) for share in self.shares if share.row is not None], default=0)
 
     @property
     def outputs(self) -> list[LLMOutput]:

@@ -100,7 +100,7 @@ class Window:
         return min(room, int((_WINDOW_BYTES - size) / usual))
 
     def note_arrival(self, records: Iterable[Record]) -> None:
-        """These inputs are finished: their rows take no memory any more."""
+        """These inputs are finished: their rows take no memory when they are told of."""
         for record in records:
             self._arrived += 1
             self._arrived_bytes += record.size

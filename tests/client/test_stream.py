@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -157,8 +156,9 @@ class Sized(FakeCall):
         return super().begin(start, inputs[:1])
 
     def record(self, index: int, given: Any, share: Share, error: RemoteError | None) -> Record:
-        share.row = cast(Any, SimpleNamespace(payload=range(given)))
-        return super().record(index, given, share, error)
+        record = super().record(index, given, share, error)
+        record.size = given
+        return record
 
     @property
     def size(self) -> int:
