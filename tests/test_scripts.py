@@ -235,6 +235,7 @@ def test_large_rows_are_measured_against_the_proxy(tmp_path: Path) -> None:
         assert len(measured["proxy_mb_per_s"]) == 2
         ratio = 2 * measured["pool_mb_per_s"][0] / sum(measured["proxy_mb_per_s"])
         assert measured["ratios"] == pytest.approx([ratio])
+        assert len(measured["texts_mb_per_s"]) == len(measured["texts_ratios"]) == 1
     assert set(figures["goals"]) == {"pool/proxy, 1 MB"}
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 

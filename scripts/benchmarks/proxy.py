@@ -1,6 +1,8 @@
 """The yardstick: libzmq's own proxy in C, without any policy, that moves the same bytes one request a message.
 
 DEALER (client, here) → ROUTER ⇄ DEALER (``zmq.proxy``, a process) → DEALER (echo workers, a process each).
+
+And the same with texts, which both ends must pack and open, and no policy either.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+import msgpack
 import zmq
 
 from .child import running_child
@@ -57,9 +60,26 @@ class Proxy:
         return times
 
 
+class TextProxy(Proxy):
+    """A client that packs a text for each request, and opens each reply."""
+
+    def requests_per_s(self, count: int, under_way: int = _WINDOW) -> float:
+        # A loop of its own: a call for each request would slow the yardstick.
+        content = {"input": self._request.decode()}
+        begun_at = time.perf_counter()
+        sent = received = 0
+        while received < count:
+            while sent < count and sent - received < under_way:
+                self._sock.send(msgpack.packb(content), copy=False)
+                sent += 1
+            msgpack.unpackb(self._sock.recv(copy=False).buffer)
+            received += 1
+        return count / (time.perf_counter() - begun_at)
+
+
 @contextmanager
-def running_proxy(workers: int, request_bytes: int, reply_bytes: int) -> Generator[Proxy]:
-    """A proxy and its echo workers; they end with the block."""
+def running_proxy(workers: int, request_bytes: int, reply_bytes: int, *, texts: bool = False) -> Generator[Proxy]:
+    """A proxy and its echo workers, which open requests and pack replies where they are ``texts``."""
     context = zmq.Context[zmq.Socket[bytes]]()
     sock = context.socket(zmq.DEALER)
     sock.set_hwm(_NO_MARK)
@@ -74,9 +94,9 @@ def running_proxy(workers: int, request_bytes: int, reply_bytes: int) -> Generat
 
             front, back = start(_proxy)
             for _ in range(workers):
-                start(_echo, back, reply_bytes)
+                start(_echo_texts if texts else _echo, back, reply_bytes)
             sock.connect(front)
-            proxy = Proxy(sock, b"i" * request_bytes)
+            proxy = (TextProxy if texts else Proxy)(sock, b"i" * request_bytes)
             proxy.requests_per_s(10 * workers)  # every worker is connected by then
             yield proxy
     finally:
@@ -102,3 +122,14 @@ def _echo(parent: Connection, address: str, reply_bytes: int) -> None:
     while True:
         client, _ = sock.recv_multipart()
         sock.send_multipart([client, reply])
+
+
+def _echo_texts(parent: Connection, address: str, reply_bytes: int) -> None:
+    sock = zmq.Context[zmq.Socket[bytes]]().socket(zmq.DEALER)
+    sock.connect(address)
+    output = {"output": "o" * reply_bytes}
+    parent.send(True)
+    while True:
+        client, request = sock.recv_multipart(copy=False)
+        msgpack.unpackb(request.buffer)
+        sock.send_multipart([client, msgpack.packb(output)], copy=False)
