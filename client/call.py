@@ -95,8 +95,8 @@ class Call:
     outputs of inputs that follow each other, as long as no more is to be told of them. ``shared(record, share,
     ending)`` is called before, on a callbacks thread, for each share that a worker has answered with outputs: its
     payload may be an Item's in a later call. ``begun`` counts the inputs that are finished or will be: where ``begin``
-    raises, those are left out whose rows were about to be sent. ``begun_bytes`` is the sum of their sizes, each as
-    its Record says. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
+    raises, those are left out whose rows were about to be sent. ``begun_bytes`` is the sum of the sizes of those
+    that have records. ``makes_prompts`` says whether a task, which is user code, runs in ``begin``.
     """
 
     def __init__(

@@ -3,6 +3,10 @@ from __future__ import annotations
 import pytest
 
 from genpool.protocol.limits import Limits
+from genpool.protocol.session import SessionSettings
+
+# Bytes a second of the slowest link that the timeouts are meant for.
+_SLOWEST = 70_000
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,7 @@ from genpool.protocol.limits import Limits
 def test_rows_are_cut_into_messages_in_their_order(sizes: list[int], expected: list[list[int]]) -> None:
     limits = Limits(target_message_bytes=50, max_rows=3)
     assert [sizes[part] for part in limits.cut(sizes)] == expected
+
+
+def test_a_whole_message_fits_through_the_slowest_link_before_it_is_taken_for_silence() -> None:
+    assert Limits().target_message_bytes / _SLOWEST < SessionSettings().silence_s
