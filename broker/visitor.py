@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
+from ..protocol.descriptor import borrowed
+
 # How long the word why may take to leave, before a peer that is shown out finds its connection ended.
 _LAST_WORD_S = 0.5
 
@@ -121,13 +123,8 @@ def _end(descriptor: int, inode: int) -> bool:
     try:
         if os.fstat(descriptor).st_ino != inode:
             return False
-        connection = socket.socket(fileno=descriptor)
+        with borrowed(descriptor) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         return False
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return False
-    finally:
-        connection.detach()
     return True

@@ -14,6 +14,7 @@ import zmq
 
 from .address import KEYS, endpoint, host_of, is_literal, keys_for
 from .codec import decode, encode
+from .descriptor import Inflow
 from .errors import ConfigurationError, DecodeError
 from .greeting import mechanism_at
 from .limits import Limits
@@ -51,7 +52,8 @@ _BACKSTOP = 1.0
 _NO_RECONNECT_MS = 24 * 60 * 60 * 1000
 
 _EVENTS = (
-    zmq.EVENT_DISCONNECTED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -84,6 +86,7 @@ class Machine(Protocol):
     def address(self) -> str: ...
 
     def received(self, message: Message, now: float) -> None: ...
+    def arriving(self, now: float) -> None: ...
     def malformed(self, reason: str, now: float) -> None: ...
     def broken(self, reason: str, now: float) -> None: ...
     def kept_out(self, reason: str, now: float) -> None: ...
@@ -167,6 +170,7 @@ class Dealer:
                         # Between the clock and the tick: a process that stood still (stopped, or its GIL held) would
                         # else take the messages that wait for it for the broker's silence.
                         connection.receive()
+                        connection.look(now)
                         connection.perform(connection.machine.tick(now))
                     if self._ticked is not None:
                         self._ticked(now)
@@ -211,6 +215,7 @@ class _Connection:
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._inflow: Inflow | None = None
         self._endpoint = ""
         self._has_keys = False
         self._shook_hands = False
@@ -238,6 +243,8 @@ class _Connection:
             except zmq.Again:
                 return False
             now = time.monotonic()
+            if self._inflow is not None:
+                self._inflow.message_came()
             try:
                 message = decode(frames)
             except DecodeError as error:
@@ -252,10 +259,18 @@ class _Connection:
                 break
         return True
 
+    def look(self, now: float) -> None:
+        """Tell the machine if a message is arriving of which libzmq does not tell yet."""
+        if self._inflow is not None and self._inflow.has_grown():
+            self.machine.arriving(now)
+
     def _observe(self) -> None:
         if self._monitor is None:
             return
         event, value = next_event(self._monitor)
+        if event == zmq.EVENT_CONNECTED:
+            self._inflow = Inflow(value)
+            return
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._shook_hands = True
             return
@@ -389,4 +404,4 @@ class _Connection:
             self._sock.disable_monitor()
             self._monitor.close(linger=0)
         self._sock.close(linger=int(linger_s * 1000))
-        self._sock = self._monitor = None
+        self._sock = self._monitor = self._inflow = None

@@ -191,6 +191,11 @@ class Session(ABC):
             case _:
                 pass  # a broker says welcome first; the wait for that goes on
 
+    def arriving(self, now: float) -> None:
+        """A part of a message has come: who takes long to send it is not silent."""
+        if self.state is OPEN:
+            self._heard = now
+
     def malformed(self, reason: str, now: float) -> None:
         """Bytes have come that are no message of this protocol: whoever is there, it is no broker of ours."""
         self.give_up(f"what answered is no genpool broker of this version: {reason}", now)

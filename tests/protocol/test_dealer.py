@@ -106,7 +106,8 @@ class Running:
         self.wait_for(lambda: any(text in trouble for trouble in self.machine.troubles))
 
     def wait_until_open(self) -> None:
-        self.wait_for(lambda: self.machine.state is SessionState.OPEN)
+        """Until the session is, and all that the monitor told before is read."""
+        self.wait_for(lambda: self.machine.state is SessionState.OPEN and self.connection._shook_hands)
 
     def do(self, function: Callable[[float], None]) -> None:
         """Run ``function`` in the loop's thread and wait for its end."""
@@ -489,6 +490,47 @@ def test_a_process_that_stood_still_does_not_take_that_for_the_brokers_silence(
 
     assert broker.receive() == (peer, Ping(None))
     assert running.machine.state is SessionState.OPEN
+
+
+def test_a_message_that_takes_long_to_arrive_is_no_silence(
+    tcp_broker: Broker, listen: Callable[..., str], run: Callable[..., Running]
+) -> None:
+    """The end of an answer is kept back until its first part was taken for a sign of life."""
+    port = int(tcp_broker.address.rpartition(":")[2])
+    answer = Answer([bytes(16)], [0], [1], [bytes(1 << 20)])
+    parts = threading.Semaphore(0)
+
+    def forward(connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            threading.Thread(target=pump_parts, args=(onward, connection, parts), name="pump", daemon=True).start()
+            pump(connection, onward, threading.Event())
+
+    running = run(listen(forward))
+    parts.release(8)
+    peer = tcp_broker.welcome()
+    running.wait_until_open()
+    heard = running.machine._heard
+    tcp_broker.send(peer, answer)
+
+    def has_heard() -> bool:
+        parts.release()
+        return running.machine._heard > heard
+
+    running.wait_for(has_heard)
+    assert running.machine.got == []
+    parts.release(1000)
+    running.wait_for(lambda: running.machine.got == [answer])
+    assert running.machine.troubles == []
+
+
+def pump_parts(source: socket.socket, target: socket.socket, parts: threading.Semaphore) -> None:
+    """Forward 4 KiB at most for each of the ``parts``."""
+    try:
+        while data := source.recv(4096):
+            assert parts.acquire(timeout=PATIENCE_S)
+            target.sendall(data)
+    except OSError:
+        pass
 
 
 class Clock:

@@ -234,6 +234,20 @@ def test_any_message_ends_the_silence(session: Plain) -> None:
     assert Broken() in session.tick(START + 19.1)
 
 
+def test_a_part_of_a_message_ends_the_silence(session: Plain) -> None:
+    opened(session).arriving(START + 9)
+
+    assert Broken() not in session.tick(START + 18.9)
+    assert Broken() in session.tick(START + 19.1)
+
+
+def test_what_arrives_before_the_welcome_is_no_answer_to_the_hello(session: Plain) -> None:
+    session.tick(START)
+    session.arriving(START + 9)
+
+    assert session.tick(START + 10.1)[0] == Send(Reset("the hello was not answered for 10 s (is it a genpool broker?)"))
+
+
 def test_a_broker_that_pings_seldom_is_not_silent_between_its_pings() -> None:
     session = opened(session_at(settings=SessionSettings(silence_s=2 * WELCOME.ping_interval_s)))
 
