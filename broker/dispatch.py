@@ -119,7 +119,8 @@ class Dispatcher:
             self._assign(llm, worker, llm.queue.take(min(calls, share, limits.max_rows), now), now)
         else:
             for _ in range(min(calls, -(-share // batch))):
-                if run := llm.queue.take_run(batch, now, limits.target_message_bytes):
+                # A call's rows come together, in a message that may be as large as one for a single row.
+                if run := llm.queue.take_run(batch, now, limits.max_row_bytes):
                     self._outgoing.send(worker, Assign([self._assign_run(worker, run, now)]))
             llm.note_credit(worker)
         if llm.free.pop(worker, worker) is None:

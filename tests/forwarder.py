@@ -33,11 +33,14 @@ class Forwarder:
 
     A black hole accepts connections and carries nothing, not even their end, as a network does that lost its way:
     what was sent into it arrives when it is healed, on connections that both ends may have given up meanwhile.
+
+    A slow link carries ``bytes_per_s`` each way.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, bytes_per_s: float = float("inf")) -> None:
         host, _, port = target.removeprefix("tcp://").rpartition(":")
         self._target = (host, int(port))
+        self._bytes_per_s = bytes_per_s
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()
@@ -123,6 +126,7 @@ class Forwarder:
     def _take(self, source: socket.socket, direction: str) -> bytes:
         """The next part, or the end, when there is no black hole any more."""
         part = source.recv(16_384)
+        time.sleep(len(part) / self._bytes_per_s)
         with self._healed:
             while (left_s := self._holes.get(direction, 0.0) - time.monotonic()) > 0:
                 self._healed.wait(min(left_s, 3600.0))

@@ -946,13 +946,13 @@ def test_a_row_that_is_sent_again_keeps_its_trace() -> None:
     assert sent == ("two", assign(1, "a", trace=TRACE))
 
 
-def test_a_batch_of_large_rows_is_cut_within_the_credit() -> None:
-    bench = Bench(replace(SETTINGS, limits=Limits(target_message_bytes=100)))
+def test_a_batch_goes_whole_where_it_is_no_larger_than_a_row_may_be() -> None:
+    bench = Bench(replace(SETTINGS, limits=Limits(target_message_bytes=100, max_row_bytes=200)))
     bench.client()
-    bench.tell("client", submit(*"abcd", payloads=[b"x" * 60] * 4))
+    bench.tell("client", submit(*"abcd", payloads=[name * 60 for name in (b"a", b"b", b"c", b"d")]))
     bench.worker(batch_size=4, credit=0)
-    assert [run.ids for _, m in bench.tell("worker", grant(1)) if isinstance(m, Assign) for run in m.runs] == [ids("a")]
-    assert [run.ids for _, m in bench.tell("worker", grant(2)) if isinstance(m, Assign) for run in m.runs] == [ids("b")]
+    assert assigned(bench.tell("worker", grant(1))) == {"worker": [60 * name for name in "abc"]}
+    assert assigned(bench.tell("worker", grant(2))) == {"worker": [60 * "d"]}
 
 
 def test_an_llm_gets_its_own_rows_only() -> None:

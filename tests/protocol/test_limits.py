@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from genpool.broker.settings import BrokerSettings
 from genpool.protocol.limits import Limits
-from genpool.protocol.session import SessionSettings
 
-# Bytes a second of the slowest link that the timeouts are meant for.
-_SLOWEST = 70_000
+# The slowest link that the timeouts are meant for.
+_SLOWEST_BYTES_PER_S = 70_000
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,6 @@ def test_rows_are_cut_into_messages_in_their_order(sizes: list[int], expected: l
     assert [sizes[part] for part in limits.cut(sizes)] == expected
 
 
-def test_a_whole_message_fits_through_the_slowest_link_before_it_is_taken_for_silence() -> None:
-    assert Limits().target_message_bytes / _SLOWEST < SessionSettings().silence_s
+def test_a_frame_passes_the_slowest_link_while_libzmq_waits_for_a_heartbeat() -> None:
+    heartbeat_s = 0.75 * BrokerSettings().heartbeat_timeout_s
+    assert Limits().max_frame_bytes / _SLOWEST_BYTES_PER_S < heartbeat_s
