@@ -169,11 +169,16 @@ class Progress:
     def how_to_go_on(self) -> str:
         """What is there, and what to do about the rest."""
         done = self.standing
+        text = "no row was written"
+        if done.rows:
+            failed = f"{done.failed} of them failed"
+            text = f"{done.rows} rows are written whole, up to line {done.line} of the input ({failed})"
+        # Shares of rows that are not written are kept too, from when there is an output.
+        if self.claim is not None and (done.rows or self.output is not None):
+            but = " without --overwrite" if self.settings.overwrite else ""
+            return f"{text}; to go on, run the same command again{but}"
         if not done.rows:
-            return "no row was written"
-        text = f"{done.rows} rows are written whole, up to line {done.line} of the input ({done.failed} of them failed)"
-        if self.claim is not None:
-            return f"{text}; to go on, run the same command again"
+            return text
         source, target = self.settings.source, self.settings.target
         if STANDARD_STREAM in (source, target):
             return f"{text}; to go on, give line {done.line + 1} and what follows"

@@ -36,8 +36,8 @@ def bodies(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 def packed(entry: Entry) -> bytes:
     """An entry's body."""
     match entry:
-        case Finished(number, at, draw, plan, answer, attempts):
-            return pack([_FINISHED, number, at, draw, plan, answer, attempts])
+        case Finished(number, contents, at, draw, plan, answer, attempts):
+            return pack([_FINISHED, number, contents, at, draw, plan, answer, attempts])
         case Block():
             return pack([_BLOCK, *astuple(entry)])
         case Standing():
@@ -50,8 +50,9 @@ def unpacked(body: bytes) -> Entry:
         kind, *rest = cast(list[Any], unpack(body))
         match kind:
             case 0:
-                number, at, draw, plan, answer, attempts = rest
-                return Finished(number, at, draw, [(a, count, d) for a, count, d in plan], answer, attempts)
+                number, contents, at, draw, plan, answer, attempts = rest
+                plan = [(a, count, d) for a, count, d in plan]
+                return Finished(number, contents, at, draw, plan, answer, attempts)
             case 1:
                 rows, size, chain, line, errors_size, crc, reason, made = rest
                 made = {llm: Made(*one) for llm, one in made.items()}

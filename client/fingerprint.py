@@ -28,6 +28,11 @@ def digest(line: Line, id_column: str | None = None) -> bytes:
         return repr(known).encode(errors="backslashreplace")
 
 
+def contents(line: Line) -> bytes:
+    """A hash of all that a row has, whatever it is known by."""
+    return hashlib.blake2b(digest(line), digest_size=_CHAIN_BYTES).digest()
+
+
 def chained(chain: bytes, row: bytes) -> bytes:
     """The hash of all rows up to one, of the hash before it and the row's digest."""
     return hashlib.blake2b(chain + row, digest_size=_CHAIN_BYTES).digest()

@@ -22,7 +22,7 @@ from .standing import Block, Entry, Finished, Recovered, Standing, recovered
 
 log = logging.getLogger("genpool.generate")
 
-MAGIC = b"genpool journal 1\n"
+MAGIC = b"genpool journal 2\n"
 
 # A journal shorter than this is never rewritten; a longer one when most of it is obsolete.
 _SMALL_BYTES = 4 << 20

@@ -108,8 +108,8 @@ class Output:
             self._errors.__exit__(kind, error, trace)
         self._rows.__exit__(kind, error, trace)
 
-    def plan(self, number: int) -> Sequence[Planned]:
-        """What is known of the shares of a row."""
+    def plan(self, number: int, contents: bytes) -> Sequence[Planned]:
+        """What is known of the shares of a row that is about to begin, if it had the same contents then."""
         return ()
 
     def note_share(self, record: Record, share: Share, ending: Ending) -> None:
@@ -162,6 +162,7 @@ class ResumableOutput(Output):
     def __init__(self, working: Path, errors: Path | None, journal: Journal, standing: Standing) -> None:
         self._journal = journal
         self._shares = journal.found.shares
+        self._contents: dict[int, bytes] = {}  # of the rows that are under way
         self._working = LineFile(working, standing.size)
         try:
             self._errors_file = LineFile(errors, standing.errors_size) if errors else None
@@ -190,13 +191,15 @@ class ResumableOutput(Output):
         finally:
             super().__exit__(kind, error, trace)
 
-    def plan(self, number: int) -> Sequence[Planned]:
-        return planned(self._shares.pop(number, ()))
+    def plan(self, number: int, contents: bytes) -> Sequence[Planned]:
+        self._contents[number] = contents
+        return planned(self._shares.pop(number, ()), contents)
 
     def note_share(self, record: Record, share: Share, ending: Ending) -> None:
         super().note_share(record, share, ending)
         plan = [(one.at, one.count, one.draw) for one in record.shares if one.count]
-        entry = Finished(record.number, share.at, share.draw, plan, bytes(ending.payload), ending.attempts)
+        contents = self._contents[record.number]
+        entry = Finished(record.number, contents, share.at, share.draw, plan, bytes(ending.payload), ending.attempts)
         try:
             self._journal.append(entry)
         except GenpoolError as error:
@@ -206,6 +209,7 @@ class ResumableOutput(Output):
         if self._failure is not None:
             raise self._failure
         self._journal.append(block)
+        self._contents.pop(block.rows - 1, None)
 
     def _sync_now_and_then(self) -> None:
         while not self._is_over.wait(_SYNC_EVERY_S):

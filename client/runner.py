@@ -12,7 +12,7 @@ from typing import Any, cast
 from ..protocol.errors import GenpoolError, NoBroker, Refused
 from ..tasks.output import LLMOutput
 from .column import ERROR, Columns, encoded, output_row, replaced
-from .fingerprint import chained, digest
+from .fingerprint import chained, contents, digest
 from .fleet import Connected
 from .formats.base import Encode, Line, Source
 from .generator import CallOptions
@@ -128,21 +128,22 @@ class Runner:
     def _inputs(self) -> Iterator[Any]:
         number = self._output.standing.rows
         for line in self._lines:
-            known = digest(line, self._work.id_column)  # as it was read, for so it is read again
+            # As it was read, for so it is read again.
+            known, own = digest(line, self._work.id_column), contents(line)
             line = needing(self._source, line, needed(self._columns, self._work.mapping))
             if self._retry is None or self._retry.has_failed():
                 self._begun.append(_Begun(line, number, known))
-                yield self._item(line, number)
+                yield self._item(line, number, own)
             number += 1
 
-    def _item(self, line: Line, number: int) -> Item:
+    def _item(self, line: Line, number: int, own: bytes) -> Item:
         if line.problem:
             # What is no dict ends in its place, as a row that has failed, and reaches no LLM.
             return Item(None, number)
         arguments = {argument: line.row[column] for argument, column in self._work.mapping.items()}
         options = dict(line.options or {})
         seed = options.pop("seed", None)
-        plan = self._output.plan(number)
+        plan = self._output.plan(number, own)
         if not plan and self._work.drawn is not None:
             plan = [Planned(at, count) for at, count in enumerate(self._work.drawn) if count]
         return Item({**line.row, **arguments} if arguments else line.row, number, options or None, seed, plan)

@@ -105,10 +105,12 @@ class Block:
 class Finished:
     """A share that is finished: of the row ``number``, by the LLM at position ``at`` in the draw ``draw``.
 
+    ``contents`` is a hash of all that the row had: rows that are not written yet may be changed before a run goes on.
     ``plan`` has position, count and draw of each of the row's shares, as they were drawn by then.
     """
 
     number: int
+    contents: bytes
     at: int
     draw: int
     plan: Sequence[tuple[int, int, int]]
@@ -163,8 +165,9 @@ def trusted(found: Recovered, read: Callable[[int, int], bytes]) -> Standing:
     return standing
 
 
-def planned(shares: Sequence[Finished]) -> list[Planned]:
-    """The shares of one row, as they were drawn last, with the answers that are there. Empty without any."""
+def planned(shares: Sequence[Finished], contents: bytes) -> list[Planned]:
+    """The shares of one row with these contents, as they were drawn last, with the answers that are there."""
+    shares = [share for share in shares if share.contents == contents]
     if not shares:
         return []
     answers = {(share.at, share.draw): share.answer for share in shares}

@@ -27,7 +27,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def share(number: int, answer: bytes = b"answer") -> Finished:
-    return Finished(number, 0, 0, [(0, 1, 0)], answer)
+    return Finished(number, b"contents", 0, 0, [(0, 1, 0)], answer)
 
 
 def block(rows: int) -> Block:

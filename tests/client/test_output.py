@@ -57,7 +57,7 @@ def test_a_share_that_was_drawn_anew_is_resumed_where_it_was(folder: Path, journ
     link = FakeLink(hold, info("a"), info("b", ready=0))
     with ResumableOutput(folder / "out", None, journal, Standing()) as output:
         call, _ = a_call(link, output)
-        call.begin(0, [Item({"input": "x"}, 7)])
+        call.begin(0, [Item({"input": "x"}, 7, plan=output.plan(7, b"x"))])
         first, second = link.held
         assert (first.llm, second.llm) == ("a", "b")
         link.end(second, LLMLost("nobody serves it"))
@@ -71,7 +71,7 @@ def test_a_share_that_was_drawn_anew_is_resumed_where_it_was(folder: Path, journ
     link = FakeLink(echo, info("a"), info("b"))
     with ResumableOutput(folder / "out", None, again, Standing()) as output:
         call, records = a_call(link, output)
-        call.begin(0, [Item({"input": "x"}, 7, plan=output.plan(7))])
+        call.begin(0, [Item({"input": "x"}, 7, plan=output.plan(7, b"x"))])
     again.close()
     assert [(asked.llm, asked.seed) for asked in link.rows] == [("a", first.seed)]
     (record,) = records
@@ -116,7 +116,7 @@ def test_a_journal_that_cannot_be_written_ends_the_run_at_the_next_row(
     with ResumableOutput(folder / "out", None, journal, Standing()) as output:
         call, records = a_call(link, output)
         monkeypatch.setattr(journal, "append", full)
-        call.begin(0, [Item({"input": "x"}, 0)])
+        call.begin(0, [Item({"input": "x"}, 0, plan=output.plan(0, b"x"))])
         assert len(records) == 1, "the answers are not lost by it"
         monkeypatch.undo()
         with pytest.raises(GenpoolError, match="No space left on device"):

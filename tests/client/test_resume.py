@@ -94,6 +94,38 @@ def test_the_same_settings_go_on_and_ask_for_nothing_twice(
     assert done(echo_fleet) - before == len(TEXTS) - len(known)
 
 
+@pytest.mark.parametrize("id_column", [None, "id"])
+def test_an_answer_goes_to_no_row_that_was_changed_since(
+    generate: Run, source: Path, target: Path, echo_fleet: Fleet, stop_at: Callable[..., None], id_column: str | None
+) -> None:
+    stop_at(3)
+    with pytest.raises(Stopped):
+        generate(*TEXTS, id_column=id_column)
+    echo_fleet.wait_for(lambda report: report["rows"] == 0)
+    stop_at(None)
+    lines = source.read_text().splitlines()
+    for number in range(3, 8, 2):
+        lines[number] = json.dumps({"id": TEXTS[number], "input": f"mended {number}"})
+    source.write_text("\n".join(lines))
+    assert generate(id_column=id_column) == 0
+    mended = [f"MENDED {number}" if number in (3, 5, 7) else text.upper() for number, text in enumerate(TEXTS)]
+    assert [row["generations"] for row in rows(target)] == [[text] for text in mended]
+
+
+def test_a_run_that_began_afresh_tells_to_go_on_without_that(
+    generate: Run, target: Path, stop_at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(*TEXTS) == 0
+    stop_at(3)
+    with pytest.raises(Stopped):
+        generate(overwrite=True)
+    assert "3 rows are written whole" in (said := capsys.readouterr().err)
+    assert "to go on, run the same command again without --overwrite\n" in said
+    stop_at(None)
+    assert generate() == 0
+    assert [row["generations"] for row in rows(target)] == [[text.upper()] for text in TEXTS]
+
+
 def test_a_finished_run_says_so_and_needs_no_broker(
     generate: Run, target: Path, source: Path, echo_fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

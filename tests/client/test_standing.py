@@ -17,6 +17,7 @@ from genpool.protocol.content import pack
 from genpool.protocol.errors import DecodeError
 
 SHARES = 2
+CONTENTS = b"contents"
 LINES = [f"row {number} {'x' * (number % 5)}\n".encode() for number in range(30)]
 
 
@@ -32,7 +33,7 @@ def block(standing: Standing, number: int) -> Block:
 
 
 def share(number: int, at: int, *, draw: int = 0) -> Finished:
-    return Finished(number, at, draw, [(at, 1, draw) for at in range(SHARES)], f"{number}/{at}".encode())
+    return Finished(number, CONTENTS, at, draw, [(at, 1, draw) for at in range(SHARES)], f"{number}/{at}".encode())
 
 
 class Disk:
@@ -155,9 +156,16 @@ def test_shares_of_rows_that_are_synced_are_forgotten() -> None:
 
 
 def test_the_plan_of_a_row_is_the_last_one_with_the_answers_that_are_there() -> None:
-    first = Finished(4, 0, 0, [(0, 2, 0), (1, 1, 0)], b"first")
+    first = Finished(4, CONTENTS, 0, 0, [(0, 2, 0), (1, 1, 0)], b"first")
     # The second LLM was lost, and its share drawn anew over the first.
-    redrawn = Finished(4, 0, 1, [(0, 2, 0), (0, 1, 1)], b"again")
-    assert planned([first]) == [Planned(0, 2, 0, b"first"), Planned(1, 1, 0, None)]
-    assert planned([first, redrawn]) == [Planned(0, 2, 0, b"first"), Planned(0, 1, 1, b"again")]
-    assert planned([]) == []
+    redrawn = Finished(4, CONTENTS, 0, 1, [(0, 2, 0), (0, 1, 1)], b"again")
+    assert planned([first], CONTENTS) == [Planned(0, 2, 0, b"first"), Planned(1, 1, 0, None)]
+    assert planned([first, redrawn], CONTENTS) == [Planned(0, 2, 0, b"first"), Planned(0, 1, 1, b"again")]
+    assert planned([], CONTENTS) == []
+
+
+def test_what_was_finished_of_a_row_that_was_another_then_is_of_no_use() -> None:
+    former = Finished(4, b"former", 0, 0, [(0, 1, 0), (1, 1, 0)], b"former")
+    now = Finished(4, CONTENTS, 1, 0, [(0, 1, 0), (1, 1, 0)], b"now")
+    assert planned([former], CONTENTS) == []
+    assert planned([former, now], CONTENTS) == [Planned(0, 1, 0, None), Planned(1, 1, 0, b"now")]
