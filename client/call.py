@@ -477,7 +477,7 @@ class Call:
             if isinstance(ending, LLMLost):
                 self._note_loss(share.at, ending)
                 if self._draw.moves:
-                    self._redraw(record, share)
+                    self._redraw(record, rows[at].place)
                     continue
             outcome = self._outcome(share, record.input, ending) if opened is None else opened[at]
             if self._shared is not None and isinstance(outcome, list) and isinstance(ending, Ending):
@@ -613,11 +613,16 @@ class Call:
         if is_new:
             self._draw.log_loss(error)
 
-    def _redraw(self, record: Record, share: Share) -> None:
+    def _redraw(self, record: Record, place: int) -> None:
         """Have other LLMs make what a lost one owes; itself, should it come back, where no other is served."""
+        share = record.shares[place]
         with self._lock:
-            self._ahead.under_way[share.at] -= 1
-            made = record.replace(share, self._draw.in_place_of(share))
+            counts = self._draw.in_place_of(share)
+            if counts[share.at] == share.count:
+                made = [(place, share)]
+            else:
+                self._ahead.under_way[share.at] -= 1
+                made = record.replace(share, counts)
             for _, placed in made:
                 self._ahead.under_way[placed.at] += 1
         for placed in made:

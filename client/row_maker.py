@@ -45,7 +45,7 @@ class RowMaker:
         self._ids: list[bytes] = []
         self._ids_at_once = 1
         # Rows of the same spec share one object, by which the client's machine groups them.
-        self._specs: dict[tuple[int, int, bytes], RowSpec] = {}
+        self._specs: dict[tuple[int, int, bytes, bool], RowSpec] = {}
 
     def row(self, record: Record, place: int, owner: Owner, payload: bytes | None = None) -> Row | None:
         """The row for the share at ``place``; ``payload`` is what it carries, where that is known.
@@ -64,7 +64,9 @@ class RowMaker:
             payload = self._maker(share.at).payload(record, seed)
         if payload is None:
             return None
-        spec = self.spec(share.at, share.count, None if is_plain else self._options(record, share.at))
+        is_again = share.row is not None or share.draw > 0
+        options = None if is_plain else self._options(record, share.at)
+        spec = self.spec(share.at, share.count, options, is_again=is_again)
         row = share.row = Row(self.new_id(), spec, payload, owner, record.index, place)
         return row
 
@@ -74,14 +76,15 @@ class RowMaker:
         is_plain = self._settings.seed is None and all(map(makers[0].packs_as, makers))
         return makers[0].payloads(inputs, most_bytes) if is_plain else None
 
-    def spec(self, at: int, count: int, options: bytes | None = None) -> RowSpec:
+    def spec(self, at: int, count: int, options: bytes | None = None, *, is_again: bool = False) -> RowSpec:
         """What the rows for ``count`` generations by the LLM at this position have in common.
 
-        ``options`` are theirs, where they have others than the call. Raises ConfigurationError as ``with_wishes``.
+        ``options`` are theirs, where they have others than the call. Those of a lost LLM's share are sent
+        ``is_again``: they wait from then on. Raises ConfigurationError as ``with_wishes``.
         """
         settings = self._settings
         options = settings.options if options is None else options
-        spec = self._specs.get((at, count, options))
+        spec = self._specs.get((at, count, options, is_again))
         if spec is None:
             if len(self._specs) >= _MOST_SPECS:
                 self._specs.clear()
@@ -97,9 +100,9 @@ class RowMaker:
                 frozenset(unpack(options)) if options else frozenset(),
                 settings.hedge,
                 self._trace,
-                self.since,
+                None if is_again else self.since,
             )
-            self._specs[at, count, options] = spec
+            self._specs[at, count, options, is_again] = spec
         return spec
 
     def new_id(self) -> bytes:

@@ -6,7 +6,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from voices import Asked, FakeLink, FakeVoice, echo, info
@@ -146,6 +146,11 @@ def test_where_no_other_is_served_lost_shares_wait(
         fleet.lose("a", "b", "c")
     assert not future.done()
     assert len(fleet.link.held) == 3
+    # Each time as long as the first: a row that counted from the start would be lost again at once.
+    assert {one.row.spec.since for one in fleet.link.held} == {None}
+    assert fleet.link.rows[0].row.spec.since is not None
+    (call,) = {cast(Call, one.row.owner) for one in fleet.link.held}
+    assert [len(record.shares) for record in call._records.values()] == [3]
     fleet.bring_back("b")
     fleet.lose("a", "c")
     assert not future.done()
