@@ -26,7 +26,7 @@ class Connections:
         return len(self._handles)
 
     @property
-    def inodes(self) -> Container[int]:
+    def inodes(self) -> Container[int | None]:
         """What tells the connections from all others that there are."""
         return self._peers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import logging
@@ -75,7 +76,7 @@ _MOST_DESCRIPTORS = 1 << 20
 # broker for half a second. Smaller numbers look more often.
 _GC_THRESHOLDS = (10_000, 10, 1_000)
 
-# How the routing ids begin that libzmq gives by itself; no peer can set one that begins so.
+# How the routing ids begin that libzmq gives by itself. Who sets one that begins so has to guess: see _hide_ids.
 _AUTOMATIC = b"\0"
 
 # How often it is looked whether the list of allowed keys has changed.
@@ -114,6 +115,7 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
     settings = replace(settings, max_peers=_room(descriptors))
     gc.set_threshold(*_GC_THRESHOLDS)
     keep_freed_memory()
+    _hide_ids()
     context = zmq.Context[zmq.Socket[bytes]]()
     context.set(zmq.MAX_SOCKETS, min(context.get(zmq.SOCKET_LIMIT), 65_536))
     router = context.socket(zmq.ROUTER)
@@ -137,6 +139,15 @@ def run(shell: ShellSettings, settings: BrokerSettings) -> int:
             manager.close()
         context.term()
     return 0
+
+
+def _hide_ids() -> None:
+    """Have libzmq begin its routing ids where nobody can guess: it takes that from C's ``rand``, and seeds it nowhere.
+
+    Who knows the next id can set it first, and libzmq ends the process; who knows a peer's gets its messages when its
+    connection breaks.
+    """
+    ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4))))
 
 
 def _descriptors() -> int:
@@ -384,8 +395,9 @@ class _Loop:
             event, descriptor = next_event(monitor)
             if event == zmq.EVENT_ACCEPTED:
                 self._visitors.accepted(descriptor, self._now())
-            else:
-                self._visitors.closed(descriptor)
+                continue
+            # Where it was no peer's, nobody need be pinged for it.
+            if self._visitors.closed(descriptor) in self._connections.inodes:
                 self._machine.connection_broke(self._now())
 
     def _end_connections(self, now: float) -> None:

@@ -65,9 +65,10 @@ class Visitors:
         with suppress(OSError):  # closed again
             self._visitors[descriptor] = _Visitor(os.fstat(descriptor).st_ino, now)
 
-    def closed(self, descriptor: int) -> None:
-        """This connection was closed by libzmq."""
-        self._visitors.pop(descriptor, None)
+    def closed(self, descriptor: int) -> int | None:
+        """This connection was closed by libzmq. Returns its inode, if that is known."""
+        visitor = self._visitors.pop(descriptor, None)
+        return None if visitor is None else visitor.inode
 
     def show_out(self, peer: bytes, handle: socket.socket | None, now: float) -> None:
         """Let a peer hear why, and end its connection; ``handle`` is given away."""
@@ -77,7 +78,7 @@ class Visitors:
         else:
             self._leaving[peer] = _Leaving(handle, now + _LAST_WORD_S)
 
-    def tick(self, now: float, peers: Container[int], *, is_short: bool) -> int:
+    def tick(self, now: float, peers: Container[int | None], *, is_short: bool) -> int:
         """End what is due. Returns how many connections were ended that were no peer's.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,8 +18,9 @@ from noted import environment
 from wire import Peer, client_hello, worker_hello
 
 from genpool import ProcessLLM
+from genpool.broker.settings import BrokerSettings
 from genpool.protocol.address import read_connection_file
-from genpool.protocol.messages import Await, Busy, Goodbye, Refuse, Release, Reset, Submit, SubmitRun, Welcome
+from genpool.protocol.messages import Await, Busy, Goodbye, Ping, Refuse, Release, Reset, Submit, SubmitRun, Welcome
 
 HELLO_S = "0.5"
 MEBI = 1 << 20
@@ -80,6 +82,37 @@ def wait_for(peer: Peer, monitor: zmq.Socket[bytes]) -> None:
     assert monitor.poll(int(PATIENCE_S * 1000)), "the connection stays"
     peer.socket.disable_monitor()
     monitor.close()
+
+
+# An id that is not its own.
+
+
+def test_the_next_routing_id_of_the_broker_cannot_be_guessed(fleet: Fleet) -> None:
+    """With the first ones taken that libzmq gives where nobody has seeded it, the next connection would end it."""
+    serve(fleet)
+    first = struct.unpack(">I", b"\x6b\x8b\x45\x67")[0]
+    with ExitStack() as stack:
+        for number in range(20):
+            routing_id = b"\0" + struct.pack(">I", first + number)
+            stack.enter_context(Peer(fleet.address, client_hello(f"thief{number}"), routing_id=routing_id))
+        for number in range(20):
+            stack.enter_context(Peer(fleet.address, client_hello(f"other{number}")))
+        work(fleet, "beside")
+
+
+def test_strangers_that_come_and_go_have_nobody_pinged(fleet: Fleet) -> None:
+    fleet.start_broker()
+    with Peer(fleet.address, client_hello()) as peer:
+        peer.wait_for(Ping)
+        began = time.monotonic()
+        strangers = pings = 0
+        while time.monotonic() < began + 3.0:
+            tcp(fleet).close()
+            strangers += 1
+            pings += peer.socket.poll(50) and isinstance(peer.receive(), Ping)
+        passed_s = time.monotonic() - began
+    assert strangers > 20
+    assert pings <= passed_s / BrokerSettings().ping_interval_s + 1
 
 
 # A hello that never comes.
