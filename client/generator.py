@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError, RemoteError, generation_error
+from ..protocol.limits import MAX_COUNT
 from ..tasks.output import LLMOutput
 from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, deadline_of
 from .future import CallFuture
@@ -18,6 +19,7 @@ from .maker import Voice
 from .option import packed_options
 from .record import Record, Share
 from .row import Ending
+from .seconds import checked_seconds
 from .share import check_weights
 from .stream import AsyncRows, Rows, stream
 
@@ -237,6 +239,8 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         )
     if isinstance(num_generations, bool) or not isinstance(num_generations, int) or num_generations < 1:
         raise ConfigurationError(f"`num_generations` must be a whole number of at least 1, and is {num_generations!r}")
+    if num_generations > MAX_COUNT:
+        raise ConfigurationError(f"`num_generations` may be at most {MAX_COUNT}, and is {num_generations}")
     return CallSettings(
         num_generations=num_generations,
         weights=check_weights(options.get("weights"), len(voices)),
@@ -288,11 +292,7 @@ def _seed(seed: Any) -> int | None:
 
 
 def _seconds(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, Real) or not float(value) > 0:
-        raise ConfigurationError(f"`{name}` must be a positive number of seconds, and is {value!r}")
-    return float(value)
+    return None if value is None else checked_seconds(name, value)
 
 
 def _as_iterable(inputs: Any) -> Iterable[Any]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 import click
 
-# The longest that a timer of the operating system surely takes.
-SECONDS = click.FloatRange(min=0, min_open=True, max=1e8)
+from .seconds import LONGEST_S
+
+SECONDS = click.FloatRange(min=0, min_open=True, max=LONGEST_S)

@@ -15,6 +15,7 @@ from ..tasks.base import same_task
 from .generator import CallOptions, Generator, Outputs, Progress
 from .link import leave, link_to
 from .process_llm import ProcessLLM
+from .seconds import checked_seconds
 from .share import check_weights, draw_shares
 
 _TOO_FEW = (
@@ -61,7 +62,7 @@ class LLMPool(Generator):
             wait_s: as there.
 
         Raises:
-            ConfigurationError: for fewer than two LLMs, or when ``broker`` is no address.
+            ConfigurationError: for fewer than two LLMs, a ``broker`` that is no address, or a ``wait_s`` that is no time.
         """
         if llms is not None:
             if isinstance(llms, str):
@@ -72,7 +73,7 @@ class LLMPool(Generator):
         pool = cls.__new__(cls)
         pool._llms = None
         pool._begin()
-        pool._fleet = (resolve(broker), task, wait_s)
+        pool._fleet = (resolve(broker), task, checked_seconds("wait_s", wait_s))
         return pool
 
     def _begin(self) -> None:

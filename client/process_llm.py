@@ -17,6 +17,7 @@ from .link import Link, leave, link_to, own_pid
 from .local import LocalWorker
 from .row import Row
 from .run import Run
+from .seconds import checked_seconds
 
 # How long a loading model is waited for where the caller cannot say (reading `model_name`, say).
 _LOAD_TIMEOUT_S = 600.0
@@ -96,7 +97,7 @@ class ProcessLLM(Generator):
             wait_s: how long the broker, or an LLM that nobody has announced, is waited for.
 
         Raises:
-            ConfigurationError: when ``broker`` is no address.
+            ConfigurationError: when ``broker`` is no address, or ``wait_s`` no positive number.
             TypeError: when the task lacks a method.
         """
         _require_name(name)
@@ -107,7 +108,7 @@ class ProcessLLM(Generator):
         llm._local = None
         llm._name = name
         llm._address = resolve(broker)
-        llm._wait_s = wait_s
+        llm._wait_s = checked_seconds("wait_s", wait_s)
         return llm
 
     def _begin(self, task: Any | None) -> None:

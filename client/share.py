@@ -66,7 +66,7 @@ def check_weights(weights: Sequence[float] | None, llms: int) -> list[float]:
         return [1.0] * llms
     try:
         checked = [float(weight) for weight in weights]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         checked = []
     if len(checked) != llms or not all(0 <= weight < math.inf for weight in checked) or sum(checked) <= 0:
         raise ConfigurationError(

@@ -15,10 +15,12 @@ import pytest
 from voices import Asked, FakeLink, echo, failed, info
 
 from genpool import LLMPool, ProcessLLM, Task, TextGenerationTask
+from genpool.client import call as call_module
 from genpool.client import pool as pool_module
 from genpool.client import process_llm as llm_module
 from genpool.client.process_llm import RemoteTask
 from genpool.client.row import Ending
+from genpool.client.seconds import LONGEST_S
 from genpool.protocol.errors import Closed, ConfigurationError, Expired, GenerationError, GenpoolError, UnknownLLM
 from genpool.protocol.messages import Outcome
 
@@ -301,6 +303,9 @@ def test_inputs_that_are_no_list_of_dicts(pool: LLMPool, given: Any) -> None:
         ("timeout", 0, "`timeout` must be a positive number of seconds, and is 0"),
         ("timeout", -1.0, "`timeout` must be a positive number of seconds"),
         ("timeout", "5", "`timeout` must be a positive number of seconds, and is '5'"),
+        ("timeout", float("nan"), "`timeout` must be a positive number of seconds, and is nan"),
+        ("timeout", True, "`timeout` must be a positive number of seconds, and is True"),
+        ("weights", [10**400, 1], "`weights` must be 2 numbers"),
         ("seed", "abc", "`seed` must be a whole number, and is 'abc'"),
         ("seed", 1.5, "`seed` must be a whole number"),
         ("generation_kwargs", ["temperature"], r"`generation_kwargs` must be a dict .* and is \['temperature'\]"),
@@ -315,6 +320,39 @@ def test_options_that_cannot_be_used(pool: LLMPool, link: FakeLink, option: str,
         with pytest.raises(ConfigurationError, match=told):
             call(inputs("x"), 1, **{option: value})
     assert link.rows == []
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 1.5, "2", None, True], ids=str)
+def test_numbers_of_generations_that_cannot_be_asked_for(pool: LLMPool, link: FakeLink, number: Any) -> None:
+    for call in (pool.generate, pool.submit, pool.stream, pool.astream, pool.llms[0].generate):
+        with pytest.raises(ConfigurationError, match=r"`num_generations` (must be a whole number|may be at most)"):
+            call(inputs("x"), number)
+    assert link.rows == []
+
+
+@pytest.mark.parametrize("endless", [float("inf"), 10**400, 1e300], ids=["inf", "int", "float"])
+def test_a_time_without_an_end_is_as_long_as_a_timer_takes(
+    pool: LLMPool, link: FakeLink, monkeypatch: pytest.MonkeyPatch, endless: float
+) -> None:
+    monkeypatch.setattr(call_module.time, "monotonic", lambda: 1000.0)
+    pool.generate(inputs("x"), timeout=endless, if_lost="fill", lost_after_s=endless)
+    specs = {one.row.spec for one in link.rows}
+    assert {(spec.deadline, spec.lost_after_s) for spec in specs} == {(1000.0 + LONGEST_S, LONGEST_S)}
+
+
+@pytest.mark.parametrize("wait_s", [None, 0, -1.0, float("nan"), "60", True], ids=str)
+def test_a_wait_that_is_no_time(wait_s: Any) -> None:
+    for connect in (
+        lambda: LLMPool.connect(wait_s=wait_s),
+        lambda: LLMPool.connect(["a", "b"], wait_s=wait_s),
+        lambda: ProcessLLM.connect("a", wait_s=wait_s),
+    ):
+        with pytest.raises(ConfigurationError, match=f"`wait_s` must be a positive number .* and is {wait_s!r}"):
+            connect()
+
+
+def test_a_wait_without_an_end(link: FakeLink) -> None:
+    assert LLMPool.connect(["a", "b"], wait_s=float("inf")).llms[0].wait_s == LONGEST_S
 
 
 @pytest.mark.parametrize(("hedge", "factor"), [(None, 0.0), (False, 0.0), (True, 3.0), (2, 2.0), (1.5, 1.5)])
