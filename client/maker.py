@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ..protocol.content import pack_each, pack_row
-from ..protocol.errors import RowError
+from ..protocol.errors import GenpoolError, RowError
 from ..protocol.messages import LLMInfo
 from ..tasks.base import missing_arguments
 from ..tasks.prompt import to_wire
@@ -31,6 +32,7 @@ class Voice(Protocol):
     def wait_s(self) -> float: ...
     @property
     def arguments(self) -> list[str] | None: ...
+    def learn_arguments(self) -> list[str] | None: ...
     @property
     def info(self) -> LLMInfo | None: ...
     def submit_rows(self, rows: list[Row] | Run) -> None: ...
@@ -45,6 +47,7 @@ class Maker:
         self.info = info
         self._task = task
         self._arguments = voice.arguments
+        self._was_asked = False
 
     def packs_as(self, other: Maker) -> bool:
         """Whether the LLM's rows carry what those of another do, which packs them alike: LLMs of a pool mostly do."""
@@ -57,18 +60,30 @@ class Maker:
             RowError: when the input cannot be carried, or the task cannot make a prompt of it.
         """
         given: Mapping[str, Any] = record.input
-        arguments = self._arguments
         # A dict is told apart at once, and what else is a mapping only by asking.
         if not isinstance(record.input, (dict, Mapping)):
             kind = type(record.input).__name__
             raise RowError(f"input {record.number} is a {kind} and not a dict of the task's arguments")
-        if arguments is None:
-            content = dict(given)
-        else:
-            content = {name: given[name] for name in arguments if name in given}
-            if len(content) < len(arguments) and self._leaves_empty(record, arguments, given):
-                return None
+        if self._arguments is None:
+            try:
+                return pack_row(dict(given), seed)
+            except RowError:
+                # What the task does not read need not be carried.
+                if not self._learns_arguments():
+                    raise
+        arguments = self._arguments or []
+        content = {name: given[name] for name in arguments if name in given}
+        if len(content) < len(arguments) and self._leaves_empty(record, arguments, given):
+            return None
         return pack_row(content if self._task is None else self._prompt(record, content), seed)
+
+    def _learns_arguments(self) -> bool:
+        """Wait until it is known what the task reads, but for many rows once. Whether it is then."""
+        if not self._was_asked:
+            self._was_asked = True
+            with suppress(GenpoolError):  # without a broker, say, the row fails for what it is
+                self._arguments = self.voice.learn_arguments()
+        return self._arguments is not None
 
     def payloads(self, inputs: Sequence[Any], most_bytes: int) -> list[bytes] | None:
         """``payload`` for ``inputs`` without a seed, until they have ``most_bytes`` in all, or little more.

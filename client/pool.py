@@ -62,7 +62,7 @@ class LLMPool(Generator):
             wait_s: as there.
 
         Raises:
-            ConfigurationError: for fewer than two LLMs, a ``broker`` that is no address, or a ``wait_s`` that is no time.
+            ConfigurationError: for fewer than two LLMs, or when ``broker`` is no address or ``wait_s`` no time.
         """
         if llms is not None:
             if isinstance(llms, str):

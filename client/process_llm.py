@@ -243,6 +243,16 @@ class ProcessLLM(Generator):
         names = info.task.get("input_args_names") if info else None
         return None if names is None else [str(name) for name in names]
 
+    def learn_arguments(self) -> list[str] | None:
+        """``arguments``, which are waited for; None where the LLM has told none.
+
+        Raises:
+            UnknownLLM, NoBroker: when there was none within the time that ``connect`` was given.
+        """
+        if self.arguments is None:
+            self._wait_for_info(lambda info: info)
+        return self.arguments
+
     def link(self) -> Link:
         """The connection that it uses in this process."""
         self._require_open()

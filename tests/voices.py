@@ -123,7 +123,10 @@ class FakeLink:
 
 
 class FakeVoice:
-    """One LLM as a call needs it."""
+    """One LLM as a call needs it. Who waits for its ``arguments`` hears of those that it ``learns``."""
+
+    learns: list[str] | None = None
+    was_waited_for = 0
 
     def __init__(
         self, name: str, link: FakeLink, *, task: Any = None, arguments: list[str] | None = None, wait_s: float = 60.0
@@ -134,6 +137,11 @@ class FakeVoice:
         self.arguments = arguments
         self.wait_s = wait_s
         self.fake = link
+
+    def learn_arguments(self) -> list[str] | None:
+        self.was_waited_for += 1
+        self.arguments = self.learns
+        return self.arguments
 
     @property
     def info(self) -> LLMInfo | None:

@@ -171,6 +171,17 @@ def test_only_the_arguments_of_the_task_are_sent() -> None:
     assert [asked.content for asked in run.link.rows] == [{"input": "x"}] * 2
 
 
+@pytest.mark.parametrize("learns", [["input"], None], ids=str)
+def test_what_cannot_be_carried_has_the_arguments_waited_for_once(learns: list[str] | None) -> None:
+    run = Run(settings(2), arguments=None)
+    for voice in run.voices:
+        voice.learns = learns
+    run.over([{"input": "x", "when": datetime.date(2024, 1, number)} for number in (1, 2)])
+    assert [voice.was_waited_for for voice in run.voices] == [1, 1]
+    assert [asked.content for asked in run.link.rows] == ([{"input": "x"}] * 4 if learns else [])
+    assert {"RowError" in str(record.failure) for record in run.records} == {learns is None}
+
+
 def test_without_knowing_the_arguments_the_whole_input_is_sent() -> None:
     run = Run(settings(2), arguments=None)
     run.over([{"question": "x", "id": 7}])

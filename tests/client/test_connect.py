@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import multiprocessing
 import operator
 import pickle
@@ -164,10 +165,11 @@ def test_a_task_of_the_fleet_is_known_by_its_names(pool: LLMPool) -> None:
     assert pool.task.output_args_names == ["answer"]
 
 
-def test_columns_that_the_task_does_not_have_are_left_out(connected: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("extra", [7, datetime.date(2026, 1, 2)], ids=["plain", "not to be carried"])
+def test_columns_that_the_task_does_not_have_are_left_out(connected: Callable[..., Any], extra: Any) -> None:
     """At the first call as well, when the client does not know the task's arguments yet."""
     llm = connected("one")
-    given = [{"question": "why?", "id": 7}, {"id": 8}]
+    given = [{"question": "why?", "extra": extra}, {"extra": extra}]
     for _ in range(2):
         first, second = llm.generate(given, 2).result(PATIENCE_S)
         assert raw([first]) == [["ANSWER.\nWHY?"] * 2]
