@@ -49,6 +49,11 @@ class Places:
     journal: Path
     report: Path
 
+    @property
+    def all(self) -> list[Path]:
+        """All of them."""
+        return [self.target, self.working, self.journal, self.report]
+
     @classmethod
     def of(cls, target: str, format: Format, *, is_beside: bool = False) -> Places:
         """The places for an output in a format; ``is_beside`` has rows written beside it in any case."""

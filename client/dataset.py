@@ -34,7 +34,7 @@ from .fingerprint import plain, task_settings
 from .fleet import Choice, Connected, connected
 from .formats.base import STANDARD_STREAM, Format, Line, Source
 from .formats.format import format_of, open_source
-from .formats.target import Target, check_target, sync_folder
+from .formats.target import Target, check_errors, check_target, sync_folder
 from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
 from .meter import LineMeter, Meter, awaited, bar
@@ -233,8 +233,12 @@ def generate(
     settings: GenerateSettings, source: Source, connect: Connect, progress: Progress, interrupt: Interrupt
 ) -> tuple[Standing, list[str]]:
     """Do all rows of ``source``, and return what is written and what to say of it. Raises as ``run``."""
+    places = None
     if is_resumable(settings.target):
         places = Places.of(settings.target, settings.format, is_beside=settings.only_failed)
+    if settings.errors is not None:
+        check_errors(settings.errors, source, [] if places is None else places.all)
+    if places is not None:
         with claim(places, settings.asked, overwrite=settings.overwrite, is_retry=settings.only_failed) as held:
             progress.claim = held
             return _Run(settings, source, connect, progress, interrupt).resumable(held)

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
@@ -33,6 +33,27 @@ def check_target(path: str, source: Source, format: Format) -> None:
         raise ConfigurationError(f"{source.name} is the input and the output: write to another file")
 
 
+def check_errors(path: str, source: Source, others: Sequence[Path]) -> None:
+    """Look, before any work, whether failed rows can be written to ``path`` too, beside the ``others`` of the run.
+
+    Without others, the run's output is standard output.
+
+    Raises:
+        ConfigurationError: says why not.
+    """
+    found = _stat(path)
+    if found is not None and stat.S_ISCHR(found.st_mode):
+        return
+    if found is not None and source.is_at(found):
+        raise ConfigurationError(f"{source.name} is the input and the file of errors: name another file of errors")
+    outputs = [_stat(other) for other in others or (1,)]
+    is_output = found is not None and any(os.path.samestat(found, one) for one in outputs if one is not None)
+    if is_output or Path(path).resolve() in [other.resolve() for other in others]:
+        raise ConfigurationError(f"{path} is the file of errors and one that the run writes besides: name another one")
+    if problem := _problem(Path(path)):
+        raise ConfigurationError(f"the file of errors {path} cannot be written: {problem}")
+
+
 def _standard_output(format: Format) -> os.stat_result | None:
     # Closed, its number may be another file's by now: the input's.
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -43,24 +64,24 @@ def _standard_output(format: Format) -> os.stat_result | None:
 
 
 def _check_path(path: Path, format: Format) -> None:
-    problem = _problem(path, format)
+    problem = _problem(path, is_lines=format.is_lines, is_folder=format.is_folder)
     if problem:
         raise ConfigurationError(f"the output {path} cannot be written: {problem}")
 
 
-def _problem(path: Path, format: Format) -> str:
-    """Why rows cannot be written to ``path``, if they cannot."""
+def _problem(path: Path, *, is_lines: bool = True, is_folder: bool = False) -> str:
+    """Why rows cannot be written to ``path``, line by line or as a whole, if they cannot."""
     folder, found = path.parent, _stat(path)
     if not folder.is_dir():
         return f"there is no directory {folder}"
-    if found is not None and format.is_folder:
+    if found is not None and is_folder:
         return _folder_problem(path)
     if found is not None and stat.S_ISDIR(found.st_mode):
         return "it is a directory"
-    if found is not None and not format.is_lines and not stat.S_ISREG(found.st_mode):
+    if found is not None and not is_lines and not stat.S_ISREG(found.st_mode):
         return "it is no regular file, and this format is written as a whole file in its place"
     # What is replaced is not written to; its folder is.
-    if not os.access(path if found and format.is_lines else folder, os.W_OK):
+    if not os.access(path if found and is_lines else folder, os.W_OK):
         return "permission denied"
     return ""
 

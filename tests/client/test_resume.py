@@ -269,6 +269,39 @@ def test_failed_rows_go_to_the_file_of_errors_too(
     assert list(rows(errors)[0]) == ["id", "input", "error"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("in.jsonl", "is the input and the file of errors: name another file of errors"),
+        ("link", "is the input and the file of errors"),
+        ("out.jsonl", "is the file of errors and one that the run writes besides: name another one"),
+        ("./out.jsonl", "one that the run writes besides"),
+        ("out.jsonl.journal", "one that the run writes besides"),
+        ("out.jsonl.report.json", "one that the run writes besides"),
+        ("none/errors.jsonl", "the file of errors .*none/errors.jsonl cannot be written: there is no directory"),
+        (".", r"the file of errors .* cannot be written: it is a directory"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_of_errors_that_cannot_be_is_refused_before_anything_is_written(
+    generate: Run, source: Path, target: Path, tmp_path: Path, name: str, told: str, overwrite: bool
+) -> None:
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(ConfigurationError, match=told):
+        generate("one", "fail", errors=f"{tmp_path}/{name}", overwrite=overwrite)
+    assert [row["id"] for row in rows(source)] == ["one", "fail"]
+    assert names(target) == []
+
+
+def test_a_finished_output_is_no_file_of_errors(generate: Run, target: Path, tmp_path: Path) -> None:
+    assert generate("one", "fail") == 1
+    before = target.read_bytes()
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(ConfigurationError, match="one that the run writes besides"):
+        generate(errors=str(tmp_path / "link"), only_failed=True)
+    assert target.read_bytes() == before
+
+
 def test_a_file_of_errors_that_is_somebody_elses_is_left_alone(generate: Run, target: Path, tmp_path: Path) -> None:
     errors = tmp_path / "errors.jsonl"
     errors.write_text("precious")
