@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..protocol.errors import LLMLost
@@ -31,18 +30,10 @@ class Draw:
         self._settings = settings
         # What was drawn last: the LLMs that make some generations, and how many.
         self._counts: list[tuple[int, int]] = []
-
-    # Made when they are needed: to seed one takes longer than to send a row.
-
-    @cached_property
-    def _source(self) -> random.Random:
-        return random.Random(self._settings.seed)
-
-    @cached_property
-    def _redraw_source(self) -> random.Random:
-        """Another source, so that the draw can be repeated whatever is lost meanwhile."""
-        seed = self._settings.seed
-        return random.Random(None if seed is None else f"{seed}/redraw")
+        # Made when they are needed: to seed one takes longer than to send a row. Not by ``cached_property``, whose
+        # lock in Python 3.11 is every object's, and stays locked in a child that is forked meanwhile.
+        self._source: random.Random | None = None
+        self._redraw_source: random.Random | None = None
 
     @property
     def moves(self) -> bool:
@@ -99,7 +90,10 @@ class Draw:
         if len(self._voices) == 1:
             return [settings.num_generations]  # and no source is made
         is_seeded = settings.draw_each_row and settings.seed is not None
-        source = random.Random(f"{settings.seed}/{number}/draw") if is_seeded else self._source
+        if is_seeded:
+            source = random.Random(f"{settings.seed}/{number}/draw")
+        else:
+            source = self._source = self._source or random.Random(settings.seed)
         return draw_shares(settings.num_generations, settings.weights, source)
 
     def _moved(self, shares: list[int], *lost: int) -> list[int]:
@@ -107,7 +101,10 @@ class Draw:
         gone = self.lost.keys() | set(lost)
         if not gone:
             return shares
-        weights = self._settings.weights
+        weights, seed = self._settings.weights, self._settings.seed
+        if self._redraw_source is None:
+            # Another source, so that the draw can be repeated whatever is lost meanwhile.
+            self._redraw_source = random.Random(None if seed is None else f"{seed}/redraw")
         able = [weight if _is_served(voice) else 0.0 for weight, voice in zip(weights, self._voices, strict=True)]
         return move_shares(shares, gone, able, self._redraw_source)
 

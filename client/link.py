@@ -35,12 +35,18 @@ T = TypeVar("T")
 
 _links: dict[str, Link] = {}
 _lock = threading.Lock()
+_step = threading.Lock()
 _pid = os.getpid()
 
 
 def own_pid() -> int:
     """This process's id, without asking the system for it at every row."""
     return _pid
+
+
+def step() -> threading.Lock:
+    """A lock for short steps of any LLM or pool. A forked child has another, whoever has this one in its parent."""
+    return _step
 
 
 def link_to(address: str) -> Link:
@@ -241,8 +247,8 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     """In a forked child: the parent's threads and sockets are not there."""
-    global _lock, _pid  # noqa: PLW0603
-    _lock = threading.Lock()
+    global _lock, _step, _pid  # noqa: PLW0603
+    _lock, _step = threading.Lock(), threading.Lock()
     _pid = os.getpid()
     _links.clear()
 

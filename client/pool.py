@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from typing import Any, Unpack, cast
@@ -13,7 +12,7 @@ from ..protocol.errors import Closed, ConfigurationError, UnknownLLM
 from ..protocol.messages import LLMInfo
 from ..tasks.base import same_task
 from .generator import CallOptions, Generator, Outputs, Progress
-from .link import leave, link_to
+from .link import leave, link_to, step
 from .process_llm import ProcessLLM
 from .seconds import checked_seconds
 from .share import check_weights, draw_shares
@@ -78,7 +77,6 @@ class LLMPool(Generator):
 
     def _begin(self) -> None:
         self._fleet: tuple[str, Any | None, float] = ("", None, 60.0)
-        self._lock = threading.Lock()
         self._closed = False
         self._source = random.Random()
 
@@ -108,10 +106,11 @@ class LLMPool(Generator):
     @property
     def llms(self) -> list[ProcessLLM]:
         """The LLMs, in the order of their shares. A pool of a whole fleet asks the broker for them, once."""
-        with self._lock:
-            if self._llms is None:
-                self._llms = self._find_llms()
-            return self._llms
+        if self._llms is None:
+            found = self._find_llms()
+            with step():  # another thread may have found them, too
+                self._llms = self._llms or found
+        return self._llms
 
     @property
     def num_llms(self) -> int:

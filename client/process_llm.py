@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ from ..protocol.errors import Closed, ConfigurationError, GenpoolError, UnknownL
 from ..protocol.messages import LLMInfo
 from ..tasks.base import Task, require_task
 from .generator import CallOptions, Generator, Outputs, Progress
-from .link import Link, leave, link_to, own_pid
+from .link import Link, leave, link_to, own_pid, step
 from .local import LocalWorker
 from .row import Row
 from .run import Run
@@ -114,7 +113,6 @@ class ProcessLLM(Generator):
     def _begin(self, task: Any | None) -> None:
         self._given_task = task
         self._address = ""
-        self._lock = threading.Lock()
         self._link_of: tuple[int, Link] | None = None
         self._closed = False
         self._model_name: str | None = None
@@ -187,7 +185,7 @@ class ProcessLLM(Generator):
 
         Unfinished rows fail as Closed; those on a fleet only when nothing else uses the connection to its broker.
         """
-        with self._lock:
+        with step():
             was_closed, self._closed = self._closed, True
         if was_closed:
             return
@@ -258,7 +256,7 @@ class ProcessLLM(Generator):
         self._require_open()
         if self._local is not None:
             return self._local.start()
-        with self._lock:
+        with step():
             if self._link_of is None or self._link_of[0] != own_pid():
                 self._link_of = (own_pid(), link_to(self._address))
             return self._link_of[1]

@@ -24,6 +24,7 @@ import zmq
 from fleet import PATIENCE_S, Fleet, until
 
 from genpool import LLMPool, ProcessLLM, Prompt, Task
+from genpool.client import link as link_module
 from genpool.protocol.errors import Closed, ConfigurationError, Expired, GenerationError, NoBroker, UnknownLLM
 
 REPLICAS = 2
@@ -547,6 +548,30 @@ def test_a_pool_connects_anew_after_a_fork(pool: LLMPool) -> None:
     child.join(PATIENCE_S)
     assert child.exitcode == 0
     assert len(before.result(PATIENCE_S)) == 50
+
+
+def test_a_child_may_use_a_pool_whose_llms_its_parent_was_looking_for(tmp_path: Path) -> None:
+    pool = LLMPool.connect(broker=f"ipc://{tmp_path}/nobody", wait_s=2.0)
+
+    def look() -> None:
+        with pytest.raises(NoBroker):
+            pool.generate(questions("x"))
+
+    waiting = threading.Thread(target=look)
+    child = multiprocessing.get_context("fork").Process(target=look, daemon=True)
+    waiting.start()
+    child.start()
+    child.join(PATIENCE_S)
+    waiting.join(PATIENCE_S)
+    assert child.exitcode == 0
+
+
+def test_a_child_that_is_forked_in_the_midst_of_a_step_takes_steps_of_its_own(pool: LLMPool) -> None:
+    with link_module.step():
+        child = multiprocessing.get_context("fork").Process(target=pool.teardown, daemon=True)
+        child.start()
+        child.join(PATIENCE_S)
+    assert child.exitcode == 0
 
 
 def test_a_pool_pickles_without_a_broker() -> None:
