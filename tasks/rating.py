@@ -1,8 +1,8 @@
 """Ratings in the text of a judge, for the outputs that they are about.
 
 A rating is read where the text says which output it is for: by the output's number, or by the order of as many
-ratings as there are outputs. Wherever that leaves a doubt nothing is read, for a rating of the wrong output is worse
-than none.
+ratings as there are outputs. Wherever that leaves a doubt, or the text names another order, nothing is read, for a
+rating of the wrong output is worse than none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .json_value import json_values
+from .output_name import LETTER, NOUN, RATING, are_in_order, is_full_name, place, place_called
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def read_judgements(text: str, scale: Scale, count: int | None = None) -> list[J
     With a ``count`` of None there are as many outputs as the text tells of, and none may be missing in between.
     """
     found = _in_json(text, scale, count)
+    text = _without_overall(text)
     for read in (_in_sections, _in_numbered_list, _in_order, _in_bare_numbers):
         if found is not None:
             break
@@ -90,9 +92,7 @@ def _agreed(ratings: Sequence[float | None]) -> float | None:
 # Text.
 
 _QUOTES = r"[ \t*_`\"'(\[<]*"
-_NOUN = r"(?:output|response|answer|text|generation|completion|candidate)"
 _GAP = r"[ \t]{0,3}[#(]?[ \t]{0,3}"
-_RATING = r"(?:rating|score|grade)"
 _RATIONALE = r"(?:rationale|reason(?:ing)?|justification|explanation|comment|feedback)"
 
 # "4", "4.5", "**4**/5", "4 out of 5"; neither "4-5", "1 to 5", "4,5", "80%" nor "4th".
@@ -106,10 +106,11 @@ _VALUE_ON_NEXT_LINE = re.compile(rf"[ \t*_]*\n\s*{_VALUE}[*_`\"')\]> \t.]*(?:\n|
 _LEADING_VALUE = re.compile(
     rf"\W{{0,10}}(?<![+-]){_VALUE}(?=[*_`\"')\]> \t]*(?:$|[-\u2013\u2014:;,.(|\n]|stars?\b|because\b))"
 )
+_LIST_BEGINS = re.compile(r"[^\w\n]{0,10}\n\W{0,10}1[.)][ \t*_]+\S")
 _FRACTION = re.compile(r"(?<![\w.,/-])(\d{1,6}(?:\.\d{1,6})?)[*_ \t]*(?:/|out of)[*_ \t]*(\d{1,6})(?![\w/]|[.,]\d)")
 
 _MARK = re.compile(
-    rf"\b(?:(?P<rating>{_RATING})|(?P<rationale>{_RATIONALE}))\b(?:[ \t]*[(\[][^)\]\n]{{0,20}}[)\]])?"
+    rf"\b(?:(?P<rating>{RATING})|(?P<rationale>{_RATIONALE}))\b(?:[ \t]*[(\[][^)\]\n]{{0,20}}[)\]])?"
     r"[ \t*_`\"']{0,4}(?:[:=]|[-\u2013\u2014](?=[ \t])|(?(rating)\bis\b|(?!)))[*_`\"']*",
     re.IGNORECASE,
 )
@@ -117,12 +118,12 @@ _MARK = re.compile(
 # "Output 1:", "### Response 2", "**Text 1** -", "Rating for Output 2:", "Rationale 1:" at the beginning of a line, and
 # "Output 2: 4" within one. "Output 2 is better than output 1" is none of them.
 _HEADING = re.compile(
-    rf"^[^\w\n]*(?:(?P<of>{_RATING}|{_RATIONALE}|output)[ \t]+(?:for|of)[ \t]+)?(?:the[ \t]+)?{_NOUN}{_GAP}"
+    rf"^[^\w\n]*(?:(?P<of>{RATING}|{_RATIONALE}|output)[ \t]+(?:for|of)[ \t]+)?(?:the[ \t]+)?{NOUN}{_GAP}"
     r"(?P<number>\d{1,6})(?!\d)"
     r"(?=[ \t*_`\"')\]]*(?:$|[:=>|]|[-\u2013\u2014][ \t]*\d|[-\u2013\u2014(]?[ \t]*(?:rating|score)\b))"
-    rf"|^[^\w\n]*(?P<of_it>{_RATING}|{_RATIONALE}){_GAP}(?P<its_number>\d{{1,6}})(?=[ \t*_`\"')\]]*:)"
-    rf"|\b{_NOUN}{_GAP}(?P<inner>\d{{1,6}})[*_`\"')\] \t]*[:=]"
-    rf"(?=[ \t*_]*(?:{_RATING}[*_ \t]*[:=]{_QUOTES}\d|\d{{1,6}}(?:\.\d+)?[ \t]*(?:[/,;.|]|$|out of)))",
+    rf"|^[^\w\n]*(?P<of_it>{RATING}|{_RATIONALE}){_GAP}(?P<its_number>\d{{1,6}})(?=[ \t*_`\"')\]]*:)"
+    rf"|\b{NOUN}{_GAP}(?P<inner>\d{{1,6}})[*_`\"')\] \t]*[:=]"
+    rf"(?=[ \t*_]*(?:{RATING}[*_ \t]*[:=]{_QUOTES}\d|\d{{1,6}}(?:\.\d+)?[ \t]*(?:[/,;.|]|$|out of)))",
     re.IGNORECASE | re.MULTILINE,
 )
 _LIST_ITEM = re.compile(r"^[^\w\n]*(?P<number>\d{1,3})[ \t]*[.):|](?=[ \t*_]+\S)", re.MULTILINE)
@@ -130,6 +131,16 @@ _LIST_ITEM = re.compile(r"^[^\w\n]*(?P<number>\d{1,3})[ \t]*[.):|](?=[ \t*_]+\S)
 _AROUND = " \t\r\n*_`\"'-\u2013\u2014:;,|>()[]"
 
 _BARE_NUMBERS = re.compile(r"[\s\d./;,]{1,2000}")
+
+# A rating of all outputs together, where no output follows.
+_OVERALL = re.compile(
+    rf"^[^\w\n]*(?:the[ \t]+)?(?:overall|average|mean|total|combined)[ \t]+{RATING}\b", re.IGNORECASE | re.MULTILINE
+)
+
+# A line that begins with a number or a letter.
+_ITEM = re.compile(
+    rf"^[^\w\n]*(\d{{1,3}}|{LETTER}(?=[.):\]|]))(?=[ \t]*(?:[.):|\]*_\u2013\u2014-]|$))(?![.,]\d)", re.MULTILINE
+)
 
 
 def _in_sections(text: str, scale: Scale, count: int | None) -> _Found:
@@ -148,16 +159,20 @@ def _in_numbered_list(text: str, scale: Scale, count: int | None) -> _Found:
     """A list with an item for each output."""
     items = list(_LIST_ITEM.finditer(text))
     numbers = [int(item["number"]) for item in items]
-    if not items or numbers != list(range(1, (count or len(items)) + 1)) or _rates(text[: items[0].start()], scale):
+    if not items or numbers != _run(count or len(items)) or _rates(text[: items[0].start()], scale):
         return None
-    judgements = [_judgement(body, scale) for _, body in _split(text, items)]
-    return dict(enumerate(judgements, 1)) if any(one.rating is not None for one in judgements) else None
+    bodies = [body for _, body in _split(text, items)]
+    judgements = [_judgement(body, scale) for body in bodies]
+    # Where one item is a rating and another its rationale, they are lines, and not outputs.
+    if all(one.rating is None for one in judgements) or {"R", "J"} <= {_kinds(_MARK.finditer(body)) for body in bodies}:
+        return None
+    return dict(enumerate(judgements, 1)) if are_in_order(text, len(items)) else _NOTHING
 
 
 def _in_order(text: str, scale: Scale, count: int | None) -> _Found:
     """As many ratings as outputs, each with its rationale after it, or each with it before."""
     marks = list(_MARK.finditer(text))
-    kinds = "".join("R" if mark["rating"] else "J" for mark in marks)
+    kinds = _kinds(marks)
     if "R" not in kinds:
         return None
     if re.fullmatch("(RJ*)+", kinds):
@@ -167,6 +182,8 @@ def _in_order(text: str, scale: Scale, count: int | None) -> _Found:
     else:
         return _NOTHING
     begins = [mark for mark in marks if mark[first]]
+    if not are_in_order(text, len(begins)) or not _items_in_order(text, marks, first):
+        return _NOTHING
     return _ordered([_judgement(mark[0] + body, scale) for mark, body in _split(text, begins)], count)
 
 
@@ -175,7 +192,44 @@ def _in_bare_numbers(text: str, scale: Scale, count: int | None) -> _Found:
     if not _BARE_NUMBERS.fullmatch(text):
         return None
     values = [_VALUE_HERE.fullmatch(word) for word in re.split(r"[\s;,]+", text.strip())]
-    return _ordered([Judgement(None if value is None else _rating(value, scale)) for value in values], count)
+    if None in values:
+        return _NOTHING  # such as "2.", which may be an output's number
+    return _ordered([Judgement(_rating(value, scale)) for value in values], count)
+
+
+def _without_overall(text: str) -> str:
+    found = list(_OVERALL.finditer(text))
+    return text[: found[0].start()] if len(found) == 1 and not _HEADING.search(text, found[0].end()) else text
+
+
+def _run(count: int) -> list[int]:
+    return list(range(1, count + 1))
+
+
+def _kinds(marks: Iterable[re.Match[str]]) -> str:
+    return "".join("R" if mark["rating"] else "J" for mark in marks)
+
+
+def _items_in_order(text: str, marks: Sequence[re.Match[str]], first: str) -> bool:
+    """Whether the list in which the ratings stand, if it is one of outputs, has them in their order."""
+    items: list[re.Match[str] | None] = []
+    since = 0
+    for mark in marks:
+        items.append(next(reversed([*_ITEM.finditer(text, since, mark.start())]), None))
+        value = _marked_value(text, mark.end()) if mark["rating"] else None
+        since = mark.end() if value is None else value.end()
+    numbers = [None if item is None else place(item[1]) for item in items]
+    of_outputs = [number for number, mark in zip(numbers, marks, strict=True) if mark[first]]
+    if None in of_outputs:
+        # A list in a rationale, unless a rating is its item.
+        return not any(
+            item is not None and mark[first] and not re.search(r"\w", text[item.end() : mark.start()])
+            for item, mark in zip(items, marks, strict=True)
+        )
+    # Each line may have a number: "1. Rating: 4", "2. Rationale: …", and from 1 again, or on from 3.
+    lines = len(numbers) // len(of_outputs)
+    is_of_lines = lines > 1 and numbers in (_run(lines) * len(of_outputs), _run(len(numbers)))
+    return is_of_lines or of_outputs == _run(len(of_outputs))
 
 
 def _split(text: str, begins: Sequence[re.Match[str]]) -> Iterable[tuple[re.Match[str], str]]:
@@ -195,17 +249,26 @@ def _words(heading: re.Match[str]) -> str:
 
 
 def _rates(text: str, scale: Scale) -> bool:
-    return _judgement(text, scale).rating is not None
+    values = _values(text, list(_MARK.finditer(text)))
+    return _agreed([_rating(value, scale) for value in values]) is not None
 
 
 def _judgement(section: str, scale: Scale) -> Judgement:
     """What the text about one output says of it."""
     marks = list(_MARK.finditer(section))
-    rated = [_marked_value(section, mark.end()) for mark in marks if mark["rating"]]
-    if not rated:
-        rated = [value] if (value := _LEADING_VALUE.match(section)) else list(_FRACTION.finditer(section))
-    rating = _agreed([None if value is None else _rating(value, scale) for value in rated])
-    return Judgement(rating, _rationale(section, marks, rated[-1] if rated else None))
+    rated = _values(section, marks)
+    ratings = [_rating(value, scale) for value in rated]
+    leading = _LEADING_VALUE.match(section)
+    if leading is not None and not _LIST_BEGINS.match(section) and (said := _rating(leading, scale)) is not None:
+        ratings.append(said)  # what is marked may be of all outputs
+    return Judgement(_agreed(ratings), _rationale(section, marks, rated[-1] if rated else None))
+
+
+def _values(section: str, marks: Sequence[re.Match[str]]) -> list[re.Match[str] | None]:
+    """Those that are marked; without any, the one at the beginning, or all fractions."""
+    if marked := [_marked_value(section, mark.end()) for mark in marks if mark["rating"]]:
+        return marked
+    return [leading] if (leading := _LEADING_VALUE.match(section)) else list(_FRACTION.finditer(section))
 
 
 def _rationale(section: str, marks: Sequence[re.Match[str]], value: re.Match[str] | None) -> str | None:
@@ -224,18 +287,21 @@ def _marked_value(section: str, at: int) -> re.Match[str] | None:
     return _VALUE_HERE.match(section, at) or _VALUE_ON_NEXT_LINE.match(section, at)
 
 
-def _rating(value: re.Match[str], scale: Scale) -> float | None:
-    return scale.fraction(value[1], value[2])
+def _rating(value: re.Match[str] | None, scale: Scale) -> float | None:
+    return None if value is None else scale.fraction(value[1], value[2])
 
 
 # JSON.
 
 _RATING_KEYS = ("rating", "score", "grade")
 _RATIONALE_KEYS = ("rationale", "reason", "reasoning", "justification", "explanation", "comment", "feedback")
-_NUMBER_KEYS = ("output", "text", "response", "answer", "generation", "id", "index", "number")
-_NUMBERED = re.compile(rf"(?:{_NOUN}[ _#-]*)?(\d{{1,6}})", re.IGNORECASE)
+_NUMBER_KEY = re.compile(rf"{NOUN}(?:[ _-]?(?:id|index|number|no))?")
+_NUMBER_KEYS = ("id", "index", "number", "no", "#")
+_NUMBERED = re.compile(rf"(?:{NOUN}[ _#-]*)?(\d{{1,6}})", re.IGNORECASE)
 
-_JSON_RATING = re.compile(rf"[\"']{_RATING}s?[\"']\s*:", re.IGNORECASE)
+_ITEM_WITH_OBJECT = re.compile(rf"^[^\w\n]*(\d{{1,3}}|{LETTER})[.):|\]][ \t*_]*(?:\n?```\w*)?\s*\{{", re.MULTILINE)
+
+_JSON_RATING = re.compile(rf"[\"']{RATING}s?[\"']\s*:", re.IGNORECASE)
 _NOTHING_BUT_JSON = re.compile(r"(?:```\w*\s+)?[\[{].*[\]}]\s*(?:```)?", re.DOTALL)
 
 # Ratings stand no deeper than {"evaluation": {"outputs": [{"rating": …}]}}.
@@ -245,16 +311,25 @@ _DEEPEST = 3
 def _in_json(text: str, scale: Scale, count: int | None) -> _Found:
     """Judgements in the one JSON value of the text that has some, or in one object for each output."""
     values = json_values(text)
-    if len(values) > 1 and all(isinstance(value, dict) for value in values):
-        values = [values]
+    objects = values if len(values) > 1 and all(isinstance(value, dict) for value in values) else []
+    if objects:
+        values = [objects]
     if not _NOTHING_BUT_JSON.fullmatch(text.strip()):
         # A list of numbers in the middle of talk may be anything.
         values = [value for value in values if not _is_plain_list(value)]
     found = [one for value in values if (one := _in_value(value, scale, count)) is not None]
     if found:
-        return found[0] if len(found) == 1 else _NOTHING
+        return found[0] if len(found) == 1 and _stand_in_order(objects, text) else _NOTHING
     # Where JSON was cut off, the numbers in it may be of outputs in any order.
     return _NOTHING if _JSON_RATING.search(text) else None
+
+
+def _stand_in_order(objects: Sequence[Any], text: str) -> bool:
+    """Whether what the text calls these objects is their order, or they have numbers of their own."""
+    if any(_number_of(one) is not None for one in objects):
+        return True
+    items = [place(item) for item in _ITEM_WITH_OBJECT.findall(text)]
+    return not objects or (items in ([], _run(len(objects))) and are_in_order(text, len(objects)))
 
 
 def _is_plain_list(value: Any) -> bool:
@@ -275,6 +350,8 @@ def _in_value(value: Any, scale: Scale, count: int | None, depth: int = 0) -> _F
     ratings = _first(keys, [f"{key}s" for key in _RATING_KEYS] + list(_RATING_KEYS))
     if isinstance(ratings, list):
         reasons = _first(keys, [f"{key}s" for key in _RATIONALE_KEYS] + list(_RATIONALE_KEYS))
+        if any(_is_another_order(said) for key, said in keys.items() if _NUMBER_KEY.fullmatch(key.removesuffix("s"))):
+            return _NOTHING
         return _in_lists(cast(list[Any], ratings), reasons, scale, count)
     if _first(keys, _RATING_KEYS) is not None:
         return _in_list([keys], scale, count)
@@ -289,7 +366,9 @@ def _in_list(values: list[Any], scale: Scale, count: int | None) -> _Found:
     numbers = [_number_of(value) for value in values]
     if None not in numbers:
         return _placed(zip(cast(list[int], numbers), judgements, strict=True), count)
-    return _ordered(judgements, count) if all(number is None for number in numbers) else _NOTHING
+    places = [_place_of(value) for value in values]
+    is_in_order = places == _run(len(places)) or all(at is None for at in places)
+    return _ordered(judgements, count) if is_in_order and all(number is None for number in numbers) else _NOTHING
 
 
 def _in_lists(ratings: list[Any], reasons: Any, scale: Scale, count: int | None) -> _Found:
@@ -307,17 +386,46 @@ def _of_value(value: Any, scale: Scale) -> Judgement:
         return Judgement(_of_value(_first(keys, _RATING_KEYS), scale).rating, _text(_first(keys, _RATIONALE_KEYS)))
     if isinstance(value, str):
         match = _VALUE_HERE.fullmatch(value.strip())
-        return Judgement(None if match is None else _rating(match, scale))
+        return Judgement(_rating(match, scale))
     return Judgement(scale.rating(value))
 
 
 def _number_of(value: Any) -> int | None:
     """The number of the output that an object says it is about."""
-    said = _first(_lowered(value), _NUMBER_KEYS) if isinstance(value, dict) else None
+    return next((number for said in _names_in(value) if (number := _number_in(said)) is not None), None)
+
+
+def _number_in(said: Any) -> int | None:
     if isinstance(said, str):
         match = _NUMBERED.fullmatch(said.strip())
         return None if match is None else int(match[1])
     return said if type(said) is int else None
+
+
+def _place_of(value: Any) -> int | None:
+    """Which output an object says it is about, in other words than a number: "B", "second output"."""
+    return next((at for said in _names_in(value) if (at := _place_in(said)) is not None), None)
+
+
+def _place_in(said: Any) -> int | None:
+    return place_called(said) if isinstance(said, str) else _number_in(said)
+
+
+def _names_in(value: Any) -> list[Any]:
+    """What an object may say of which output it is about, the surest first."""
+    if not isinstance(value, dict):
+        return []
+    keys = _lowered(value)
+    named = [said for key, said in keys.items() if _NUMBER_KEY.fullmatch(key)]
+    inner = [_first(_lowered(said), _NUMBER_KEYS) for said in named if isinstance(said, dict)]
+    others = [said for key, said in keys.items() if key not in _RATIONALE_KEYS and is_full_name(said)]
+    return [*named, *inner, *(keys[key] for key in _NUMBER_KEYS if key in keys), *others]
+
+
+def _is_another_order(said: Any) -> bool:
+    """Whether it is a list of the outputs in another order than theirs."""
+    places = [_place_in(one) for one in cast(list[Any], said)] if isinstance(said, list) else []
+    return set(places) == set(_run(len(places))) and places != _run(len(places))
 
 
 def _lowered(value: Any) -> dict[str, Any]:

@@ -172,7 +172,23 @@ def test_without_a_count_no_output_may_be_missing(text: str) -> None:
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
-    "text", [" ", "\n", "Output ", "Output 1", "Rating:\n", "Rating (", "1\t", "*", "[{", "```\n", "1/"]
+    "text",
+    [
+        " ",
+        "\n",
+        "Output ",
+        "Output 1",
+        "Rating:\n",
+        "Rating (",
+        "1\t",
+        "*",
+        "[{",
+        "```\n",
+        "1/",
+        "1) Rating: 9\n",
+        "Output A\n",
+        "4 for ",
+    ],
 )
 def test_a_completion_that_repeats_itself_is_read_soon(text: str) -> None:
     assert set(ratings(text * (100_000 // len(text)))) == {None}
@@ -244,3 +260,152 @@ def test_unnumbered_ratings_are_read_only_where_they_are_as_many_as_the_outputs(
 ) -> None:
     found = ratings(UNNUMBERED[layout](said), count)
     assert found == ([rating for _, rating, _ in said] if count == len(said) else [None] * count)
+
+
+# How judges name an output in other words than ours. What is read of them is read by its order.
+SPELLINGS: dict[str, Callable[[int, int], str]] = {
+    "number": lambda n, r: f"Output number {n}:\nRating: {r}",
+    "no.": lambda n, r: f"Output No. {n}:\nRating: {r}",
+    "underscore": lambda n, r: f"Output_{n}:\nRating: {r}",
+    "hyphen": lambda n, r: f"Response-{n}\nRating: {r}",
+    "field": lambda n, r: f"Output: {n}\nRating: {r}",
+    "letter": lambda n, r: f"**Output {'ABCDEF'[n - 1]}:**\n**Rating:** {r}",
+    "letter's": lambda n, r: f"Output {'ABCDEF'[n - 1]}'s rating: {r}",
+    "letter alone": lambda n, r: f"{'ABCDEF'[n - 1]}: Rating: {r}",
+    "letter in its line": lambda n, r: f"{'ABCDEF'[n - 1]})\nRating: {r}\nRationale: So.",
+    "letter and words": lambda n, r: f"Text {'ABCDEF'[n - 1]} (the short one):\nRating: {r}",
+    "letter and sentence": lambda n, r: f"Response {'ABCDEF'[n - 1]} is such that its rating is {r}.",
+    "letter and reason": lambda n, r: f"Response {'ABCDEF'[n - 1]}:\nRationale: So.\nRating: {r}",
+    "word": lambda n, r: f"Output {WORDS_OF[n - 1]}:\nRating: {r}\nRationale: So.",
+    "ordinal": lambda n, r: f"{ORDINALS[n - 1].capitalize()} output\nRating: {r}",
+    "ordinal alone": lambda n, r: f"The {ORDINALS[n - 1]}:\nRating: {r}",
+    "2nd": lambda n, r: f"{n}{['st', 'nd', 'rd', 'th', 'th', 'th'][n - 1]} candidate - rating: {r}",
+    "item": lambda n, r: f"{n}) Rating: {r}",
+    "item and reason": lambda n, r: f"{n}. Rating: {r}\nRationale: So.",
+    "reason in an item": lambda n, r: f"{n}. Rationale: So.\nRating: {r}",
+    "item in a line": lambda n, r: f"{n}.\nRating: {r}",
+    "item with words": lambda n, r: f"{n}. Blue, and green.\nRating: {r}\nRationale: So.",
+    "parentheses": lambda n, r: f"({n}) Rating: {r}",
+    "brackets": lambda n, r: f"[{n}] Rating: {r}/5",
+    "hash": lambda n, r: f"#{n}\nRating: {r}",
+    "hash and mark": lambda n, r: f"### #{n} Rating: {r}",
+    "tag": lambda n, r: f"<output_{n}>\nRating: {r}\n</output_{n}>",
+    "another language": lambda n, r: f"Ausgabe {n}:\nRating: {r}",
+    "item of an output": lambda n, r: f"{n}. Output {n}\nRating: {r}",
+    "item of a letter": lambda n, r: f"{n}. Output {'ABCDEF'[n - 1]}\nRating: {r}",
+    "after it": lambda n, r: f"Rating: {r} for output {n}",
+    "after it with a reason": lambda n, r: f"Rating: {r}/5 for the {ORDINALS[n - 1]} output\nRationale: So.",
+    "after it in parentheses": lambda n, r: f"Rating: {r} (Output {n})\nRationale: So.",
+    "in its mark": lambda n, r: f"Rating [{n}]: {r}",
+    "letter in its mark": lambda n, r: f"Rating (Output {'ABCDEF'[n - 1]}): {r}",
+    "sentence": lambda n, r: f"The rating is {r} for the {ORDINALS[n - 1]}.",
+    "object": lambda n, r: f'Output {n}:\n{{"rating": {r}}}',
+    "object in an item": lambda n, r: f'{n}. {{"rating": {r}}}',
+    "object with a letter": lambda n, r: f'{{"response": "{"ABCDEF"[n - 1]}", "rating": {r}}}',
+}
+ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
+WORDS_OF = ["one", "two", "three", "four", "five", "six"]
+
+PLACES = st.integers(2, 6).flatmap(lambda count: st.permutations(range(1, count + 1)))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@given(order=PLACES, data=st.data(), between=st.sampled_from(["\n", "\n\n"]))
+@settings(max_examples=60, deadline=None)
+def test_a_rating_never_goes_to_another_output_than_the_one_that_it_names(
+    spelling: str, order: list[int], data: st.DataObject, between: str
+) -> None:
+    true = data.draw(st.lists(st.integers(1, 5), min_size=len(order), max_size=len(order)))
+    found = ratings(between.join(SPELLINGS[spelling](n, true[n - 1]) for n in order), len(order))
+    assert all(one in (None, right) for one, right in zip(found, true, strict=True)), found
+    if order == sorted(order):
+        assert found == true
+
+
+@pytest.mark.parametrize("key", ["candidate", "completion", "output_id", "Output Number", "response_index", "no", "#"])
+@pytest.mark.parametrize(("second", "first"), [("2", "1"), ('"2"', '"1"'), ('"output 2"', '"Output 1"')])
+def test_the_number_in_an_object_is_read_whatever_its_key(key: str, second: str, first: str) -> None:
+    assert ratings(f'[{{"{key}": {second}, "rating": 4}}, {{"{key}": {first}, "rating": 3}}]') == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('[{"name": "output 2", "rating": 4}, {"name": "output 1", "rating": 3}]', [3, 4]),
+        ('[{"output": "Blue.", "id": 2, "rating": 4}, {"output": "Red.", "id": 1, "rating": 3}]', [3, 4]),
+        ('[{"id": 101, "output": 2, "rating": 4}, {"id": 100, "output": 1, "rating": 3}]', [3, 4]),
+        ('[{"output": {"id": 2}, "rating": 4}, {"output": {"id": 1}, "rating": 3}]', [3, 4]),
+        ('[{"name": "Blue.", "rating": 4}, {"name": "Red.", "rating": 3}]', [4, 3]),
+        ('[{"output": "B", "rating": 4}, {"output": "A", "rating": 3}]', [None, None]),
+        ('[{"name": "second output", "rating": 4}, {"name": "first output", "rating": 3}]', [None, None]),
+        ('[{"output": "A", "rating": 4}, {"output": "B", "rating": 3}]', [4, 3]),
+        ('{"outputs": [2, 1], "ratings": [4, 3]}', [None, None]),
+        ('{"outputs": [1, 2], "ratings": [4, 3]}', [4, 3]),
+        ('{"outputs": ["Blue.", "Red."], "ratings": [4, 3]}', [4, 3]),
+        ('Output 2:\n{"output": 2, "rating": 4}\nOutput 1:\n{"output": 1, "rating": 3}', [3, 4]),
+    ],
+)
+def test_an_object_that_names_its_output(text: str, found: list[float | None]) -> None:
+    assert ratings(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Output 1: 4\nOutput 2: 3\n\nOverall rating: 5", [4, 3]),
+        ("Output 1:\nRating: 4\nOutput 2:\nRationale: So.\n\n**Overall rating**: 5", [4, None]),
+        ("Output 1: 4\nOutput 2: 3\n\nFor both, the rating is 5.", [4, None]),
+        ("Output 1: 4\nOutput 2: 3\n\nFor both, the rating is 3.", [4, 3]),
+        ("Rating: 4\n\nOverall rating: 5", [None, None]),
+        ("1. 4/5 - Good.\n2. 3/5 - Bad.\n\nThe overall score is 5.", [4, 3]),
+        ("Output 1: Good, 4/5.\nOutput 2: Bad, 3/5.\n\nOverall rating: 5", [4, 3]),
+        ("Output 1:\nAccuracy: 3/5\nOverall rating: 4\nOutput 2:\nAccuracy: 5/5\nOverall rating: 3", [4, 3]),
+        ("Output 1: 42\nRating: 4\nOutput 2: 43\nRating: 3", [4, 3]),
+        ("Output 1:\n1. It is true.\n2. It is short.\nRating: 4\nOutput 2:\n1. Rating: 3\n2. Rationale: So.", [4, 3]),
+    ],
+)
+def test_a_rating_of_all_is_not_the_last_ones(text: str, found: list[float | None]) -> None:
+    assert ratings(text) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. Output 2\nRating: 4\n2. Output 1\nRating: 3",
+        "1. Rating: 4 for output 2\n2. Rating: 3 for output 1",
+        "Rating: 4\n1) Rating: 3",
+        "Rating: 4\nOutput: 2\n\nRating: 3\nOutput: 1",
+        "The rating is 4 for the second output and the rating is 3 for the first.",
+        "The \u017fecond:\nRating: 4\nThe first:\nRating: 3",
+    ],
+)
+def test_nothing_is_read_by_an_order_that_the_text_denies(text: str) -> None:
+    assert ratings(text) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1. 4\n2. 3", 4), ("2. 4\n1. 3", 4), ("1. Rating: 4\n2. Reason: So.\n" * 2, 4)]
+)
+def test_the_numbers_of_a_list_are_no_outputs(text: str, count: int) -> None:
+    assert ratings(text, count) == [None] * count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Rating: 4\nRationale: Better than output 2.\n\nRating: 3\nRationale: Worse than output 1.",
+        "Rationale: Output 2 is worse.\nRating: 4\nRationale: Output 1 is better.\nRating: 3",
+        "Rating: 4 (better than output 2)\nRating: 3 (worse than output 1)",
+        "Rating: 4\nRationale:\n1. True.\n2. Short.\n3. Kind.\n\nRating: 3\nRationale:\n1. False.\n2. Long.",
+        "Rationale:\n1. True.\n2. Short.\n3. Kind.\nRating: 4\nRationale:\n1. False.\n2. Long.\nRating: 3",
+        "I look at:\n1. truth\n2. length\n3. tone\n\nRating: 4\nRationale: Good.\n\nRating: 3\nRationale: Bad.",
+        "Rating: 4\nAccuracy: 5\nBrevity: 3\n\nRating: 3\nAccuracy: 2\nBrevity: 4",
+        "1. Rating: 4\n2. Rationale: Good.\n\n1. Rating: 3\n2. Rationale: Bad.",
+        "1. Rating: 4\n2. Rationale: Good.\n3. Rating: 3\n4. Rationale: Bad.",
+        "Rating:\n4\nRating:\n3.",
+        "A rating: 4\nA rating: 3",
+        "I'd say rating: 4 for the first, and rating: 3 for the second.\n\nOutput 1:\nRating: 4\nOutput 2:\nRating: 3",
+    ],
+)
+def test_a_number_that_is_no_outputs_is_in_nobodys_way(text: str) -> None:
+    assert ratings(text) == [4, 3]
