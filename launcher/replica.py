@@ -103,7 +103,7 @@ class Replica:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                 )
-            except OSError as error:
+            except (OSError, ValueError) as error:  # the latter of what no process can be given
                 self._last_line = f"it cannot be started on {socket.gethostname()}: {error}"
                 return _EXIT_CANNOT_START
             assert popen.stdout is not None

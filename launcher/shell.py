@@ -230,7 +230,7 @@ class Launcher:
                     stdout=stream,
                     stderr=stream,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter of what no process can be given
             ear.close()
             self._machine.ended(process, EXIT_CANNOT_START, time.monotonic(), f"it cannot be started: {error}")
             return

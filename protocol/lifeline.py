@@ -33,6 +33,7 @@ class Lifeline:
 
         Raises:
             OSError: when the operating system starts no more processes.
+            ValueError: when no process can be given such arguments or such an environment.
         """
         return subprocess.Popen[bytes](
             [*command, "--lifeline", str(self._theirs)],

@@ -1,0 +1,35 @@
+"""The launcher's shell by itself: what a process that cannot be started does to the others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from genpool.launcher.place import Place, Request
+from genpool.launcher.service import Fleet, Recipe, Service
+from genpool.launcher.shell import Launcher
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (Recipe(("--version",), (("A=", "1"),)), "illegal environment variable name"),
+        (Recipe(("--version", "\0")), "embedded null byte"),
+    ],
+    ids=["environment", "argument"],
+)
+def test_one_that_cannot_be_started_ends_neither_the_launcher_nor_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recipe: Recipe, why: str
+) -> None:
+    place = Place(tmp_path)
+    pipe = place.occupy()
+    assert pipe is not None
+    services = (Service("bad", recipe), Service("good", Recipe(("--version",))))
+    launcher = Launcher(place, pipe, lambda: Fleet(tmp_path / "fleet.toml", services))
+    place.ask(Request("down"))
+    with caplog.at_level(logging.INFO, "genpool.launcher"):
+        assert launcher.run() == 0
+    assert f"bad-1 ended (exit code 71): it cannot be started: {why}; it is started again" in caplog.text
+    assert "good-1 is started" in caplog.text
