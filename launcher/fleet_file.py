@@ -99,7 +99,7 @@ class _Reader:
             services.append(self._llm(name, table, broker, environment, slurm))
         if not services:
             raise _Wrong((), "there is nothing to start: add a table [llm.NAME]")
-        drain_s = _number(content, ("drain-timeout",), DRAIN_S)
+        drain_s = _number(content, (_key(content, "drain-timeout"),), DRAIN_S)
         return Fleet(self._file.absolute(), tuple(services), self._gpus(content, services), drain_s)
 
     def _broker(self, said: object) -> tuple[list[Service], str | None]:
@@ -109,7 +109,7 @@ class _Reader:
                 raise _Wrong((), f"the hosts of a cluster must be told their broker: {_WRITE_BROKER}")
             return [], None
         if isinstance(said, str):
-            address = joined(map(self._address, split(said)))
+            address = joined(map(self._address, split(_passable(said, ("broker",)))))
             try:
                 resolve(address)
             except ConfigurationError as error:
@@ -123,8 +123,9 @@ class _Reader:
         options = public_options(self._commands["broker"])
         _known(given, ("broker",), sorted(options))
         arguments = self._arguments("broker", options, given, ("broker",))
-        connection_file = self._base / given.get("connection-file", self._folder / "broker.json")
-        if "connection-file" not in given:
+        key = _key(given, "connection-file")
+        connection_file = self._base / given.get(key, self._folder / "broker.json")
+        if key not in given:
             arguments.append(f"--connection-file={connection_file}")
         return [Service(BROKER, Recipe(("broker", *arguments)), is_broker=True)], str(connection_file)
 
@@ -153,7 +154,7 @@ class _Reader:
             said = content["gpus"]
             if not isinstance(said, list) or not all(type(one) in (int, str) for one in cast(list[Any], said)):
                 raise _Wrong(("gpus",), f"must be a list of GPUs, such as [0, 1], got {said!r}")
-            gpus = tuple(str(one) for one in cast(list[Any], said))
+            gpus = tuple(_passable(str(one), ("gpus",)) for one in cast(list[Any], said))
             if len(set(gpus)) < len(gpus):
                 raise _Wrong(("gpus",), "names a GPU twice")
         else:
@@ -188,7 +189,7 @@ class _Reader:
         arguments += _settings(table, path)
         gpus = _count(table, (*path, "gpus"), 0) if "gpus" in table else None
         own = environment | _environment(table, path, has_gpus=gpus is not None)
-        recipe = Recipe(("worker", f"--llm={name}", *arguments), tuple(sorted(own.items())), gpus)
+        recipe = Recipe(("worker", f"--llm={_passable(name, path)}", *arguments), tuple(sorted(own.items())), gpus)
         sbatch = slurm | _sbatch(table, (*path, "slurm"))
         replicas = _count(table, (*path, "replicas"), 0, default=1)
         return Service(
@@ -216,7 +217,7 @@ class _Reader:
             if isinstance(value, bool):
                 arguments += [option.opts[0]] if value else []
             else:
-                arguments.append(f"{option.opts[0]}={value}")
+                arguments.append(_passable(f"{option.opts[0]}={value}", (*path, key)))
         return arguments
 
 
@@ -235,7 +236,7 @@ def _settings(table: Mapping[str, Any], path: Path_) -> list[str]:
             text = value if isinstance(value, str) else json.dumps(value)
         except TypeError:
             raise _Wrong((*path, "set", key), f"no setting is a date or a time, got {value}") from None
-        pairs.append(f"--set={key}={text}")
+        pairs.append(_passable(f"--set={key}={text}", (*path, "set", key)))
     return pairs
 
 
@@ -248,7 +249,7 @@ def _sbatch(table: Mapping[str, Any], path: Path_) -> dict[str, str | None]:
             raise _Wrong((*path, key), "is set by `genpool up`")
         if type(value) not in (str, int, bool):
             raise _Wrong((*path, key), f"must be a text, a whole number or true, as sbatch takes it, got {value!r}")
-        options[name] = None if value is False else "" if value is True else str(value)
+        options[name] = None if value is False else "" if value is True else _passable(str(value), (*path, key))
     return options
 
 
@@ -262,7 +263,9 @@ def _environment(table: Mapping[str, Any], path: Path_, *, has_gpus: bool) -> di
             raise _Wrong(here, "is a secret, and others can read this file: set it where you call `genpool up`")
         if key in VARIABLES or (key == VISIBLE and has_gpus):
             raise _Wrong(here, f"is set by `genpool up`{' where gpus is given' if key == VISIBLE else ''}")
-        environment[key] = value
+        if not key or "=" in key:
+            raise _Wrong(here, "is no name of an environment variable: take one without '=' that is not empty")
+        environment[_passable(key, here)] = _passable(value, here)
     return environment
 
 
@@ -270,11 +273,25 @@ def _known(table: Mapping[str, Any], path: Path_, names: Sequence[str]) -> None:
     for key in table:
         if _named(key) not in names:
             raise _Wrong((*path, key), f"there is no such key here: there are {', '.join(names)}")
+        if (other := _key(table, _named(key))) != key:
+            raise _Wrong((*path, key), f"is there twice, as {other!r} too: take one of them")
 
 
 def _named(key: str) -> str:
     """``batch_size`` and ``batch-size`` are one."""
     return key.replace("_", "-")
+
+
+def _key(table: Mapping[str, Any], name: str) -> str:
+    """How the table spells the key that is called ``name``."""
+    return next((key for key in table if _named(key) == name), name)
+
+
+def _passable(text: str, path: Path_) -> str:
+    """``text``, which a process is given. Without this a start would raise, in a launcher that runs others."""
+    if "\0" in text:
+        raise _Wrong(path, "has a NUL character in it, which no command and no environment can have: take it out")
+    return text
 
 
 def _table(content: Mapping[str, Any], path: Path_) -> dict[str, Any]:
@@ -292,8 +309,7 @@ def _count(table: Mapping[str, Any], path: Path_, least: int, default: int = 0) 
 
 
 def _number(table: Mapping[str, Any], path: Path_, default: float) -> float:
-    name = path[-1]
-    value = table.get(name, table.get(name.replace("-", "_"), default))
+    value = table.get(path[-1], default)
     if type(value) not in (int, float) or not 0 <= value < float("inf"):
         raise _Wrong(path, f"must be a number of seconds, got {value!r}")
     return float(value)

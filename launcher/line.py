@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..protocol.printable import printable
+
 
 def line_of(text: str, path: Sequence[str]) -> int:
     """The line, from 1, where the value at ``path`` begins in a TOML ``text``; 1 where there is no such value.
@@ -29,7 +31,7 @@ def line_of(text: str, path: Sequence[str]) -> int:
 
 def placed(file: Path, text: str, path: Sequence[str], sentence: str) -> str:
     """``sentence`` about the value at ``path``, with the file, the line and the key before it."""
-    key = f"{'.'.join(path)}: " if path else ""
+    key = f"{printable('.'.join(path))}: " if path else ""
     return f"{file}, line {line_of(text, path)}: {key}{sentence}"
 
 

@@ -17,6 +17,7 @@ from genpool.protocol.errors import ConfigurationError
 Read = Callable[..., Fleet]
 
 HEAD = 'broker = "head:5555"\n'
+NUL = "has a NUL character in it, which no command and no environment can have"
 # What an LLM needs.
 LLM = '[llm.a]\nengine = "openai"\n'
 
@@ -61,7 +62,7 @@ def test_all_that_it_may_say(read: Read, tmp_path: Path) -> None:
         expose-tracebacks = true
         [llm.smollm2.set]
         n_ctx = 4096
-        stop = ["\\n\\n", "ä"]
+        stop = ["\\n\\n", "ä", "\\u0000"]
         flash = true
         note = "a b"
         [llm.smollm2.env]
@@ -85,7 +86,7 @@ def test_all_that_it_may_say(read: Read, tmp_path: Path) -> None:
         "--expose-tracebacks",
         "--broker=head:5555",
         "--set=n_ctx=4096",
-        '--set=stop=["\\n\\n", "\\u00e4"]',
+        '--set=stop=["\\n\\n", "\\u00e4", "\\u0000"]',
         "--set=flash=true",
         "--set=note=a b",
     )
@@ -113,10 +114,15 @@ def test_a_broker_is_started_where_there_is_a_table(read: Read, tmp_path: Path) 
     COMMANDS["broker"].make_context("broker", list(broker.recipe.arguments[1:]))
 
 
-def test_the_connection_file_may_be_said(read: Read, tmp_path: Path) -> None:
-    broker, worker = read('[broker]\nconnection-file = "b.json"\n' + LLM).services
+@pytest.mark.parametrize("key", ["connection-file", "connection_file"])
+def test_the_connection_file_may_be_said(read: Read, tmp_path: Path, key: str) -> None:
+    broker, worker = read(f'[broker]\n{key} = "b.json"\n' + LLM).services
     assert broker.recipe.arguments == ("broker", "--connection-file=b.json")
     assert f"--broker={tmp_path / 'b.json'}" in worker.recipe.arguments
+
+
+def test_a_key_may_be_spelled_with_underscores(read: Read) -> None:
+    assert read("drain_timeout = 60\n" + LLM).drain_s == 60.0
 
 
 def test_paths_are_meant_from_the_files_folder(read: Read, tmp_path: Path) -> None:
@@ -155,6 +161,8 @@ def test_the_same_text_is_the_same_state(read: Read) -> None:
         (LLM + "gpus = 1", 3, "llm.a.gpus", "all replicas together need 1 GPUs, and there are 0: ask for fewer,"),
         ("gpus = [1, 1]\n" + LLM, 1, "gpus", "names a GPU twice"),
         ("gpus = 2\n" + LLM, 1, "gpus", "must be a list of GPUs, such as [0, 1], got 2"),
+        (LLM + "batch-size = 8\nbatch_size = 4", 4, "llm.a.batch_size", "is there twice, as 'batch-size' too"),
+        ('[broker]\nconnection_file = "a.json"\nconnection-file = "b.json"\n' + LLM, 3, "broker.connection-file", "is"),
         (LLM + 'batch_size = "8"', 3, "llm.a.batch_size", "must be a whole number, got '8'"),
         (LLM + "batch-size = 0", 3, "llm.a.batch-size", "0 is not in the range x>=1."),
         ('[llm.a]\nengine = "magic"', 2, "llm.a.engine", "'magic' is not one of"),
@@ -171,6 +179,22 @@ def test_the_same_text_is_the_same_state(read: Read) -> None:
         (LLM + '[llm.a.env]\nHF_TOKEN = "sk-1"', 4, "llm.a.env.HF_TOKEN", "is a secret, and others can read this file"),
         (LLM + '[llm.a.env]\nURL = "http://me:sk-1@h"', 4, "llm.a.env.URL", "is a secret, and others can read this"),
         (LLM + "[llm.a.env]\nN = 4", 4, "llm.a.env.N", 'must be a text, got 4: write "4"'),
+        (
+            LLM + '[llm.a.env]\n"N=" = "4"',
+            4,
+            "llm.a.env.N=",
+            "is no name of an environment variable: take one without '='",
+        ),
+        (LLM + '[llm.a.env]\n"" = "4"', 4, "llm.a.env.", "is no name of an environment variable: take one without '='"),
+        (LLM + '[llm.a.env]\nN = "4\\u0000"', 4, "llm.a.env.N", NUL),
+        (LLM + '[llm.a.env]\n"N\\u0000" = "4"', 4, "llm.a.env.N\\x00", NUL),
+        (LLM + 'model = "m\\u0000"', 3, "llm.a.model", NUL),
+        (LLM + '[llm.a.set]\nstop = "a\\u0000"', 4, "llm.a.set.stop", NUL),
+        (LLM + '[llm.a.slurm]\ntime = "1\\u0000"', 4, "llm.a.slurm.time", NUL),
+        ('[llm."\\u0000"]\nload = "a:b"', 1, "llm.\\x00", NUL),
+        ('[llm.a]\nload = "a:b\\u0000"', 2, "llm.a.load", NUL),
+        ('gpus = ["0\\u0000"]\n' + LLM, 1, "gpus", NUL),
+        ('broker = "a\\u0000:1"\n' + LLM, 1, "broker", NUL),
         (LLM + '[llm.a.env]\nNOTIFY_SOCKET = "4"', 4, "llm.a.env.NOTIFY_SOCKET", "is set by `genpool up`"),
         (
             LLM + 'gpus = 0\n[llm.a.env]\nCUDA_VISIBLE_DEVICES = "4"',
@@ -186,6 +210,7 @@ def test_the_same_text_is_the_same_state(read: Read) -> None:
         ('keys = "absent.key"\n' + LLM, 1, "keys", "there is no key file"),
         ("keys = 1\n" + LLM, 1, "keys", "must be the path of a worker's key file, got 1"),
         ("drain-timeout = -1\n" + LLM, 1, "drain-timeout", "must be a number of seconds, got -1"),
+        ("gpus = [0]\ndrain_timeout = -1\n" + LLM, 2, "drain_timeout", "must be a number of seconds, got -1"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_key(

@@ -216,6 +216,8 @@ def test_a_file_that_is_wrong_changes_nothing(pair: Host) -> None:
     assert "there is no 'absent' in" in pair.up("--restart", "absent", code=2)
     pair.write(pair.llm(replicas=2, more="batch_size = 0"))
     assert f"{pair.file}, line 7: llm.noted.batch_size: 0 is not in the range x>=1" in pair.up(code=2)
+    pair.write(pair.llm(replicas=2, **{'"A="': "1"}))
+    assert "llm.noted.env.A=: is no name of an environment variable" in pair.up(code=2)
     assert pair.pids == before
 
 
