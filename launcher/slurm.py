@@ -61,7 +61,10 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
     while b"READY=1" not in ready.recv(4096):
         pass
 for task in sys.argv[1].split():
-    subprocess.run(["scancel", "--batch", "--signal=TERM", task], check=False)
+    # Requeued meanwhile, it would run again: what waits gets no signal.
+    look = ["squeue", "--noheader", "--array", "--format=%T", f"--jobs={{task}}"]
+    waits = b"PENDING" in subprocess.run(look, stdout=subprocess.PIPE, check=False).stdout
+    subprocess.run(["scancel", *["--batch", "--signal=TERM"] * (not waits), task], check=False)
 END
 """
 
@@ -76,6 +79,10 @@ class Task:
     reason: str
     llm: str
     digest: str
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "RUNNING"
 
     def __str__(self) -> str:
         return f"{self.job}_{self.index}"
@@ -110,7 +117,9 @@ def plan(fleet: Fleet, tasks: Iterable[Task]) -> list[Submit | End]:
         surplus = kept[service.replicas :]
         missing = service.replicas - len(kept)
         if missing > 0:
-            todo.append(Submit(service, missing, tuple(former)))
+            todo.append(Submit(service, missing, tuple(task for task in former if task.is_running)))
+            # Those serve nobody.
+            surplus += [task for task in former if not task.is_running]
         else:
             surplus += former
         if surplus:
@@ -212,8 +221,8 @@ def down(fleet: Fleet, timeout_s: float | None) -> int:
 
 
 def _end(tasks: Sequence[Task]) -> None:
-    running = [str(task) for task in tasks if task.state == "RUNNING"]
-    waiting = [str(task) for task in tasks if task.state != "RUNNING"]
+    running = [str(task) for task in tasks if task.is_running]
+    waiting = [str(task) for task in tasks if not task.is_running]
     if running:
         _run(["scancel", "--batch", "--signal=TERM", *running])
     if waiting:
@@ -222,7 +231,7 @@ def _end(tasks: Sequence[Task]) -> None:
 
 def _running(fleet: Fleet, tasks: Iterable[Task]) -> int:
     digests = {service.name: digest_of(service) for service in fleet.services}
-    return sum(task.state == "RUNNING" and digests.get(task.llm) == task.digest for task in tasks)
+    return sum(task.is_running and digests.get(task.llm) == task.digest for task in tasks)
 
 
 def _wait(fleet: Fleet, condition: Callable[[list[Task]], bool], timeout_s: float | None) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -54,6 +56,12 @@ def test_a_changed_llm_is_replaced_and_one_that_is_gone_ends() -> None:
     ]
 
 
+def test_a_former_task_that_only_waits_is_ended_at_once_and_after_the_others_are_submitted() -> None:
+    runs, waits = task(1, digest="former"), task(2, digest="former", state="PENDING")
+    assert plan(replace(WANTED, services=(SMALL,)), [runs, waits]) == [Submit(SMALL, 2, (runs,)), End((waits,))]
+    assert plan(replace(WANTED, services=(SMALL,)), [waits]) == [Submit(SMALL, 2), End((waits,))]
+
+
 def test_what_is_left_of_a_former_recipe_ends_when_all_new_ones_are_there() -> None:
     former = task(1, job=6, digest="former")
     assert plan(replace(WANTED, services=(SMALL,)), [former, task(1), task(2)]) == [End((former,))]
@@ -81,6 +89,37 @@ def test_the_script_says_all_to_slurm_and_bash_can_read_it(tmp_path: Path) -> No
     assert "export A='it'\"'\"'s'" in text
     assert text.index("#SBATCH --signal") < text.index("export A"), "directives come first"
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "called"),
+    [
+        ("RUNNING", "--batch --signal=TERM 7_1"),
+        ("PENDING", "7_1"),
+        ("", "--batch --signal=TERM 7_1"),
+    ],
+    ids=["runs", "waits again", "not known"],
+)
+def test_a_new_task_has_an_old_one_drain_and_cancels_one_that_has_begun_to_wait(
+    tmp_path: Path, state: str, called: str
+) -> None:
+    for name, line in (("squeue", f"echo {state}"), ("scancel", f"echo $@ >> {tmp_path}/called")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    text = script(replace(WANTED, path=tmp_path / "fleet.toml"), Submit(SMALL, 1, (task(1),)), tmp_path)
+    # In the worker's place something that tells that it is ready.
+    (begin,) = [line for line in text.splitlines() if line.endswith("--restart &")]
+    tell = "import os, socket; socket.socket(1, 2).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+    wait = f"until [[ -S $NOTIFY_SOCKET ]]; do sleep 0.05; done; {sys.executable} -c {shlex.quote(tell)}; wait %1"
+    subprocess.run(
+        ["bash"],
+        input=text.replace(begin, wait).partition("worker=")[0],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "1"},
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+    assert (tmp_path / "called").read_text().splitlines() == [called]
 
 
 def test_a_script_that_replaces_nothing_says_nothing_of_it(tmp_path: Path) -> None:
@@ -111,7 +150,7 @@ class Cluster(Fleet):
         self.slurm = slurm
         self.file = folder / "fleet.toml"
 
-    def write(self, replicas: int, **env: str) -> None:
+    def write(self, replicas: int, sbatch: str = "", **env: str) -> None:
         environment = {
             "NOTED": str(self.folder),
             "CONCURRENCY": "2",
@@ -120,7 +159,7 @@ class Cluster(Fleet):
         }
         lines = [f'{key} = "{value}"' for key, value in environment.items()]
         head = f'broker = "{self.address}"\n[llm.noted]\nload = "noted:load"\nreplicas = {replicas}\n'
-        self.file.write_text("\n".join([head, '[slurm]\ntime = "1:00:00"\n', "[llm.noted.env]", *lines]) + "\n")
+        self.file.write_text("\n".join([head, '[slurm]\ntime = "1:00:00"', sbatch, "[llm.noted.env]", *lines]) + "\n")
 
     def run(self, *arguments: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -157,8 +196,14 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @needs_slurm
 @pytest.mark.timeout(240)
 def test_a_real_slurm_runs_replaces_requeues_and_ends_workers(cluster: Cluster) -> None:
+    # What only waits when the file changes must not run later on.
+    cluster.write(replicas=2, sbatch='begin = "now+1hour"')
+    cluster.run("up", "--detach", "--on", "slurm", "--logs", str(cluster.folder / "logs"), str(cluster.file))
+    waiting = cluster.tasks()
     cluster.write(replicas=2)
     assert "all 2 run" in cluster.up()
+    assert len(waiting) == 2
+    assert not set(waiting) & set(cluster.tasks())
     until(lambda: len(cluster.pids()) == 2, "two workers")
     assert len([*(cluster.folder / "logs").glob("noted-*.log")]) == 2
     first, tasks = cluster.pids(), cluster.tasks()
