@@ -48,10 +48,12 @@ async def astream(
     most: Callable[[], int],
     *,
     ordered: bool,
+    waits: bool = False,
 ) -> AsyncRows:
     """``stream`` for asyncio: inputs may be an async iterable, and are read in the event loop's thread.
 
-    What the source raises is raised here after the rows that were begun, as there.
+    ``waits`` says whether ``make_call`` may take long. What the source raises is raised here after the rows that were
+    begun, as there.
     """
     loop = asyncio.get_running_loop()
     # Records that have finished, and at the end of the inputs None or what reading them raised.
@@ -63,12 +65,12 @@ async def astream(
         except RuntimeError:
             pass  # the loop has ended, and nobody waits for the rows
 
-    call = make_call(hand_over)
+    call = await asyncio.to_thread(make_call, hand_over) if waits else make_call(hand_over)
     order = Order(ordered=ordered)
     window = Window(call, most)
     pump = _Pump(call, inputs, window)
     reading = asyncio.ensure_future(pump.run())
-    reading.add_done_callback(lambda task: arrived.put_nowait(None if task.cancelled() else task.exception()))
+    reading.add_done_callback(lambda task: arrived.put_nowait(_raised_by(task)))
     exhausted = False
     error: BaseException | None = None
     try:
@@ -86,6 +88,11 @@ async def astream(
     finally:
         reading.cancel()
         call.cancel(error)
+
+
+def _raised_by(task: asyncio.Future[None]) -> BaseException | None:
+    # The source may have awaited what was cancelled.
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 async def _as_async(inputs: Iterable[Any]) -> AsyncIterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from ..tasks.base import LABELLING, TaskLike, is_labelling
@@ -11,6 +11,9 @@ from .formats.jsonl import encode
 from .link import Link
 
 ERROR = "error"
+
+# Where what a task reads under that name goes: ``error`` says why a row has failed.
+PARSED_ERROR = "parsed_error"
 
 # The column of what a task reads that has no names of its own for it.
 DEFAULT = "generations"
@@ -48,7 +51,7 @@ class Columns:
         self._task = task
         if task is not None:
             self._needed = list(task.input_args_names)
-            self._made = list(getattr(task, "output_args_names", [])) or [self._default]
+            self._made = columns_of(getattr(task, "output_args_names", [])) or [self._default]
 
     @property
     def are_known(self) -> bool:
@@ -69,9 +72,10 @@ class Columns:
         if self._made is not None:
             return self._made
         told = self._told("output_args_names")
+        made = columns_of(_joined(told)) or [self._default]
         if None not in told:
-            self._made = _joined(told) or [self._default]
-        return _joined(told) or [self._default]
+            self._made = made
+        return made
 
     @property
     def are_labels(self) -> bool:
@@ -87,6 +91,11 @@ class Columns:
     def _told(self, what: str) -> list[list[str] | None]:
         fleet = self._link.fleet or {}
         return [fleet[name].task.get(what) if name in fleet else None for name in self._llms]
+
+
+def columns_of(names: Iterable[Any]) -> list[str]:
+    """The columns of what a task reads under these names."""
+    return [PARSED_ERROR if name == ERROR else str(name) for name in names]
 
 
 def _joined(lists: Sequence[Sequence[str] | None]) -> list[str]:
@@ -109,7 +118,8 @@ def output_row(
     """
     columns: dict[str, Any] = {name: [None] * len(outputs) for name in made}
     for at, output in enumerate(outputs):
-        for name, value in _entries(output.get("parsed_output"), are_labels).items():
+        entries = _entries(output.get("parsed_output"), are_labels)
+        for name, value in zip(columns_of(entries), entries.values(), strict=True):
             columns.setdefault(name, [None] * len(outputs))[at] = value
     for name, key in _of_every_output(are_labels).items():
         columns[name] = [output.get(key) for output in outputs]

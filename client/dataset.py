@@ -172,7 +172,7 @@ class Progress:
         text = "no row was written"
         if done.rows:
             failed = f"{done.failed} of them failed"
-            text = f"{done.rows} rows are written whole, up to line {done.line} of the input ({failed})"
+            text = f"{_rows_are(done.rows)} written whole, up to line {done.line} of the input ({failed})"
         # Shares of rows that are not written are kept too, from when there is an output.
         if self.claim is not None and (done.rows or self.output is not None):
             but = " without --overwrite" if self.settings.overwrite else ""
@@ -463,14 +463,18 @@ def _finish(held: Claim, format: Format, report: Mapping[str, Any]) -> None:
 
 def _written(done: Standing) -> str:
     failed = f", {done.failed} of them failed" if done.failed else ""
-    return f"{done.rows} rows are written{failed}; it took {done.seconds:.1f} s"
+    return f"{_rows_are(done.rows)} written{failed}; it took {done.seconds:.1f} s"
 
 
 def _all_done(held: Claim) -> str:
     done, target = held.standing, held.places.target
-    if not done.failed:
-        return f"all {done.rows} rows are in {target}"
-    return f"all {done.rows} rows are in {target}, {done.failed} of them failed: --only-failed does those again"
+    rows = "the only row is" if done.rows == 1 else f"all {done.rows} rows are"
+    failed = f", {done.failed} of them failed: --only-failed does those again" if done.failed else ""
+    return f"{rows} in {target}{failed}"
+
+
+def _rows_are(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"
 
 
 def _say(text: str) -> None:

@@ -25,7 +25,11 @@ def digest(line: Line, id_column: str | None = None) -> bytes:
     try:
         return encode(known)
     except (TypeError, ValueError):
+        pass
+    try:
         return repr(known).encode(errors="backslashreplace")
+    except RecursionError:
+        return b"nested too deeply"
 
 
 def contents(line: Line) -> bytes:

@@ -71,6 +71,11 @@ class Generator(ABC):
     def _voices(self) -> Sequence[Voice]:
         """The LLMs, in order. Raises Closed after ``teardown``."""
 
+    @property
+    def _must_find_voices(self) -> bool:
+        """Whether ``_voices`` may have to wait for the broker."""
+        return False
+
     def submit(
         self,
         inputs: Iterable[Mapping[str, Any]],
@@ -113,6 +118,8 @@ class Generator(ABC):
         """``submit`` for asyncio. Cancelling the task cancels the call."""
         import asyncio  # who has not imported it yet does without: see astream.py
 
+        if self._must_find_voices:
+            await asyncio.to_thread(self._voices)
         return await asyncio.wrap_future(self.submit(inputs, num_generations, progress_callback_func, **options))
 
     def stream(
@@ -159,9 +166,13 @@ class Generator(ABC):
         """``stream`` for asyncio; ``inputs`` may be an async iterable."""
         from .astream import astream
 
-        make_call = self._call_maker(num_generations, progress_callback_func, options)
+        def find_and_make(finished: Callable[[list[Record]], None]) -> Call:
+            return self._call_maker(num_generations, progress_callback_func, options)(finished)
+
+        waits = self._must_find_voices  # and then what needs them is checked later
+        make_call = find_and_make if waits else self._call_maker(num_generations, progress_callback_func, options)
         given = inputs if isinstance(inputs, AsyncIterable) else _as_iterable(inputs)
-        return astream(make_call, given, self._window, ordered=ordered)
+        return astream(make_call, given, self._window, ordered=ordered, waits=waits)
 
     def _call_maker(
         self,
@@ -286,9 +297,12 @@ def _seed(seed: Any) -> int | None:
     if seed is None:
         return None
     try:
-        return operator.index(seed)
+        checked = operator.index(seed)
     except TypeError:
         raise ConfigurationError(f"`seed` must be a whole number, and is {seed!r}") from None
+    if abs(checked) > MAX_COUNT:  # which the journal of a run could not hold
+        raise ConfigurationError(f"`seed` must be a whole number from -{MAX_COUNT} to {MAX_COUNT}, and is {checked}")
+    return checked
 
 
 def _seconds(name: str, value: Any) -> float | None:

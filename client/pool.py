@@ -158,6 +158,10 @@ class LLMPool(Generator):
             raise Closed("this LLMPool was torn down: make a new one to generate")
         return self.llms
 
+    @property
+    def _must_find_voices(self) -> bool:
+        return self._llms is None and not self._closed
+
     def _find_llms(self) -> list[ProcessLLM]:
         """All LLMs of the fleet that share a task, once at least two of them are announced."""
         address, task, wait_s = self._fleet

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from ..protocol.errors import GenpoolError, NoBroker, Refused
 from ..tasks.output import LLMOutput
@@ -26,6 +26,7 @@ from .retry import Retry
 from .row import Ending
 from .standing import Made
 from .stream import Row
+from .usage import told
 
 log = logging.getLogger("genpool.generate")
 
@@ -250,11 +251,7 @@ def _made_by(names: Sequence[str], row: Row) -> dict[str, Made]:
 
 
 def _made_of(output: LLMOutput) -> Made:
-    usage: Any = output.get("usage")
-    told = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}  # a user's engine may say anything
-
-    def number(name: str) -> Any:
-        value = told.get(name)
-        return value if isinstance(value, (int, float)) else 0
-
-    return Made(1, int(number("prompt_tokens")), int(number("completion_tokens")), float(number("cost")))
+    usage = output.get("usage")
+    return Made(
+        1, int(told(usage, "prompt_tokens")), int(told(usage, "completion_tokens")), float(told(usage, "cost"))
+    )

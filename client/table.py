@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError
 from ..tasks.base import TaskLike
-from .column import OF_EVERY_ROW, Columns
+from .column import OF_EVERY_ROW, Columns, columns_of
 from .dataset import GenerateSettings, Progress, generate
 from .fleet import Choice, Connected
 from .formats.format import JSONL, format_of
@@ -154,5 +154,5 @@ def _made_by(llm: ProcessLLM) -> list[str]:
     """The columns of what the LLM's task reads in its completions."""
     task = llm.given_task
     if task is not None:
-        return list(getattr(task, "output_args_names", []))
-    return list(llm.info.task.get("output_args_names", [])) if llm.info is not None else []
+        return columns_of(getattr(task, "output_args_names", []))
+    return columns_of(llm.info.task.get("output_args_names", [])) if llm.info is not None else []

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ...tasks.output import LLMOutput
+from ..usage import told
 from .base import Line
 from .jsonl import JsonlSource, encode
 
@@ -128,7 +129,7 @@ def encode_answer(line: Line, outputs: Sequence[LLMOutput], error: str) -> bytes
 
 def _completion(outputs: Sequence[LLMOutput]) -> dict[str, Any]:
     """A chat completion with a choice for each output. Where several models made them, each choice names its own."""
-    models = list(dict.fromkeys(str(output["model_name"]) for output in outputs))
+    models = list(dict.fromkeys(str(output.get("model_name")) for output in outputs))
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -142,11 +143,11 @@ def _completion(outputs: Sequence[LLMOutput]) -> dict[str, Any]:
 def _choice(index: int, output: LLMOutput, *, is_named: bool) -> dict[str, Any]:
     choice = {
         "index": index,
-        "message": {"role": "assistant", "content": output["raw_output"], "refusal": None},
+        "message": {"role": "assistant", "content": output.get("raw_output"), "refusal": None},
         "logprobs": None,
         "finish_reason": output.get("finish_reason", "stop"),
     }
-    return choice | {"model": output["model_name"]} if is_named else choice
+    return choice | {"model": output.get("model_name")} if is_named else choice
 
 
 def _usage(outputs: Sequence[LLMOutput]) -> dict[str, int] | None:
@@ -155,6 +156,6 @@ def _usage(outputs: Sequence[LLMOutput]) -> dict[str, int] | None:
     if not counted:
         return None
     prompt, completion = (
-        int(sum(usage.get(name, 0) for usage in counted)) for name in ("prompt_tokens", "completion_tokens")
+        int(sum(told(usage, name) for usage in counted)) for name in ("prompt_tokens", "completion_tokens")
     )
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

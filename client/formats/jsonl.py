@@ -126,7 +126,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, (set, frozenset)):
-        return list(cast(set[Any], value))
+        return sorted(cast(set[Any], value), key=repr)  # in the next process it would have another order
+    kind: type[object] = type(value)
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        return f"<{kind.__module__}.{kind.__qualname__}>"  # without its address, which is another one each time
     return str(value)
 
 

@@ -55,6 +55,16 @@ def test_another_tasks_results_have_columns_of_their_names() -> None:
     assert "generations" not in row
 
 
+def test_what_a_task_reads_as_an_error_is_no_failure_of_the_row() -> None:
+    outputs = [output({"error": None, "score": 1}), output({"error": "none found"})]
+    row = output_row({}, outputs, ["parsed_error", "score"])
+    assert row["parsed_error"] == [None, "none found"]
+    assert "error" not in row
+    assert output_row({}, [output(None)], ["parsed_error"], "it failed")["error"] == "it failed"
+    task = SimpleNamespace(input_args_names=["input"], output_args_names=["error", "score"])
+    assert Columns(cast(Any, task), cast(Link, None), []).made() == ["parsed_error", "score"]
+
+
 def test_a_parsed_output_that_is_no_dict_goes_to_generations() -> None:
     assert output_row({}, [output("text"), output(["a"])], ["generations"])["generations"] == ["text", ["a"]]
 

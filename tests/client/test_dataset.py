@@ -190,4 +190,4 @@ def test_a_broker_that_refuses_in_mid_run_ends_it(
     with pytest.raises(Refused, match="another version"):
         generate(*(f'{{"input": "{at}"}}' for at in range(3)), llms=("a",))
     assert len(rows(target)) == 1
-    assert "1 rows are written whole, up to line 1 of the input" in capsys.readouterr().err
+    assert "1 row is written whole, up to line 1 of the input" in capsys.readouterr().err

@@ -179,7 +179,7 @@ def test_a_reader_that_goes_away_ends_it(start: Start, echo_gate: Gate, source: 
     assert process.wait(PATIENCE_S) == 128 + signal.SIGPIPE
     assert process.stderr is not None
     err = process.stderr.read()
-    assert "nobody reads the output any more; 1 rows are written whole" in err
+    assert "nobody reads the output any more; 1 row is written whole" in err
     assert "Traceback" not in err
     process.stdout = None
 

@@ -308,6 +308,8 @@ def test_inputs_that_are_no_list_of_dicts(pool: LLMPool, given: Any) -> None:
         ("weights", [10**400, 1], "`weights` must be 2 numbers"),
         ("seed", "abc", "`seed` must be a whole number, and is 'abc'"),
         ("seed", 1.5, "`seed` must be a whole number"),
+        ("seed", 2**63, "`seed` must be a whole number from"),
+        ("seed", -(10**40), "`seed` must be a whole number from"),
         ("generation_kwargs", ["temperature"], r"`generation_kwargs` must be a dict .* and is \['temperature'\]"),
         ("generation_kwargs", {7: 1}, r"`generation_kwargs` must be a dict .* by their names, and is \{7: 1\}"),
         ("generation_kwargs", {"stop": object()}, r"`generation_kwargs` cannot be sent: .*\['stop'\]"),
@@ -567,6 +569,27 @@ def test_async_streams(pool: LLMPool) -> None:
         return [row.index async for row in pool.astream(source(), 2, ordered=True)]
 
     assert asyncio.run(main()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("call", ["agenerate", "astream"])
+def test_the_event_loop_turns_while_a_pool_looks_for_its_llms(link: FakeLink, call: str) -> None:
+    is_found = threading.Event()
+    found = link.wait_for
+
+    def wait_for(question: Callable[[Any], Any], timeout_s: float) -> Any:
+        assert is_found.wait(10.0), "the event loop stands still"
+        return found(question, timeout_s)
+
+    link.wait_for = wait_for  # pyright: ignore[reportAttributeAccessIssue]
+    pool = LLMPool.connect()
+
+    async def main() -> int:
+        asyncio.get_running_loop().call_later(0.05, is_found.set)
+        if call == "agenerate":
+            return len(await pool.agenerate(inputs("x", "y"), 3))
+        return len([row async for row in pool.astream(inputs("x", "y"), 3)])
+
+    assert asyncio.run(main()) == 2
 
 
 @pytest.mark.parametrize(("capacity", "window"), [(1, 64), (100, 800)])

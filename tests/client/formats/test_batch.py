@@ -121,6 +121,14 @@ def test_an_answer_is_what_openais_client_reads(path: Path) -> None:
     assert (completion.usage.prompt_tokens, completion.usage.total_tokens) == (10, 14)
 
 
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": None}, {"completion_tokens": float("nan")}, "5"], ids=repr)
+def test_an_output_that_says_odd_things_of_itself_costs_no_run(path: Path, usage: Any) -> None:
+    (line,) = read(path, request("one"))
+    body = answer(line, LLMOutput(usage=usage))["response"]["body"]  # pyright: ignore[reportCallIssue]
+    assert body["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert body["choices"][0]["message"]["content"] is None
+
+
 def test_each_choice_names_its_model_where_there_are_several(path: Path) -> None:
     (line,) = read(path, request())
     body = answer(line, output("A", "m1"), output("B", "m2"))["response"]["body"]
