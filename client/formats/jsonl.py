@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
         return value.decode(errors="backslashreplace")
     if isinstance(value, (set, frozenset)):
         return sorted(cast(set[Any], value), key=repr)  # in the next process it would have another order
-    kind: type[object] = type(value)
+    kind = cast("type[object]", type(value))
     if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
         return f"<{kind.__module__}.{kind.__qualname__}>"  # without its address, which is another one each time
     return str(value)
