@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+# How long the last attempt waits for a worker that has outlived the last death, and the first turn for which a worker
+# is kept free for suspects. Most rows end within it, so that such a worker is idle by then. Longer, and one that hangs
+# would hold up more; shorter, and more last attempts would be made where whatever begins is ended.
+SURVIVOR_WAIT_S = 60.0
+
 
 def suspect_group_size(lost_with: int, charged: int, max_attempts: int) -> int:
     """How many suspects may run together next, after ``lost_with`` rows ended a worker together.
@@ -23,6 +28,16 @@ def is_last_attempt(charged: int, max_attempts: int) -> bool:
     A host that ends whatever it begins comes back idle each time, and would otherwise be given one row until it fails.
     """
     return charged == max_attempts - 1
+
+
+def is_spared(waited_s: float) -> bool:
+    """Whether a worker that is at work is given no other rows, so that suspects who have waited so long find it idle.
+
+    By turns, each as long as all before it and a bit more: a row that never ends takes a worker's other places for a
+    part of the time only, and however long rows take, some turn is longer.
+    """
+    _, turn = math.frexp(1 + waited_s / SURVIVOR_WAIT_S)
+    return turn % 2 == 1
 
 
 def is_guilty(lost_with: int, charged: int, max_attempts: int) -> bool:

@@ -8,7 +8,7 @@ from itertools import islice
 from ..protocol.content import Failure, pack_failure
 from ..protocol.frames import Payload
 from ..protocol.messages import Assign, AssignRun, Outcome
-from .blame import is_last_attempt
+from .blame import SURVIVOR_WAIT_S, is_last_attempt, is_spared
 from .ledger import Ledger
 from .outgoing import Outgoing
 from .peer import LLM, Worker
@@ -27,11 +27,12 @@ class Dispatcher:
 
     def dispatch(self, llm: LLM, now: float) -> None:
         """Hand out what waits for ``llm``, as far as its workers' credit goes."""
-        if llm.suspects and not all(_is_held_back(row) for row in llm.suspects):
-            self._dispatch_suspects(llm, now)
-        elif llm.quarantine is not None and not llm.quarantine.running:
+        if llm.quarantine is not None and not llm.quarantine.tries_suspects:
             llm.quarantine = None
-        workers = llm.free if llm.quarantine is None else (one for one in llm.free if one is not llm.quarantine)
+        spared = llm.quarantine
+        if spared is None and llm.suspects:
+            spared = self._try_suspects(llm, now)
+        workers = llm.free if spared is None else (one for one in llm.free if one is not spared)
         # No more workers than rows, for a thousand may be free.
         open_workers = list(islice(workers, len(llm.queue)))
         for at, worker in enumerate(open_workers):
@@ -60,31 +61,34 @@ class Dispatcher:
                 self._assign(llm, worker, [row], now)
                 llm.stragglers.hedge(row.executions[-1])
 
-    def _dispatch_suspects(self, llm: LLM, now: float) -> None:
-        """Suspects run in small groups, on one worker that runs nothing else meanwhile."""
-        judges = self._judges(llm)
-        if llm.quarantine not in judges:
-            if llm.quarantine is not None and llm.quarantine.running:
-                return
-            llm.quarantine = min(judges, key=lambda worker: worker.load, default=None)
-        elif llm.quarantine is not None and llm.quarantine.running and not llm.quarantine.tries_suspects:
-            # It has yet to end what it ran before, which may take long: one that is idle by now is taken instead.
-            llm.quarantine = next((judge for judge in judges if not judge.load), llm.quarantine)
-        worker = llm.quarantine
-        if worker is None or worker.running:
-            return
+    def _try_suspects(self, llm: LLM, now: float) -> Worker | None:
+        """Suspects run in small groups, on one worker that runs nothing else meanwhile.
+
+        Returns the worker that is given no other rows: it tries suspects, or has to end first what it runs.
+        """
+        first = next((row for row in llm.suspects if not _is_held_back(row)), None)
+        if first is None:
+            return None
+        if llm.judge_missed_since is None:
+            llm.judge_missed_since = now
+        waited_s = now - llm.judge_missed_since
+        is_last = is_last_attempt(first.record.charged, self._max_attempts)
+        in_vain = is_last and waited_s >= SURVIVOR_WAIT_S
+        judges: Collection[Worker] = (llm.survivors() if is_last and not in_vain else ()) or llm.free
+        worker = min(judges, key=lambda judge: judge.load, default=None)
+        if worker is None:
+            return None
+        if worker.running:
+            return worker if is_spared(waited_s) else None
+        if not in_vain:  # else those behind it would wait as long again, for survivors that are as busy
+            llm.judge_missed_since = None
         group = self._next_suspects(llm, worker, now)
         for row in group:
             llm.suspects.remove(row)
             row.state = RUNNING
         self._assign(llm, worker, group, now)
-
-    def _judges(self, llm: LLM) -> Collection[Worker]:
-        """The workers that may try the first suspect; those that are busy end first what they run."""
-        first = next(row for row in llm.suspects if not _is_held_back(row))
-        if is_last_attempt(first.record.charged, self._max_attempts):
-            return llm.survivors() or llm.free
-        return llm.free
+        llm.quarantine = worker if group else None
+        return llm.quarantine
 
     def _next_suspects(self, llm: LLM, worker: Worker, now: float) -> list[Row]:
         """The first suspects, as many as each of them may be tried with and the worker's credit carries."""

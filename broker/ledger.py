@@ -397,8 +397,7 @@ class Ledger:
     def _enqueue(self, row: Row, *, front: bool) -> None:
         llm = self._llm_of(row.spec.llm)
         if row.record.suspect_group:
-            row.state = SUSPECTED
-            llm.suspects.append(row)
+            llm.suspect(row)
         else:
             llm.queue.push(row, front=front)
 

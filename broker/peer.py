@@ -19,7 +19,7 @@ from ..protocol.messages import (
     WorkerState,
 )
 from .queue import FairQueue
-from .row import Execution, Row
+from .row import SUSPECTED, Execution, Row
 from .straggler import Stragglers
 from .tally import Rate, Tally
 
@@ -187,7 +187,8 @@ class LLM:
     """All workers of one name, and what waits for them.
 
     ``free`` holds the workers with credit, the one whose turn is next first. ``quarantine`` is the worker that
-    tries the suspects, if there are any. ``last_death`` is when a worker last ended with rows that were charged for it.
+    tries suspects, if one does, and ``judge_missed_since`` is since when those that wait have found none that might.
+    ``last_death`` is when a worker last ended with rows that were charged for it.
     ``stragglers`` knows how long the rows take whose calls want them hedged, and ``tally`` what has become of all rows.
     """
 
@@ -196,6 +197,7 @@ class LLM:
     queue: FairQueue = field(default_factory=FairQueue)
     suspects: deque[Row] = field(default_factory=deque[Row])
     quarantine: Worker | None = None
+    judge_missed_since: float | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
     tally: Tally = field(default_factory=Tally)
     workers: dict[Worker, None] = field(default_factory=dict[Worker, None])
@@ -221,9 +223,17 @@ class LLM:
         if self.quarantine is worker:
             self.quarantine = None
 
+    def suspect(self, row: Row) -> None:
+        """``row`` waits among the suspects."""
+        if not self.suspects:
+            self.judge_missed_since = None
+        row.state = SUSPECTED
+        self.suspects.append(row)
+
     def survivors(self) -> list[Worker]:
-        """The workers that run rows, or could, and were there before the last death."""
-        return [one for one in self.workers if one.since < self.last_death and (one.running or one in self.free)]
+        """The workers that take rows, run some or could, and were there before the last death."""
+        takes_rows = [one for one in self.workers if one.is_ready and not one.is_draining]
+        return [one for one in takes_rows if one.since < self.last_death and (one.running or one in self.free)]
 
     def is_forgotten(self, unserved_since: float) -> bool:
         """Whether nobody serves it or waits for it, and nobody has served it since then, or ever."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genpool.broker.blame import is_guilty, suspect_group_size
+from genpool.broker.blame import SURVIVOR_WAIT_S, is_guilty, is_spared, suspect_group_size
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,18 @@ def test_only_a_row_that_was_alone_for_the_last_time_is_guilty(
     lost_with: int, charged: int, max_attempts: int, guilty: bool
 ) -> None:
     assert is_guilty(lost_with, charged, max_attempts) is guilty
+
+
+@pytest.mark.parametrize("row_s", [1.0, SURVIVOR_WAIT_S, 1000.0, 100_000.0])
+def test_however_long_rows_take_a_worker_is_kept_free_for_longer_in_the_end_and_never_for_most_of_the_time(
+    row_s: float,
+) -> None:
+    step_s = SURVIVOR_WAIT_S / 10
+    longest_s = turn_s = spared_s = waited_s = 0.0
+    while longest_s <= row_s:
+        turn_s = turn_s + step_s if is_spared(waited_s) else 0.0
+        longest_s = max(longest_s, turn_s)
+        spared_s += step_s if turn_s else 0.0
+        waited_s += step_s
+        assert spared_s <= SURVIVOR_WAIT_S + 0.7 * waited_s
+    assert waited_s < 5 * max(row_s, SURVIVOR_WAIT_S)

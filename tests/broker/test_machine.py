@@ -32,6 +32,7 @@ from driven import (
     worker_hello,
 )
 
+from genpool.broker.blame import SURVIVOR_WAIT_S
 from genpool.broker.outgoing import Send
 from genpool.broker.peer import Client, Worker
 from genpool.broker.row import RowState
@@ -1689,6 +1690,128 @@ def test_the_last_attempt_waits_for_nobody_where_no_worker_has_outlived_the_last
         assert bench.state_of("s0") is RowState.RUNNING
         bench.end(life)
     assert bench.state_of("s0") is RowState.ANSWERED
+
+
+def last_attempt(bench: Bench, survivor: str, **said: Any) -> None:
+    """Row ``row`` has one attempt left, and ``survivor``, which came before, has a row that does not end."""
+    bench.client()
+    bench.worker(survivor, credit=8, concurrency=8)
+    bench.tell("client", submit("endless"))
+    bench.tell(survivor, grant(1, **said))
+    bench.tell("client", submit("row"))
+    for life in ("bad1", "bad2"):
+        bench.worker(life)
+        assert bench.state_of("row") is RowState.RUNNING
+        bench.end(life)
+        bench.tick(1.0)
+    assert bench.state_of("row") is RowState.SUSPECTED
+
+
+def test_the_last_attempt_waits_a_minute_for_a_survivor_that_never_becomes_idle_and_goes_to_another_then() -> None:
+    bench = Bench()
+    last_attempt(bench, "hung")
+    bench.tell("hung", grant(8))
+    bench.worker("new")
+    assert bench.state_of("row") is RowState.SUSPECTED
+    assert assigned(bench.tick(SURVIVOR_WAIT_S - 0.1)) == {}
+    assert assigned(bench.tick(0.1)) == {"new": ["row"]}
+
+
+def test_the_last_attempts_behind_one_that_has_waited_in_vain_do_not_wait_again() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("hung", credit=1)
+    bench.tell("client", submit("endless"))
+    bench.worker("bad1", credit=2)
+    bench.tell("client", submit("a", "b"))
+    for row in bench.broker.ledger.rows.values():
+        row.record = replace(row.record, charged=1)
+    bench.now += 1.0
+    bench.end("bad1")
+    bench.worker("new")
+    assert assigned(bench.tick(SURVIVOR_WAIT_S)) == {"new": ["b"]}
+    assert assigned(bench.tell("new", result(3, credit=2))) == {"new": ["a"]}
+
+
+def test_a_last_attempt_that_found_no_survivor_takes_nothing_of_the_time_for_which_the_next_waits_for_one() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("bad1", credit=2)
+    bench.tell("client", submit("a", "b"))
+    for row in bench.broker.ledger.rows.values():
+        row.record = replace(row.record, charged=1)
+    bench.end("bad1")
+    bench.worker("bad2", credit=1)
+    assert bench.state_of("b") is RowState.RUNNING
+    bench.worker("busy", credit=1)
+    bench.tell("client", submit("long"))
+    bench.tick(2 * SURVIVOR_WAIT_S)
+    bench.end("bad2")
+    bench.worker("new")
+    assert bench.state_of("a") is RowState.SUSPECTED
+    assert assigned(bench.tick(SURVIVOR_WAIT_S)) == {"new": ["a"]}
+
+
+@pytest.mark.parametrize("state", [WorkerState.DRAINING, WorkerState.UNWELL])
+def test_the_last_attempt_waits_for_no_survivor_that_takes_no_more_rows(state: WorkerState) -> None:
+    bench = Bench()
+    last_attempt(bench, "leaving", state=state)
+    bench.worker("new")
+    assert bench.state_of("row") is RowState.RUNNING
+
+
+def test_the_last_attempt_waits_for_no_survivor_that_was_told_to_drain_and_has_not_heard_it() -> None:
+    bench = Bench()
+    last_attempt(bench, "leaving")
+    bench.tell("client", Dismiss(Role.WORKER, "leaving"))
+    bench.tell("leaving", grant(1))
+    bench.worker("new")
+    assert bench.state_of("row") is RowState.RUNNING
+
+
+def test_a_worker_is_kept_free_for_suspects_by_turns_that_grow_and_others_use_its_places_between() -> None:
+    """One row that never ends there keeps neither its LLM's other rows nor the suspects waiting for ever."""
+    bench = Bench()
+    bench.client("other")
+    bench.worker("hung", credit=1, concurrency=8)
+    bench.tell("other", submit("endless"))
+    suspects_of(bench, 4)
+    bench.tell("hung", grant(8))
+    spared: list[float] = []
+    start = bench.now
+    for number, waited_s in enumerate((0, 59, 60, 179, 180, 419, 420)):
+        bench.tick(start + waited_s - bench.now)
+        if not assigned(bench.tell("other", submit(f"more{number}"))):
+            spared.append(waited_s)
+        bench.tell("other", Release(ids(f"more{number}")))
+    assert spared == [0, 59, 180, 419]
+    bench.worker("idle", credit=8)
+    idle = bench.peer("idle")
+    assert isinstance(idle, Worker)
+    assert idle.running == 2
+
+
+def test_a_worker_is_given_other_rows_when_the_suspects_that_it_was_kept_free_for_are_cancelled() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.worker("busy", credit=1, concurrency=8)
+    bench.tell("other", submit("long"))
+    suspects_of(bench, 4)
+    bench.tell("busy", grant(8))
+    assert assigned(bench.tell("other", submit("more"))) == {}
+    assert assigned(bench.tell("client", Release(ids(*numbered("s", 4))))) == {"busy": ["more"]}
+
+
+def test_suspects_do_not_wait_for_a_worker_that_was_to_try_them_and_drains() -> None:
+    bench = Bench()
+    bench.client("other")
+    bench.worker("leaving", credit=1)
+    bench.worker("busy", credit=1)
+    bench.tell("other", submit("long", "longer"))
+    suspects_of(bench, 4)
+    bench.tell("leaving", grant(8))
+    bench.tell("leaving", grant(1, WorkerState.DRAINING))
+    assert len(assigned(bench.tell("busy", result(1, credit=8)))["busy"]) == 2
 
 
 def test_a_poison_is_found_within_three_deaths_and_its_neighbours_are_answered() -> None:
