@@ -117,17 +117,23 @@ class Ledger:
         known_bytes = 0
         new: list[Row] = []
         for row_id, payload in zip(run.ids, run.payloads, strict=True):
-            known = self.rows.get(row_id)
-            if known is not None and (known.state is not MISSING or known.client is not client):
+            row = self.rows.get(row_id)
+            if row is None:
+                row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
+                if not must_settle:
+                    new.append(row)
+                    continue
+            elif row.state is MISSING and row.client is client:
+                row.payload, row.spec = payload, spec  # and what is held against it stays
+            else:
                 known_bytes += len(payload)
-                self._submitted_again(client, known, payload, spec)
+                self._submitted_again(client, row, payload, spec)
                 continue
-            row = self.rows[row_id] = client.rows[row_id] = Row(row_id, spec, client, payload)
             if must_settle:
-                row.record = RESUMED
+                row.record = RESUMED if row.record is CLEAN else replace(row.record, resumed=True)
                 self._settle_later(row)
             else:
-                new.append(row)
+                self._enqueue(row, front=False)
         if known_bytes:
             client.row_bytes -= known_bytes
             self.row_bytes -= known_bytes
@@ -202,12 +208,17 @@ class Ledger:
         client.refused.clear()
         for row in [row for row in client.rows.values() if row.id not in awaited]:
             self.drop(row)
-        missing = [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]
-        room = max(0, self._settings.max_rows - len(self.rows))
-        missing, beyond = missing[:room], missing[room:]
-        for row_id in missing:
-            # Entered now, so that both ends count the same rows; Submit will say the rest.
-            self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, MISSING)
+        missing: list[bytes] = []
+        beyond: list[bytes] = []
+        for row_id in [row_id for row_id in awaited if not self._is_cared_for(client, row_id)]:
+            if row_id in self.rows:
+                missing.append(row_id)  # it was asked for before
+            elif len(self.rows) < self._settings.max_rows:
+                # Entered now, so that both ends count the same rows; Submit will say the rest.
+                self.rows[row_id] = client.rows[row_id] = Row(row_id, _UNKNOWN, client, None, MISSING)
+                missing.append(row_id)
+            else:
+                beyond.append(row_id)
         self.refuse(client, beyond, now)
         most = self._settings.limits.max_rows
         for at in range(0, len(missing), most):

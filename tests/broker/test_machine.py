@@ -2363,6 +2363,73 @@ def test_a_row_known_from_its_worker_alone_is_asked_for_when_that_worker_is_lost
     assert assigned(bench.tick(2.0)) == {"two": ["a"]}
 
 
+def ended_by_a_row_that_is_asked_for(more_rows: int = 0) -> Bench:
+    """A worker holds row ``a`` from before the restart, and has ended with it: the client is asked for the row."""
+    bench = Bench(age=0.0)
+    names = ["a", *numbered("more", more_rows)]
+    bench.worker(
+        credit=0, held=Hold([(5 << 38) + n for n in range(len(names))], ids(*names), [False] * len(names), False)
+    )
+    bench.client()
+    bench.tell("client", Await(ids(*names), False))
+    bench.end("worker")
+    assert bench.state_of("a") is RowState.MISSING
+    return bench
+
+
+def test_a_row_that_is_asked_for_keeps_what_it_is_charged_and_is_tried_apart() -> None:
+    bench = ended_by_a_row_that_is_asked_for()
+    bench.tell("client", Await(ids("a"), False))
+    bench.tell("client", submit("a", again=True, num_generations=4))
+    bench.worker("two", credit=2)
+    bench.tick(SETTINGS.settle_s)
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 1
+    assert bench.broker.llms["llm"].quarantine is bench.peer("two")
+    assert bench.tell("client", submit("other")) == []
+    bench.end("two")
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 2
+    bench.worker("three")
+    (sent,) = answers(bench.end("three"))
+    assert (sent.ids, sent.attempts) == (ids("a"), [3])
+
+
+def test_a_row_that_is_asked_for_when_its_broker_has_settled_is_a_suspect_at_once() -> None:
+    bench = ended_by_a_row_that_is_asked_for(more_rows=8)
+    bench.tick(SETTINGS.settle_s)
+    bench.worker("two", credit=9)
+    sent = bench.tell("client", submit("a", *numbered("more", 8), again=True))
+    assert len(assigned(sent)["two"]) == 3
+    assert len(bench.broker.llms["llm"].suspects) == 6
+
+
+def test_a_client_that_comes_back_does_not_clear_a_row_that_it_was_asked_for() -> None:
+    bench = ended_by_a_row_that_is_asked_for()
+    bench.client("client/2")
+    assert bench.tell("client/2", Await(ids("a"), False)) == [("client/2", Missing(ids("a")))]
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 1
+
+
+def test_a_row_that_was_asked_for_takes_no_more_room_when_it_is_asked_for_again() -> None:
+    bench = limited(max_rows=2)
+    bench.client("two")
+    assert bench.tell("two", Await(ids("a", "b"), False)) == [("two", Missing(ids("a", "b")))]
+    bench.client("two/2")
+    assert bench.tell("two/2", Await(ids("a", "b", "c"), False)) == [
+        ("two/2", Busy(ids("c"), 0.5)),
+        ("two/2", Missing(ids("a", "b"))),
+    ]
+
+
+def test_a_worker_taken_for_ended_that_comes_back_clears_a_row_that_was_asked_for_and_submitted_again() -> None:
+    bench = ended_by_a_row_that_is_asked_for()
+    bench.tick(SETTINGS.settle_s)
+    bench.tell("client", submit("a", again=True))
+    assert bench.state_of("a") is RowState.SUSPECTED
+    bench.tell("worker/2", worker_hello("worker", credit=0))
+    assert bench.broker.ledger.rows[ids("a")[0]].record.charged == 0
+    assert bench.state_of("a") is RowState.QUEUED
+
+
 def test_the_payload_of_a_row_known_from_its_worker_is_kept_for_a_second_try() -> None:
     bench = Bench(age=0.0)
     earlier = 5 << 38
