@@ -154,7 +154,8 @@ class Worker(Peer):
     @property
     def unwanted(self) -> int:
         """How many settled rows its engine works on still, at most, as far as its credit tells."""
-        return min(self.stopped, max(0, self.hello.concurrency - self.free_calls - self.running))
+        calls = self.hello.concurrency - self.free_calls
+        return min(self.stopped, max(0, calls * self.hello.batch_size - self.running))
 
     @property
     def load(self) -> int:

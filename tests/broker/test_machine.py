@@ -1638,6 +1638,36 @@ def test_a_cancelled_row_that_runs_on_is_in_the_company_of_those_who_are_suspect
     assert bench.state_of("innocent") is RowState.ANSWERED
 
 
+def test_cancelled_rows_of_a_batch_that_runs_on_are_in_the_company_of_its_other_rows() -> None:
+    bench = Bench(replace(SETTINGS, max_attempts=1))
+    bench.client()
+    bench.worker(batch_size=8)
+    bench.tell("client", submit("innocent", *numbered("cancelled", 7)))
+    bench.tell("client", Release(ids(*numbered("cancelled", 7))))
+    bench.end("worker")
+    assert bench.state_of("innocent") is RowState.SUSPECTED
+    # Alone in a call, it fails as a poison would.
+    bench.worker("second", batch_size=8)
+    bench.end("second")
+    assert bench.state_of("innocent") is RowState.ANSWERED
+
+
+def test_cancelled_rows_of_a_batch_are_nobodys_company_when_its_call_has_ended() -> None:
+    bench = Bench(replace(SETTINGS, max_attempts=1))
+    bench.client()
+    bench.worker(credit=2, concurrency=2, batch_size=4)
+    bench.tell("client", submit(*"abcd"))
+    bench.tell("client", submit(*"efgh"))
+    bench.tell("client", Release(ids(*"bcd")))
+    worker = bench.peer("worker")
+    assert isinstance(worker, Worker)
+    assert worker.load == 8
+    bench.tell("worker", result(0, credit=3))
+    assert worker.load == 4
+    bench.tell("worker", result(4, 5, 6, 7, credit=4))
+    assert worker.load == 0
+
+
 def test_a_suspect_is_tried_beside_a_cancelled_row_that_runs_on_only_where_no_worker_is_idle() -> None:
     bench = Bench()
     bench.client("other")
