@@ -56,6 +56,10 @@ _MOST_LOST = 1000
 # So many messages, and one for each row that a client may have, wait for a peer that does not read.
 _MOST_UNREAD = 10_000
 
+# How often a report is made for those who ask. It may take 10 ms: more would take time from rows, and fewer would have
+# people wait.
+_REPORT_EVERY_S = 0.2
+
 # How often the log says that peers are turned away.
 _FULL_EVERY_S = 60.0
 
@@ -103,7 +107,8 @@ class Broker:
         )  # by key or process, strangers' by routing id
         self._lost_workers: deque[Lost] = deque(maxlen=_MOST_LOST)
         self._kicked: dict[bytes, None] = {}  # by instance, the first one first
-        self._next_ping = self._next_sample = now
+        self._asking: dict[Peer, None] = {}  # for a report
+        self._next_report = self._next_ping = self._next_sample = now
         self._stood_still_at = float("-inf")
         self._said_full_at = float("-inf")
         self._fleet_changed = False
@@ -210,6 +215,8 @@ class Broker:
         for llm in self.llms.values():
             if llm.free and (len(llm.queue) or llm.suspects):
                 self._dispatcher.dispatch(llm, now)
+        if self._asking and now >= self._next_report:
+            self._tell_status(now)
         return self._out.take()
 
     def tick(self, now: float) -> list[Effect]:
@@ -461,6 +468,7 @@ class Broker:
 
     def _unlink(self, peer: Peer) -> None:
         """Its connection counts no more, unless it has become another one's: that said goodbye, and hello as it."""
+        self._asking.pop(peer, None)
         if self.peers.get(peer.id) is peer:
             del self.peers[peer.id]
 
@@ -591,7 +599,7 @@ class Broker:
             self._out.send_past(worker.id, Reset("you have not said what you hold"))
 
     def _on_ask(self, client: Client, message: Ask) -> None:
-        self._out.send(client, Status(self.report(self._now)))
+        self._asking[client] = None
 
     def _on_result(self, worker: Worker, message: Result) -> None:
         worker.hello.credit = message.credit
@@ -632,6 +640,13 @@ class Broker:
                 self._out.send_past(peer.id, Ping(held, len(llm.queue) + len(llm.suspects)))
             else:
                 self._out.send_past(peer.id, Ping(None))
+
+    def _tell_status(self, now: float) -> None:
+        self._next_report = now + _REPORT_EVERY_S
+        status = Status(self.report(now))
+        for peer in self._asking:
+            self._out.send(peer, status)
+        self._asking.clear()
 
     def _sample_rates(self, now: float) -> None:
         if now < self._next_sample:

@@ -1115,6 +1115,46 @@ def test_a_client_may_ask_for_the_status() -> None:
     assert status.report["uptime_s"] == 100.0
 
 
+def statuses(sent: list[Sent]) -> list[tuple[str, Any]]:
+    return [(name, message.report) for name, message in sent if isinstance(message, Status)]
+
+
+def test_all_who_ask_in_a_burst_are_told_once_and_the_same() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    for _ in range(100):
+        bench.broker.received(b"one", Ask(), bench.now)
+    (first, second) = statuses(bench.tell("two", Ask()))
+    assert (first[0], second[0]) == ("one", "two")
+    assert first[1] is second[1]
+
+
+def test_who_asks_again_and_again_is_told_a_few_times_a_second_and_what_is_so_then() -> None:
+    bench = Bench()
+    bench.client("one")
+    bench.client("two")
+    told = [at for at in range(50) if statuses(bench.tell("one", Ask())) or statuses(bench.tick(0.02))]
+    assert 4 <= len(told) <= 6
+    bench.tick(1.0)
+    bench.tick(1.0)
+    assert statuses(bench.tell("one", Ask())), "at once, when nobody has asked just before"
+    assert bench.tell("two", Ask(), submit("late")) == []
+    ((name, report),) = statuses(bench.tick(0.2))
+    assert (name, report["rows"]) == ("two", 1)
+    assert statuses(bench.tick(0.2)) == []
+
+
+def test_a_connection_that_is_gone_leaves_no_question_behind() -> None:
+    bench = Bench()
+    bench.client()
+    assert statuses(bench.tell("client", Ask()))
+    bench.tell("client", Ask())
+    bench.lose("client")
+    bench.client("client/2")
+    assert statuses(bench.tick(1.0)) == []
+
+
 # Messages that come twice, or from who is gone.
 
 
