@@ -96,6 +96,7 @@ class Broker:
         self.clients: dict[bytes, Client] = {}  # by instance, also those that are away
         self.workers: dict[bytes, Worker] = {}  # by instance, those that are connected
         self.llms: dict[str, LLM] = {}
+        self._announced = 0  # how many of them some worker has announced: each has a place
         self.loop = LoopTally()  # its shell keeps it
         self._now = now
         self._out = Outgoing(settings.limits, self.peers)
@@ -353,7 +354,7 @@ class Broker:
             return f"this broker takes {settings.max_clients} clients (--max-clients), and all places are taken"
         if not is_client and workers >= settings.max_workers:
             return f"this broker takes {settings.max_workers} workers (--max-workers), and all places are taken"
-        if not is_client and hello.llm not in self.llms and len(self.llms) >= settings.max_llms:
+        if not is_client and not self._is_announced(hello.llm) and self._announced >= settings.max_llms:
             return f"this broker knows {settings.max_llms} names of LLMs already, and takes no other one"
         if clients + workers >= settings.max_peers:
             return (
@@ -394,6 +395,7 @@ class Broker:
         else:
             worker.inherit(departure.worker)
         llm = self._llm(hello.llm)
+        self._announced += not llm.announced
         llm.announced = True
         llm.workers[worker] = None
         self._welcome(worker)
@@ -500,6 +502,7 @@ class Broker:
                 self._forget_client(client)
         for llm in [llm for llm in self.llms.values() if llm.is_forgotten(self._now - self.settings.llm_memory_s)]:
             del self.llms[llm.name]
+            self._announced -= llm.announced
             self._fleet_changed = True
 
     def _forget_client(self, client: Client) -> None:
@@ -564,7 +567,7 @@ class Broker:
                 self._give_up(client, f"you have {held} rows here, and this broker takes {most} of one client")
                 return
         for run in message.runs:
-            if run.llm in self.llms or len(self.llms) < self.settings.max_llms:
+            if run.llm in self.llms or len(self.llms) - self._announced < self.settings.max_llms:
                 self.ledger.submit(client, run, self._now)
             else:
                 self.ledger.refuse(client, run.ids, self._now)
@@ -665,6 +668,10 @@ class Broker:
         if llm is None:
             llm = self.llms[name] = LLM(name, unserved_since=self._now)
         return llm
+
+    def _is_announced(self, name: str) -> bool:
+        llm = self.llms.get(name)
+        return llm is not None and llm.announced
 
     def _name(self, peer_id: bytes) -> str:
         peer = self.peers.get(peer_id)

@@ -27,7 +27,8 @@ class BrokerSettings:
             single client may have there is in ``limits``.
         max_clients, max_workers, max_peers: how many clients, workers, and of both together are taken in, those among
             them that are away and may come back.
-        max_llms: how many names of LLMs are known at once. What is told of all of them must fit into a message.
+        max_llms: how many names of LLMs that workers have announced are known at once, and how many that only rows
+            have: clients may name what they like. What is told of all announced ones must fit into a message.
         hello_timeout_s: how long a connection may stay that is no client's or worker's, or is none any more.
         max_malformed: so many unusable messages a minute are borne from a connection, and as many at once.
         shut_out_s: how long a process is kept out that has sent more.

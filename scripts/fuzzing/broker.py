@@ -251,6 +251,8 @@ class _Fleet:
             broker.workers,
             broker.llms,
             broker._departures,
+            broker._announced,
+            broker._asking,
             ledger.rows,
             ledger.executions,
             ledger._orphans,
@@ -273,6 +275,9 @@ def look_at(broker: Broker) -> None:
         _look_at_worker(broker, worker)
         executions += len(worker.executions)
     assert len(broker.ledger.executions) == executions, "an execution is of nobody"
+    announced = sum(llm.announced for llm in broker.llms.values())
+    assert broker._announced == announced <= _SETTINGS.max_llms
+    assert len(broker.llms) - announced <= _SETTINGS.max_llms
     for llm in broker.llms.values():
         _look_at_llm(broker, llm)
 

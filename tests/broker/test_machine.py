@@ -382,6 +382,35 @@ def test_rows_for_names_beyond_the_limit_are_not_taken_and_such_names_are_forgot
     assert not bench.broker.llms
 
 
+def test_names_that_only_rows_have_take_no_place_of_a_workers_name_and_the_other_way_round() -> None:
+    bench = limited(max_llms=2)
+    bench.tell("one", submit("a", llm="x"), submit("b", llm="y"))
+    assert welcomed(bench.tell("w1", worker_hello("w1", llm="real")))
+    assert welcomed(bench.tell("w2", worker_hello("w2", llm="x")))
+    full = "this broker knows 2 names of LLMs already, and takes no other one"
+    assert reasons(bench.tell("w3", worker_hello("w3", llm="y"))) == [full]
+    assert reasons(bench.tell("w3", worker_hello("w3", llm="new"))) == [full]
+    assert welcomed(bench.tell("w4", worker_hello("w4", llm="real")))
+    # One of the two has become a worker's.
+    sent = bench.tell("one", submit("c", llm="z"), submit("d", llm="beyond"), submit("e", llm="real"))
+    assert told(sent) == {"one": [(ids("d"), 0.5)]}
+    assert sorted(bench.broker.llms) == ["real", "x", "y", "z"]
+
+
+def test_a_workers_name_that_is_forgotten_makes_room_for_another() -> None:
+    bench = limited(max_llms=1)
+    for name in ("x", "y", "z"):
+        assert welcomed(bench.tell(name, worker_hello(name, llm=name)))
+        bench.tell("one", submit(name, llm=name))
+        assert not welcomed(bench.tell("late", worker_hello("late", llm="late")))
+        bench.tell("one", Release(ids(name)))
+        bench.tell(name, Goodbye())
+        bench.tick(3600.0)
+        bench.client("one")
+        assert not bench.broker.llms
+    assert told(bench.tell("one", submit("a", llm="x"), submit("b", llm="y"))) == {"one": [(ids("b"), 0.5)]}
+
+
 def test_a_place_is_free_when_a_peer_has_left_or_its_grace_is_over() -> None:
     bench = Bench(replace(SETTINGS, max_peers=2))
     bench.client("leaves")
