@@ -72,11 +72,13 @@ class Ledger:
         self.row_bytes = 0  # of all rows' payloads
         self._settings = settings
         self._has_row_times = settings.has_row_times
-        self._started = now
         self._outgoing = outgoing
         self._llm_of = llm_of
         self._settling: dict[bytes, Row] = {}  # submitted again, kept back until the workers have spoken
         self.is_settling = True
+        self._settled_at = now + settings.settle_s
+        # By then every client has had its time to say which rows of an earlier life it awaits.
+        self._all_came_at = now + max(settings.settle_s, settings.client_grace_s)
         self._orphans: dict[bytes, float] = {}  # rows that only a worker knows, and until when
         self._stalled: dict[Client, None] = {}  # those that answers are withheld from
         self._charges: dict[bytes, tuple[float, list[Row]]] = {}  # by instance: whom its loss was charged to
@@ -88,7 +90,7 @@ class Ledger:
         """Let what was kept for a while go its way."""
         for client in list(self._stalled):
             self._send_withheld(client)
-        if now >= self._started + self._settings.settle_s:
+        if now >= self._settled_at:
             self.is_settling = False
             settled, self._settling = self._settling, {}
             for row in settled.values():
@@ -97,6 +99,14 @@ class Ledger:
             self.drop(self.rows[row_id])
         for instance in [instance for instance, (until, _) in self._charges.items() if now >= until]:
             del self._charges[instance]
+
+    def stood_still(self, gap_s: float, now: float) -> None:
+        """The broker did nothing for so long: what peers have time for does not end by that."""
+        if self.is_settling:
+            self._settled_at = now + self._settings.settle_s
+        self._all_came_at = max(self._all_came_at + gap_s, self._settled_at)
+        self._orphans = {row_id: until + gap_s for row_id, until in self._orphans.items()}
+        self._charges = {instance: (until + gap_s, rows) for instance, (until, rows) in self._charges.items()}
 
     # What clients say.
 
@@ -111,7 +121,7 @@ class Ledger:
         deadline = None if run.seconds_left is None else now + run.seconds_left
         spec = RowSpec(run.llm, run.kind, run.num_generations, run.options, deadline, run.hedge, now, run.trace)
         queue = self._llm_of(spec.llm).queue
-        must_settle = run.again and now < self._started + self._settings.settle_s
+        must_settle = run.again and now < self._settled_at
         client.row_bytes += size
         self.row_bytes += size
         known_bytes = 0
@@ -601,7 +611,7 @@ class Ledger:
         """A row of an earlier life, known from its worker alone until its client comes; None when none can come."""
         settings = self._settings
         # An id of this life that is not in the ledger was settled.
-        is_late = now >= self._started + max(settings.settle_s, settings.client_grace_s)
+        is_late = now >= self._all_came_at
         is_full = len(self.rows) >= settings.max_rows
         if is_late or is_full or execution_id >> _COUNTER_BITS == self._life:
             return None

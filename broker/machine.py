@@ -209,6 +209,10 @@ class Broker:
         for client in self.clients.values():
             if client.lost is not None:
                 client.lost += gap_s
+        for llm in self.llms.values():
+            if llm.judge_missed_since is not None:
+                llm.judge_missed_since += gap_s
+        self.ledger.stood_still(gap_s, now)
 
     def flush(self, now: float) -> list[Effect]:
         """End a burst: hand out rows, forward answers, and return all effects since the last flush."""

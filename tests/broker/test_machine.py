@@ -2400,6 +2400,70 @@ def test_a_suspect_that_was_submitted_again_waits_until_the_workers_have_spoken_
     assert execution.row.record.suspect_group
 
 
+def stand_still(bench: Bench, seconds: float) -> None:
+    bench.now += seconds
+    bench.broker.stood_still(seconds, bench.now)
+
+
+def test_a_broker_that_stands_still_before_it_has_settled_hears_the_workers_then() -> None:
+    bench = Bench(age=0.0)
+    bench.client()
+    bench.worker("two", credit=1)
+    bench.tell("client", submit("a", again=True))
+    bench.tick(1.9)
+    stand_still(bench, 30.0)
+    assert assigned(bench.tick()) == {}
+    assert bench.tell("client", submit("b", again=True)) == []
+    assert assigned(bench.tick(SETTINGS.settle_s - 0.1)) == {}
+    assert bench.broker.is_settling
+    bench.worker(credit=0, held=Hold([5 << 38], ids("a"), [True], False))
+    assert assigned(bench.tick(0.1)) == {"two": ["b"]}
+    assert not bench.broker.is_settling
+
+
+def test_a_broker_that_stands_still_later_hands_out_rows_that_are_submitted_again_at_once() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker()
+    stand_still(bench, 30.0)
+    assert assigned(bench.tell("client", submit("a", again=True))) == {"worker": ["a"]}
+
+
+def test_answers_of_an_earlier_life_are_kept_for_longer_by_as_much_as_the_broker_stands_still() -> None:
+    bench = Bench(age=0.0)
+    bench.worker("one", credit=0, held=Hold([5 << 38], ids("a"), [True], False))
+    bench.tick(9.0)
+    stand_still(bench, 30.0)
+    bench.tick()
+    bench.worker("two", credit=0, held=Hold([6 << 38], ids("b"), [True], False))
+    assert sorted(bench.broker.ledger.rows) == ids("a", "b")
+    bench.tick(1.0)
+    assert sorted(bench.broker.ledger.rows) == ids("b")
+    bench.worker("three", credit=0, held=Hold([7 << 38], ids("c"), [True], False))
+    assert sorted(bench.broker.ledger.rows) == ids("b")
+
+
+def test_a_last_attempt_waits_for_longer_by_as_much_as_the_broker_stands_still() -> None:
+    bench = Bench()
+    last_attempt(bench, "busy")
+    bench.worker("new")
+    stand_still(bench, 90.0)
+    assert assigned(bench.tick(SURVIVOR_WAIT_S - 0.1)) == {}
+    assert assigned(bench.tick(0.1)) == {"new": ["row"]}
+
+
+def test_a_worker_taken_for_ended_may_come_back_for_longer_by_as_much_as_the_broker_stands_still() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    bench.end("one")
+    stand_still(bench, 90.0)
+    bench.tick()
+    bench.worker("one/2", credit=0, held=hold((0, "a", False)))
+    assert [row.record.charged for row in bench.broker.ledger.rows.values()] == [0]
+
+
 @pytest.mark.parametrize("by", ["await", "submit"])
 def test_answers_of_an_earlier_life_are_kept_for_the_client_that_has_yet_to_come(by: str) -> None:
     bench = Bench(age=0.0)
