@@ -10,6 +10,10 @@ from .base import TaskLike
 
 log = logging.getLogger("genpool.tasks")
 
+# More than any request brings. Counts up to it can be added up and carried as 64 bits; a larger bound lets a server
+# that tells nonsense hold up a worker with ``tpm`` for longer.
+_MOST_TOKENS = 10**9
+
 
 class LLMOutput(TypedDict):
     """One generation.
@@ -37,6 +41,11 @@ class LLMOutput(TypedDict):
 def empty_output(model_name: str) -> LLMOutput:
     """The output that stands where nothing was generated."""
     return LLMOutput(model_name=model_name, prompt_used=None, raw_output=None, parsed_output=None)
+
+
+def token_count(told: object) -> int | None:
+    """``told`` where it can be a count of tokens, else None: servers and users' engines may tell anything."""
+    return told if type(told) is int and 0 <= told <= _MOST_TOKENS else None
 
 
 def parsed_output(task: TaskLike, raw: Any, given: Any = None) -> Any:

@@ -20,7 +20,7 @@ from ..protocol.content import WISHES, Failure, pack, pack_each, pack_failure, u
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
-from ..tasks.output import LLMOutput, empty_output
+from ..tasks.output import LLMOutput, empty_output, token_count
 from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall, are_plain
 from .machine import RowResult, StartCall
@@ -321,9 +321,8 @@ def _tokens_of(answers: Sequence[list[LLMOutput]]) -> list[int]:
 
 
 def _tokens(usage: Any) -> int:
-    """How many tokens were generated, if the usage says so; a user's engine may say anything."""
-    count: Any = cast(dict[str, Any], usage).get("completion_tokens") if isinstance(usage, dict) else None
-    return count if type(count) is int and count >= 0 else 0
+    """How many tokens were generated, if the usage says so."""
+    return token_count(cast(dict[str, Any], usage).get("completion_tokens")) or 0 if isinstance(usage, dict) else 0
 
 
 def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from ..protocol.limits import MAX_COUNT
 from ..protocol.messages import (
     Assign,
     AssignRun,
@@ -223,7 +224,7 @@ class Desk(Session):
         self._granted = self._credit()
         numbers = [result.execution for result in batch]
         outcomes = [result.outcome for result in batch]
-        tokens = sum([result.tokens for result in batch])
+        tokens = min(MAX_COUNT, sum([result.tokens for result in batch]))
         self._effect(Send(Result(numbers, outcomes, tokens, self._granted, [result.payload for result in batch])))
 
     def _send_grant(self) -> None:

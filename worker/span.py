@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..protocol.messages import RowKind
 from ..protocol.telemetry import context_of, tracer
-from ..tasks.output import LLMOutput
+from ..tasks.output import LLMOutput, token_count
 from .llm import LLM
 from .machine import StartCall
 
@@ -126,12 +126,12 @@ def _note_rows(span: Span, answers: Sequence[object]) -> None:
 
 
 def _note_tokens(span: Span, outputs: Iterable[LLMOutput]) -> None:
-    """How many tokens the outputs say that they took; a user's engine may say anything."""
+    """How many tokens the outputs say that they took."""
     counts: dict[str, int] = {}
     for output in outputs:
         usage: Any = output.get("usage")
         for name, attribute in _TOKENS.items() if isinstance(usage, dict) else ():
-            count = cast(dict[str, Any], usage).get(name)
-            if type(count) is int and count >= 0:
+            count = token_count(cast(dict[str, Any], usage).get(name))
+            if count is not None:
                 counts[attribute] = counts.get(attribute, 0) + count
     span.set_attributes(counts)

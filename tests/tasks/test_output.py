@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genpool.tasks.output import empty_output, parsed_output
+from genpool.tasks.output import empty_output, parsed_output, token_count
 from genpool.tasks.text_generation import TextGenerationTask
 
 
@@ -46,3 +46,13 @@ def test_a_task_may_read_a_completion_by_its_input() -> None:
 def test_what_is_raised_by_the_input_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     assert parsed_output(InputReader(), "yes", {}) is None
     assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize("told", [0, 1, 10**9], ids=str)
+def test_a_count_of_tokens_is_what_was_told(told: int) -> None:
+    assert token_count(told) == told
+
+
+@pytest.mark.parametrize("told", [None, "3", 3.0, True, [], -1, 2**63, 2**64 - 1, 2**70], ids=str)
+def test_what_nobody_can_have_counted_is_no_count_of_tokens(told: object) -> None:
+    assert token_count(told) is None

@@ -194,7 +194,20 @@ def test_tokens_are_counted_where_the_engine_tells_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, "many", [], {}, {"completion_tokens": None}, {"completion_tokens": 1.5}, {"completion_tokens": -1}]
+    "usage",
+    [
+        None,
+        "many",
+        [],
+        {},
+        {"completion_tokens": None},
+        {"completion_tokens": 1.5},
+        {"completion_tokens": -1},
+        {"completion_tokens": True},
+        {"completion_tokens": 2**63},
+        {"completion_tokens": 2**64 - 1},
+    ],
+    ids=str,
 )
 def test_a_usage_that_makes_no_sense_costs_nothing_but_the_count(usage: Any) -> None:
     (result,) = Bench(Scripted(lambda texts, n: [[output("text", usage=usage)]])).run(*inputs("a"))

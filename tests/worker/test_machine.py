@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from genpool.protocol.content import unpack_failure
-from genpool.protocol.limits import Limits
+from genpool.protocol.limits import MAX_COUNT, Limits
 from genpool.protocol.messages import (
     Assign,
     AssignRun,
@@ -215,6 +215,14 @@ def test_the_results_of_one_moment_and_the_credit_for_their_place_are_one_messag
     results = [RowResult(number, Outcome.DONE, b"answer %d" % number, tokens=2) for number in range(3)]
     bench.worker.rows_ended(0, results, bench.now)
     assert bench.end(0) == [result(0, 2, credit=2, tokens=4)]
+
+
+def test_more_tokens_than_a_message_can_carry_are_as_many_as_it_can() -> None:
+    bench = Bench.ready(batch_size=3)
+    bench.tell(Assign([run(0, 3)]))
+    bench.worker.rows_ended(0, [RowResult(number, Outcome.DONE, b"", MAX_COUNT) for number in range(3)], bench.now)
+    (sent,) = bench.end(0)
+    assert sent_result(sent).tokens == MAX_COUNT
 
 
 def test_a_row_is_run_answered_and_kept_until_it_is_settled() -> None:

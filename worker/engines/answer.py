@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...tasks.output import token_count
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -29,3 +31,9 @@ class Answer:
     def tokens(self) -> int | None:
         """Tokens of the prompt and the completions."""
         return sum(self.usage.values()) if self.usage else None
+
+
+def counts_of(usage: object) -> dict[str, int] | None:
+    """The counts of tokens in what a server tells of its usage; None where it tells none."""
+    counts = {name: token_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: count for name, count in counts.items() if count is not None} or None

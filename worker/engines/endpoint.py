@@ -19,7 +19,7 @@ from openai.types.chat import ChatCompletionMessage
 
 from ...protocol.errors import ConfigurationError, EngineUnwell
 from ..secret import hide_login
-from .answer import Answer, Choice
+from .answer import Answer, Choice, counts_of
 from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
 from .key import Key
@@ -34,8 +34,6 @@ _CONNECT_S = 5.0
 _QUICK_S = 10.0
 
 _NO_KEY = "none"
-
-_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 class Endpoint:
@@ -166,9 +164,7 @@ def read_answer(answer: object) -> Answer | None:
     whole = [choice for choice in choices if choice is not None]
     if not whole or len(whole) < len(choices):
         return None
-    counts = getattr(answer, "usage", None)
-    usage = {name: getattr(counts, name, None) for name in _COUNTS}
-    return Answer(whole, {name: count for name, count in usage.items() if isinstance(count, int)} or None)
+    return Answer(whole, counts_of(getattr(answer, "usage", None)))
 
 
 def _read_choice(part: object) -> Choice | None:

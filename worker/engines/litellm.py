@@ -34,7 +34,7 @@ from ...tasks.prompt import SupportedFormats
 from ...tasks.text_generation import TextGenerationTask
 from ..llm import RowCall
 from ..secret import hide_login
-from .answer import Answer, Choice
+from .answer import Answer, Choice, counts_of
 from .attempt import Attempts
 from .fault import CANARY_TIMEOUT_S, Blame, line, said
 from .key import Key
@@ -313,8 +313,7 @@ def _key(model: str, api_base: str | None, env: str | None, file: str | Path | N
 
 def _read(answer: Any) -> Answer:
     choices = [Choice(choice.message.content or "", choice.finish_reason) for choice in answer.choices]
-    usage = {name: getattr(answer.usage, name) for name in ("prompt_tokens", "completion_tokens")}
-    return Answer(choices, usage, answer._hidden_params.get("response_cost"))
+    return Answer(choices, counts_of(getattr(answer, "usage", None)), answer._hidden_params.get("response_cost"))
 
 
 def _sentence_of(error: Exception) -> str:

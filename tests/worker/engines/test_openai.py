@@ -213,6 +213,23 @@ class TestRequests:
         assert [output.get("usage") for output in outputs] == [{"prompt_tokens": 3, "completion_tokens": 9}, None, None]
         assert [(sent["n"], sent["seed"]) for sent in scripted.requests] == [(3, 1)]
 
+    @pytest.mark.parametrize(
+        ("usage", "kept"),
+        [
+            ({"prompt_tokens": 3, "completion_tokens": 2**64 - 1}, {"prompt_tokens": 3}),
+            ({"prompt_tokens": 2**70, "completion_tokens": 4}, {"completion_tokens": 4}),
+            ({"prompt_tokens": -3, "completion_tokens": True}, None),
+        ],
+        ids=str,
+    )
+    def test_counts_that_no_server_can_have_counted_are_dropped(
+        self, scripted: Scripted, connect: Connect, usage: dict[str, int], kept: dict[str, int] | None
+    ) -> None:
+        scripted.answer = lambda body: completion("a", usage=usage)
+        # Nor does the next request wait for what they would have cost.
+        llm = connect(tpm=60_000_000)
+        assert [llm.generate_row(row())[0].get("usage") for _ in range(2)] == [kept] * 2
+
     def test_a_server_that_ignores_n_is_asked_again_for_the_rest(self, scripted: Scripted, connect: Connect) -> None:
         scripted.answer = lambda body: completion(f"seed {body['seed']}")
         llm = connect()
