@@ -43,9 +43,12 @@ def error(status: int, sentence: str, **more: str) -> Reply:
 
 @dataclass
 class Scripted:
-    """An HTTP server that answers chat requests by ``answer``, and lists the models in ``models``."""
+    """An HTTP server that answers chat requests by ``answer``, and lists the models in ``models``.
 
-    answer: Callable[[dict[str, Any]], Reply]
+    Where ``answer`` says None, the connection is cut.
+    """
+
+    answer: Callable[[dict[str, Any]], Reply | None]
     models: Reply = field(default_factory=lambda: Reply({"data": [{"id": "m"}]}))
     requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     paths: list[str] = field(default_factory=list[str])
@@ -68,7 +71,11 @@ class Scripted:
             handler.close_connection = True
             self.left.release()
             return None
-        return self._send(handler, self.answer(body))
+        reply = self.answer(body)
+        if reply is not None:
+            return self._send(handler, reply)
+        handler.close_connection = True
+        return None
 
     def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
         content = reply.body.encode() if isinstance(reply.body, str) else json.dumps(reply.body).encode()

@@ -9,12 +9,13 @@ import openai
 
 from ...protocol.errors import EngineUnwell, RowError
 from ..secret import redacted
+from .retry import is_spent, retry_after_s
 
 _ROW = frozenset({400, 413, 422})
 
-# A server that fails inside, is too slow, or answers with what is no answer, may do so for one row only. Every other
-# status is the server's fault: key, quota, address, model, or an overload that outlasted the retries.
-_UNCLEAR = (200, 500)
+# The key, a balance, a limit of requests or tokens: never a row's fault, and a canary may be small enough to pass.
+# All else may befall one row only: a moderation's 403, a gateway's 502 or a cut where the row crashes what is behind.
+_SERVER = frozenset({401, 402, 429})
 
 CANARY_TIMEOUT_S = 10.0
 _LONGEST_SENTENCE = 300
@@ -23,7 +24,8 @@ _LONGEST_SENTENCE = 300
 class Blame:
     """Turns a failed request into the error that says who is at fault.
 
-    Where it may be either, a canary decides: a request of one token. If that is answered, it is the row.
+    Where it may be either, a canary decides: a request of one token. If that is answered, it is the row; else a row
+    that never gets through would be handed back, and tried first, for ever.
 
     Args:
         address: where the server is, for the sentences.
@@ -44,8 +46,7 @@ class Blame:
         status = getattr(error, "status_code", None)
         if status in _ROW:
             return RowError(sentence)
-        is_unclear = status in _UNCLEAR or isinstance(error, TimeoutError | ValueError)
-        if is_unclear and await self._answers_others():
+        if not _tells_of_server(error) and await self._answers_others():
             return TimeoutError(sentence) if isinstance(error, TimeoutError) else RuntimeError(sentence)
         return EngineUnwell(sentence)
 
@@ -58,6 +59,14 @@ class Blame:
         except (openai.OpenAIError, ValueError):
             return False
         return True
+
+
+def _tells_of_server(error: Exception) -> bool:
+    """Whether the server has said that it is no row's fault, or that it wants to be left alone for now."""
+    if getattr(error, "status_code", None) in _SERVER or (isinstance(error, openai.APIError) and is_spent(error)):
+        return True
+    rest_s = retry_after_s(error.response.headers) if isinstance(error, openai.APIStatusError) else None
+    return rest_s is not None and rest_s > CANARY_TIMEOUT_S
 
 
 def sentence_of(error: Exception) -> str:

@@ -56,9 +56,14 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def is_spent(error: openai.APIError) -> bool:
+    """Whether the server says that the quota is used up."""
+    return error.code in _SPENT or error.type in _SPENT
+
+
 def _may_pass(error: openai.APIStatusError) -> bool:
     if error.response.headers.get("x-should-retry") == "false":
         return False
-    if error.code in _SPENT or error.type in _SPENT:
+    if is_spent(error):
         return False
     return error.status_code in _AGAIN or error.status_code >= 500

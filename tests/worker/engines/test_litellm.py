@@ -319,7 +319,26 @@ class TestFaults:
         scripted.answer = lambda body: error(403, "not for you")
         with pytest.raises(EngineUnwell):
             connect(max_retries=3).generate_row(row())
-        assert len(scripted.requests) == 1
+        assert [is_canary(sent) for sent in scripted.requests] == [False, True]
+
+    @pytest.mark.parametrize("provider", ["openai", "mistral"])
+    @pytest.mark.parametrize("status", [403, 404, 502, 503, 529])
+    def test_what_one_row_is_refused_while_others_are_answered_is_the_rows(
+        self, scripted: Scripted, connect: Connect, provider: str, status: int
+    ) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else error(status, "flagged")
+        with pytest.raises(RuntimeError, match=rf"{provider}/m: {status} flagged$") as raised:
+            connect(f"{provider}/m").generate_row(row())
+        assert type(raised.value) is RuntimeError
+
+    @pytest.mark.parametrize("provider", ["openai", "mistral"])
+    @pytest.mark.parametrize("status", [401, 402, 429])
+    def test_what_tells_of_key_quota_or_load_is_the_providers_whatever_becomes_of_one_token(
+        self, scripted: Scripted, connect: Connect, provider: str, status: int
+    ) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else error(status, "not for you")
+        with pytest.raises(EngineUnwell, match=rf"{provider}/m: {status} not for you$"):
+            connect(f"{provider}/m").generate_row(row())
 
     def test_an_error_inside_is_the_rows_while_others_are_answered(self, scripted: Scripted, connect: Connect) -> None:
         scripted.answer = lambda body: completion("fine") if is_canary(body) else error(500, "assertion failed")

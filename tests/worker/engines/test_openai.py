@@ -417,6 +417,43 @@ class TestFaults:
             connect().generate_row(row())
         assert type(raised.value) is RuntimeError
 
+    @pytest.mark.parametrize("status", [403, 404, 405, 408, 409, 501, 502, 503, 504, 529])
+    def test_what_one_row_is_refused_while_others_are_answered_is_the_rows_once_its_tries_are_spent(
+        self, scripted: Scripted, connect: Connect, status: int
+    ) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else error(status, "flagged")
+        with pytest.raises(RuntimeError, match=f"{scripted.url}: {status} flagged") as raised:
+            connect(max_retries=1).generate_row(row())
+        assert type(raised.value) is RuntimeError
+        tries = 1 if status in (403, 404, 405) else 2
+        assert [is_canary(sent) for sent in scripted.requests] == [False] * tries + [True]
+
+    def test_a_connection_that_is_cut_for_one_row_is_the_rows(self, scripted: Scripted, connect: Connect) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else None
+        with pytest.raises(RuntimeError, match="Connection error"):
+            connect(max_retries=1).generate_row(row())
+        assert [is_canary(sent) for sent in scripted.requests] == [False, False, True]
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            error(401, "wrong key"),
+            error(402, "pay for so many tokens"),
+            error(429, "too many tokens"),
+            error(403, "no more today", code="insufficient_quota"),
+            error(403, "no more today", type="insufficient_quota"),
+            replace(error(503, "restarting"), headers={"Retry-After": "3600"}),
+        ],
+        ids=str,
+    )
+    def test_what_tells_of_key_quota_or_load_is_the_servers_whatever_becomes_of_one_token(
+        self, scripted: Scripted, connect: Connect, reply: Reply
+    ) -> None:
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else reply
+        with pytest.raises(EngineUnwell, match=f"{reply.status} "):
+            connect().generate_row(row())
+        assert len(scripted.requests) == 1
+
     def test_an_error_inside_for_every_row_is_the_servers(self, scripted: Scripted, connect: Connect) -> None:
         scripted.answer = lambda body: error(500, "out of memory")
         with pytest.raises(EngineUnwell, match="500 out of memory"):
