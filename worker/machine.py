@@ -147,6 +147,7 @@ class Worker(Desk):
         self._probe_at: float | None = None
         self._probe_delay_s = _FIRST_PROBE_S
         self._on_probation = False
+        self._first_tried = 0  # the number of the first call since the probation began, when it comes
         self._unasked_since = now
         self._idle_since: float | None = None
         self._row_timeout_s = row_timeout_s
@@ -273,7 +274,7 @@ class Worker(Desk):
         """
         if not self._takes_rows() or self._held_bytes_in_all() > MAX_HELD_BYTES:
             return 0
-        free = max(0, (1 if self._on_probation else self.identity.concurrency) - len(self.calls))
+        free = self._free_in_all()
         if len(self.desks) == 1 or not free:
             return free
         there = [one for one in self.desks if one.state is OPEN or one.state is GREETING]
@@ -304,7 +305,8 @@ class Worker(Desk):
         if self._probe_at is not None and now >= self._probe_at:
             self._probe_at = None
             self._probe(now)
-        self._unasked_since = now if self.calls else self._unasked_since
+        if not self._free_in_all():
+            self._unasked_since = now
         if self._on_probation and now - self._unasked_since > _UNASKED_S:
             self._be_ready()
         if self._give_up_at is not None and now >= self._give_up_at:
@@ -345,6 +347,7 @@ class Worker(Desk):
             return
         if self.is_loaded:
             self._on_probation = True
+            self._first_tried = self._next_call
             self._unasked_since = now
         else:
             self._effect(Load())
@@ -364,6 +367,14 @@ class Worker(Desk):
     def _takes_rows(self) -> bool:
         """Whether it is ready, or unwell and to be tried."""
         return self.worker_state is READY or (self.worker_state is UNWELL and self._on_probation)
+
+    def _free_in_all(self) -> int:
+        """How many calls more may begin; where the LLM was unwell and has not shown that it is well, one at a time."""
+        free = self.identity.concurrency - len(self.calls)
+        if self._on_probation:
+            # Calls of before may hang for as long as their server does, and show nothing.
+            free = min(free, 1 - len([number for number in self.calls if number >= self._first_tried]))
+        return max(0, free)
 
     def _is_idle(self) -> bool:
         """Whether a worker that ends has nothing left to run, or nothing that ever will end."""

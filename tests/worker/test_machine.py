@@ -598,6 +598,40 @@ def test_an_unwell_worker_that_could_be_tried_and_is_given_no_row_calls_itself_r
     assert bench.end(0)[-1] == Send(Grant(1, UNWELL, "still no server"))
 
 
+def unwell_with_old_calls(concurrency: int, count: int) -> Bench:
+    """An unwell worker whose engine still works on so many rows of before."""
+    bench = Bench.ready(concurrency)
+    bench.tell(Assign([run(0, count)]))
+    bench.worker.unwell("no server", bench.now)
+    bench.flush()
+    return bench
+
+
+def test_an_unwell_worker_is_tried_with_one_call_whatever_still_runs_of_before() -> None:
+    bench = unwell_with_old_calls(4, count=2)
+    assert bench.tick(1.0) == [Send(Grant(3, UNWELL, "no server"))]
+    assert bench.tell(Assign([run(2)])) == [start(2, 2)]
+    assert bench.tick(1.5) == []  # the one that it is tried with has not ended
+    assert bench.work(2, 2) == [result(2, credit=5), Send(Grant(5, READY))]
+    assert bench.tell(Assign([run(3, 2)])) == [start(3, 3), start(4, 4)]
+
+
+def test_an_unwell_worker_whose_old_calls_leave_no_place_is_tried_when_one_of_them_has_ended() -> None:
+    bench = unwell_with_old_calls(2, count=2)
+    assert bench.tick(1.0) == []
+    assert bench.tick(1.5) == []  # it has asked for no row, and is not well for being given none
+    bench.done(0, outcome=Outcome.RETURNED)
+    assert bench.end(0) == [result(0, credit=3, outcome=Outcome.RETURNED)]
+    assert bench.tell(Assign([run(2)])) == [start(2, 2)]
+
+
+def test_an_unwell_worker_that_is_given_no_row_calls_itself_ready_though_an_old_one_runs() -> None:
+    bench = unwell_with_old_calls(2, count=1)
+    assert bench.tick(1.0) == [Send(Grant(2, UNWELL, "no server"))]
+    assert bench.tick(0.9) == []
+    assert bench.tick(0.2) == [Send(Grant(2, READY))]
+
+
 def test_an_unwell_worker_whose_server_answers_that_a_row_is_bad_is_well() -> None:
     bench = Bench.ready(concurrency=2)
     bench.worker.unwell("no server", bench.now)
