@@ -12,12 +12,13 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any, cast
 
 from ..protocol.content import WISHES, Failure, pack, pack_each, pack_failure, unpack, unpack_row, unpack_rows
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
+from ..protocol.frames import Payload
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
 from ..tasks.output import LLMOutput, empty_output, token_count
@@ -58,6 +59,7 @@ class Rows:
     """Rows of a call, opened, by columns. A flag of ``cancelled`` is set when nobody wants its row any more."""
 
     executions: Sequence[int]
+    payloads: Sequence[Payload]
     contents: Sequence[Any]
     seeds: Sequence[int | None]
     cancelled: Sequence[threading.Event]
@@ -68,7 +70,13 @@ class Rows:
     def one(self, place: int) -> Rows:
         """The row at ``place`` alone."""
         part = slice(place, place + 1)
-        return Rows(self.executions[part], self.contents[part], self.seeds[part], self.cancelled[part])
+        return Rows(
+            self.executions[part], self.payloads[part], self.contents[part], self.seeds[part], self.cancelled[part]
+        )
+
+    def fresh(self) -> Rows:
+        """These rows as they came: an LLM may have changed the contents that it was given."""
+        return replace(self, contents=[unpack_row(payload)[0] for payload in self.payloads])
 
     def wanted(self) -> Rows:
         """Those that were not cancelled."""
@@ -77,6 +85,7 @@ class Rows:
             return self
         return Rows(
             list(compress(self.executions, are_wanted)),
+            list(compress(self.payloads, are_wanted)),
             list(compress(self.contents, are_wanted)),
             list(compress(self.seeds, are_wanted)),
             list(compress(self.cancelled, are_wanted)),
@@ -131,21 +140,21 @@ class Caller:
             if unreadable:
                 tell(unreadable)
         else:
-            rows = Rows(call.executions, *opened, cancelled)
+            rows = Rows(call.executions, call.payloads, *opened, cancelled)
         if self.by_row:
             return self._one_by_one(call, rows, options, tell)
         return self._attempt(call, rows, options, tell)
 
     def _readable(self, call: StartCall, cancelled: Sequence[threading.Event]) -> tuple[Rows, list[RowResult]]:
         """The rows of a call that can be read, and the results of those that cannot."""
-        read: list[tuple[int, Any, int | None, threading.Event]] = []
+        read: list[tuple[int, Payload, Any, int | None, threading.Event]] = []
         unreadable: list[RowResult] = []
         for execution, payload, flag in zip(call.executions, call.payloads, cancelled, strict=True):
             try:
-                read.append((execution, *unpack_row(payload), flag))
+                read.append((execution, payload, *unpack_row(payload), flag))
             except DecodeError as error:
                 unreadable.append(self._failed(execution, error))
-        return Rows(*zip(*read, strict=True)) if read else Rows([], [], [], []), unreadable
+        return Rows(*zip(*read, strict=True)) if read else Rows([], [], [], [], []), unreadable
 
     def _one_by_one(self, call: StartCall, rows: Rows, options: dict[str, Any], tell: Tell) -> list[RowResult]:
         last = len(rows) - 1
@@ -177,7 +186,7 @@ class Caller:
             log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
         else:
             return self._all_settled(rows.executions, answers, tell)
-        return self._one_by_one(call, rows, options, tell)
+        return self._one_by_one(call, rows.fresh(), options, tell)
 
     def _generate(self, call: StartCall, rows: Rows, options: dict[str, Any]) -> list[Answer]:
         if self._by_batch or self.by_row:

@@ -407,6 +407,40 @@ def test_a_batch_that_raises_is_split_and_only_its_bad_row_fails(caplog: pytest.
     assert caplog.messages[0] == "a batch of 3 rows raised ValueError: bad row; trying its rows alone"
 
 
+class Popping(Scripted):
+    """Takes its inputs apart, and refuses a batch when it has."""
+
+    def _generate(self, inputs: Inputs, num_generations: int = 1) -> list[list[LLMOutput]]:
+        texts = [one.pop("input") for one in inputs]
+        if "bad" in texts:
+            raise ValueError("bad row")
+        return [[output(text)] * num_generations for text in texts]
+
+
+def pop_messages(calls: Sequence[RowCall]) -> list[list[LLMOutput]]:
+    popped: list[Any] = [call.content.pop() for call in calls if isinstance(call.content, list)]
+    if "bad" in [message["content"] for message in popped]:
+        raise ValueError("bad row")
+    return [[output(message["content"])] for message in popped]
+
+
+@pytest.mark.parametrize("contents", [inputs("a", "bad", "c"), ["unreadable", *inputs("a", "bad", "c")]], ids=["read together", "read one by one"])
+def test_rows_that_are_tried_alone_are_as_they_came_though_the_llm_has_changed_what_it_was_given(
+    contents: list[Any],
+) -> None:
+    payloads = [b"" if content == "unreadable" else pack_row(content, None) for content in contents]
+    results = Bench(Popping()).run_packed(*payloads)[-3:]
+    assert [result.outcome for result in results] == [Outcome.DONE, Outcome.FAILED, Outcome.DONE]
+    assert [raw(result) for result in results[::2]] == [["a"], ["c"]]
+
+
+def test_prompts_of_a_batch_that_are_tried_alone_are_as_they_came() -> None:
+    prompts = [[{"role": "user", "content": text}] for text in ("a", "bad", "c")]
+    results = Bench(ByBatch(pop_messages)).run(*prompts, kind="prompt")
+    assert [result.outcome for result in results] == [Outcome.DONE, Outcome.FAILED, Outcome.DONE]
+    assert [raw(result) for result in results[::2]] == [["a"], ["c"]]
+
+
 class Odd(Exception):
     pass
 
