@@ -174,18 +174,18 @@ class Caller:
                 answers = self._spans.run(call, rows.contents, options, lambda: self._generate(call, rows, options))
         except EngineDead:
             raise
-        except CancelledError:
-            return [RowResult(execution, Outcome.RETURNED, b"") for execution in rows.executions]
         except EngineUnwell as error:
             self._unwell(message_of(error))
             return [RowResult(execution, Outcome.RETURNED, b"") for execution in rows.executions]
         except Exception as error:
+            if isinstance(error, CancelledError) and not rows.wanted():
+                return [RowResult(execution, Outcome.RETURNED, b"") for execution in rows.executions]
             make_room(error)
             if len(rows) == 1:
                 return [self._failed(rows.executions[0], error)]
             log.warning("a batch of %d rows raised %s; trying its rows alone", len(rows), sentence_of(error))
         else:
-            return self._all_settled(rows.executions, answers, tell)
+            return self._all_settled(rows, answers, tell)
         return self._one_by_one(call, rows.fresh(), options, tell)
 
     def _generate(self, call: StartCall, rows: Rows, options: dict[str, Any]) -> list[Answer]:
@@ -218,27 +218,27 @@ class Caller:
             for place in range(len(rows))
         ]
 
-    def _all_settled(self, executions: Sequence[int], answers: list[Answer], tell: Tell) -> list[RowResult]:
+    def _all_settled(self, rows: Rows, answers: list[Answer], tell: Tell) -> list[RowResult]:
         payloads = pack_each(answers)
         if payloads is not None:
             tokens = _tokens_of(cast("list[list[LLMOutput]]", answers))
             return [
                 RowResult(execution, _DONE, payload, count)
-                for execution, payload, count in zip(executions, payloads, tokens, strict=True)
+                for execution, payload, count in zip(rows.executions, payloads, tokens, strict=True)
             ]
         results: list[RowResult] = []
         try:
-            for execution, answer in zip(executions, answers, strict=True):
-                results.append(self._settled(execution, answer))
+            for execution, flag, answer in zip(rows.executions, rows.cancelled, answers, strict=True):
+                results.append(self._settled(execution, flag, answer))
         except BaseException:
             tell(results)  # the process ends now, and hands over what it has
             raise
         return results
 
-    def _settled(self, execution: int, answer: Answer) -> RowResult:
+    def _settled(self, execution: int, cancelled: threading.Event, answer: Answer) -> RowResult:
         if isinstance(answer, Exception):
-            is_cancelled = isinstance(answer, CancelledError)
-            return RowResult(execution, Outcome.RETURNED, b"") if is_cancelled else self._failed(execution, answer)
+            is_returned = isinstance(answer, CancelledError) and cancelled.is_set()
+            return RowResult(execution, Outcome.RETURNED, b"") if is_returned else self._failed(execution, answer)
         try:
             payload = pack(answer)
         except RowError as error:
@@ -246,6 +246,9 @@ class Caller:
         return RowResult(execution, _DONE, payload, *_tokens_of([answer]))
 
     def _failed(self, execution: int, error: Exception) -> RowResult:
+        if isinstance(error, CancelledError):
+            # An engine's own. Handed back as if it were the client's, the row would come again for ever.
+            error = RuntimeError(f"the LLM gave up a row that nobody has cancelled: {sentence_of(error)}")
         outcome = Outcome.FAILED if isinstance(error, _DETERMINISTIC) else Outcome.RAISED
         log.warning("a row failed: %s", sentence_of(error))
         log.debug("where that was", exc_info=error)

@@ -330,8 +330,11 @@ def test_a_batch_holds_no_row_that_lacks_an_argument_but_prompts_as_they_are() -
 
 
 def test_an_error_in_the_place_of_a_rows_outputs_is_that_rows() -> None:
-    errors = [RowError("too long"), CancelledError(), RuntimeError("odd")]
-    llm = ByBatch(lambda calls: [*errors, [output("done")]])
+    def script(calls: Sequence[RowCall]) -> list[list[LLMOutput] | Exception]:
+        calls[1].cancelled.set()
+        return [RowError("too long"), CancelledError(), RuntimeError("odd"), [output("done")]]
+
+    llm = ByBatch(script)
     results = Bench(llm).run(*inputs("a", "b", "c", "d"))
     assert outcomes(results) == [
         (100, Outcome.FAILED),
@@ -341,6 +344,43 @@ def test_an_error_in_the_place_of_a_rows_outputs_is_that_rows() -> None:
     ]
     assert unpack_failure(results[0].payload).message == "too long"
     assert len(llm.batches) == 1
+
+
+OF_ITS_OWN = "the LLM gave up a row that nobody has cancelled: CancelledError"
+
+
+def is_charged(result: RowResult) -> bool:
+    return result.outcome == Outcome.RAISED and unpack_failure(result.payload).message == OF_ITS_OWN
+
+
+def test_a_cancelled_error_in_the_place_of_a_wanted_rows_outputs_is_charged() -> None:
+    charged, done = Bench(ByBatch(lambda calls: [CancelledError(), [output("done")]])).run(*inputs("a", "b"))
+    assert is_charged(charged)
+    assert raw(done) == ["done"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_cancelled_error_of_the_engines_own_is_charged_and_that_of_a_cancelled_row_is_not(cancelled: bool) -> None:
+    def script(call: RowCall) -> list[LLMOutput]:
+        if cancelled:
+            call.cancelled.set()
+        raise CancelledError
+
+    (result,) = Bench(ByRow(script)).run(*inputs("a"))
+    assert is_charged(result) is not cancelled
+    assert ((result.outcome, result.payload) == (Outcome.RETURNED, b"")) is cancelled
+
+
+def test_the_wanted_rows_of_a_batch_that_was_cancelled_are_tried_alone() -> None:
+    def script(calls: Sequence[RowCall]) -> list[list[LLMOutput]]:
+        if len(calls) > 1:
+            calls[1].cancelled.set()
+            raise CancelledError
+        return [[output("done")]]
+
+    llm = ByBatch(script)
+    assert outcomes(Bench(llm).run(*inputs("a", "b", "c"))) == [(100, Outcome.DONE), (102, Outcome.DONE)]
+    assert [len(batch) for batch in llm.batches] == [3, 1, 1]
 
 
 def test_a_batch_for_which_there_is_no_room_is_tried_row_by_row() -> None:
@@ -424,7 +464,11 @@ def pop_messages(calls: Sequence[RowCall]) -> list[list[LLMOutput]]:
     return [[output(message["content"])] for message in popped]
 
 
-@pytest.mark.parametrize("contents", [inputs("a", "bad", "c"), ["unreadable", *inputs("a", "bad", "c")]], ids=["read together", "read one by one"])
+@pytest.mark.parametrize(
+    "contents",
+    [inputs("a", "bad", "c"), ["unreadable", *inputs("a", "bad", "c")]],
+    ids=["read together", "read one by one"],
+)
 def test_rows_that_are_tried_alone_are_as_they_came_though_the_llm_has_changed_what_it_was_given(
     contents: list[Any],
 ) -> None:
