@@ -240,7 +240,7 @@ class Caller:
             is_returned = isinstance(answer, CancelledError) and cancelled.is_set()
             return RowResult(execution, Outcome.RETURNED, b"") if is_returned else self._failed(execution, answer)
         try:
-            payload = pack(answer)
+            payload = _packed(answer)
         except RowError as error:
             return self._failed(execution, error)
         return RowResult(execution, _DONE, payload, *_tokens_of([answer]))
@@ -258,6 +258,37 @@ class Caller:
         trace = traceback_of(error) if self._expose_tracebacks else ""
         message = message_of(error)
         return Failure(type(error).__name__, message, builtin_name(error), trace, self._worker, self._host)
+
+
+def _packed(outputs: list[LLMOutput]) -> bytes:
+    """The answer's payload. What was read in a text or counted for it is left out where it cannot be carried.
+
+    Raises:
+        RowError: what the LLM has made cannot be carried.
+    """
+    try:
+        return pack(outputs)
+    except RowError:
+        complaints: list[str] = []
+        payload = pack([_reduced(output, complaints) for output in outputs])
+    for complaint in complaints:
+        log.warning("%s; the answer goes without it", complaint)
+    return payload
+
+
+def _reduced(output: LLMOutput, complaints: list[str]) -> dict[str, Any]:
+    """``output`` without those of its lesser parts that cannot be carried; ``complaints`` says of each why."""
+    reduced: dict[str, Any] = {**output}
+    for part in ("parsed_output", "usage"):
+        try:
+            pack({part: reduced.get(part)})
+        except RowError as error:
+            complaints.append(str(error))
+            if part == "usage":
+                del reduced[part]  # which has no None: it is there or it is not
+            else:
+                reduced[part] = None
+    return reduced
 
 
 def builtin_name(error: BaseException) -> str:

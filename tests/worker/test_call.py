@@ -15,6 +15,7 @@ from genpool.protocol.errors import EngineDead, EngineUnwell, RowError
 from genpool.protocol.messages import Outcome
 from genpool.tasks.output import LLMOutput
 from genpool.tasks.prompt import Prompt
+from genpool.tasks.structured import StructuredTask
 from genpool.tasks.text_generation import TextGenerationTask
 from genpool.worker.call import Caller
 from genpool.worker.llm import LLM, RowCall
@@ -605,26 +606,63 @@ def test_a_row_cancelled_while_its_batch_is_split_is_not_run() -> None:
     assert llm.calls == [["a", "b", "c"], ["a"], ["c"]]
 
 
-@pytest.mark.parametrize(
-    ("parsed", "complaint"),
-    [
-        ({"answer": {"set": {1}}}, "a value of type set under [0]['parsed_output']['answer']['set']"),
-        ([1, 1 << 70], "an integer value beyond 64 bits under [0]['parsed_output'][1]"),
-        ({"when": threading.Event()}, "a value of type Event under [0]['parsed_output']['when']"),
-        ({(1, 2): "x"}, "a key of type tuple under [0]['parsed_output']"),
-    ],
-)
-def test_an_output_that_cannot_be_carried_fails_its_row_and_names_type_and_key(parsed: Any, complaint: str) -> None:
-    def script(texts: list[str], n: int) -> list[list[LLMOutput]]:
-        return [[{**output(text), "parsed_output": parsed if text == "b" else text}] for text in texts]
+def odd_part(part: str, odd: Any) -> Callable[[list[str], int], Any]:
+    """Has something odd in that part of the last output of the row "b"."""
 
-    results = Bench(Scripted(script)).run(*inputs("a", "b", "c"))
-    assert outcomes(results) == [(100, Outcome.DONE), (101, Outcome.FAILED), (102, Outcome.DONE)]
-    failure = unpack_failure(results[1].payload)
-    assert failure.type == "RowError"
-    assert failure.message == (
-        f"the row holds {complaint}, which msgpack cannot carry: use text, numbers, bytes, lists and dicts"
-    )
+    def script(texts: list[str], n: int) -> Any:
+        rows: list[list[dict[str, Any]]] = [[{**output(text)} for _ in range(n)] for text in texts]
+        rows[texts.index("b")][-1][part] = odd
+        return rows
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("odd", "complaint"),
+    [
+        ({"answer": {"set": {1}}}, "a value of type set under {}['answer']['set']"),
+        ([1, 1 << 70], "an integer value beyond 64 bits under {}[1]"),
+        ({"when": threading.Event()}, "a value of type Event under {}['when']"),
+        ({(1, 2): "x"}, "a key of type tuple under {}"),
+    ],
+    ids=["set", "large number", "object", "key"],
+)
+class TestWhatCannotBeCarried:
+    def test_a_text_that_cannot_be_carried_fails_its_row_and_type_and_key_are_named(
+        self, odd: Any, complaint: str
+    ) -> None:
+        results = Bench(Scripted(odd_part("raw_output", odd))).run(*inputs("a", "b", "c"))
+        assert outcomes(results) == [(100, Outcome.DONE), (101, Outcome.FAILED), (102, Outcome.DONE)]
+        failure = unpack_failure(results[1].payload)
+        assert failure.type == "RowError"
+        assert failure.message == cannot_be_carried(complaint, "[0]['raw_output']")
+
+    @pytest.mark.parametrize("part", ["parsed_output", "usage"])
+    def test_what_was_read_or_counted_and_cannot_be_carried_is_left_out_and_logged(
+        self, odd: Any, complaint: str, part: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "genpool.worker"):
+            results = Bench(Scripted(odd_part(part, odd))).run(*inputs("a", "b", "c"), n=2)
+        assert [raw(result) for result in results] == [[text, text] for text in "abc"]
+        whole, reduced = unpack_outputs(results[1].payload)
+        assert whole["parsed_output"] == "b"
+        assert reduced == (output("b") if part == "usage" else {**output("b"), "parsed_output": None})
+        assert caplog.messages == [f"{cannot_be_carried(complaint, repr([part]))}; the answer goes without it"]
+
+
+def cannot_be_carried(complaint: str, where: str) -> str:
+    what = complaint.format(where)
+    return f"the row holds {what}, which msgpack cannot carry: use text, numbers, bytes, lists and dicts"
+
+
+def test_a_number_beyond_64_bits_that_a_structured_task_reads_does_not_cost_the_text() -> None:
+    text = f'{{"id": {10**29}}}'
+    task = StructuredTask({"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]})
+    assert task.parse_output(text)["generations"]["id"] == 10**29
+    llm = Scripted(lambda texts, n: [[{**output(text), "parsed_output": task.parse_output(text)}]])
+    (result,) = Bench(llm).run(*inputs("a"))
+    assert raw(result) == [text]
+    assert unpack_outputs(result.payload)[0]["parsed_output"] is None
 
 
 def test_tuples_become_lists_and_integer_keys_stay() -> None:
