@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -149,8 +149,9 @@ class _Shell:
         self._signalled = False
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        former = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        # Processes that an engine forks would drain in the worker's place, and heed no terminate().
+        os.register_at_fork(after_in_child=lambda: _put_back(former, self._on_signal))
         try:
             self._start_loading()
             self._dealer.run(self._is_over)
@@ -358,6 +359,13 @@ class _Shell:
     def _end(self, code: int, goodbye: str) -> None:
         self._exit = code
         self._machine.end(goodbye)
+
+
+def _put_back(former: Mapping[signal.Signals, Any], ours: Callable[[int, object], None]) -> None:
+    """Have signals handled as they were formerly, where that is still ours to say."""
+    for number, handler in former.items():
+        if signal.getsignal(number) == ours:
+            signal.signal(number, handler)
 
 
 def _leave(code: int) -> NoReturn:

@@ -36,8 +36,10 @@ from genpool.tasks.text_generation import TextGenerationTask
 
 # A row whose input is the path of a FIFO waits until the test has opened and closed it.
 SCRIPTED = """
+import multiprocessing
 import os
 import signal
+import time
 from genpool import LLM, TextGenerationTask, errors
 
 def wait(path):
@@ -67,6 +69,27 @@ class ByRow(Scripted):
         call.cancelled.wait()
         raise ValueError("stopped")
 
+def announced(theirs):
+    theirs.send("it runs")
+    time.sleep(1000)
+
+def forked():
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=announced, args=[theirs], daemon=True)
+    process.start()
+    ours.recv()
+    return process
+
+class Forking(Scripted):
+    helper = None
+
+    def _generate(self, inputs, num_generations=1):
+        process = forked()
+        process.terminate()
+        process.join()
+        text = f"it ended with {process.exitcode}"
+        return [[{"model_name": "m", "prompt_used": None, "raw_output": text, "parsed_output": None}]]
+
 class Nameless(Scripted):
     model_name = None
 
@@ -88,6 +111,11 @@ def threads():
 
 def by_row():
     return ByRow(TextGenerationTask())
+
+def forking():
+    llm = Forking(TextGenerationTask())
+    llm.helper = forked()
+    return llm
 
 def nameless():
     return Nameless(TextGenerationTask())
@@ -479,6 +507,16 @@ def test_a_worker_that_is_told_to_stop_finishes_what_runs(fleet: Fleet, broker: 
     assert (result.executions, texts(result)) == ([0], ["one of 1"])
     broker.send(Settle([0, 1]))
     assert broker.wait_for(Goodbye)
+    assert process.wait(PATIENCE_S) == 0
+
+
+def test_processes_that_an_engine_forks_end_when_they_are_told_to(fleet: Fleet, broker: HandBroker) -> None:
+    process, _ = start_ready(fleet, broker, load="forking")
+    broker.send(assign(0, "a"))
+    assert texts(broker.wait_for(Result)) == [f"it ended with {-signal.SIGTERM}"]
+    broker.send(Settle([0]))
+    # Python ends the helper of the LLM's, which is a daemon, and waits for it.
+    process.terminate()
     assert process.wait(PATIENCE_S) == 0
 
 
