@@ -1,7 +1,8 @@
 """The worker's shell: loads the LLM, runs engine calls in threads, and performs what the machine decides.
 
-Threads: the main one owns the socket (and signals), ``engine-loader`` loads the LLM, ``engine-N`` make the calls.
-Engine threads never touch the network: what they have to say is posted to the main thread's loop.
+Threads: the main one owns the socket (and signals), ``engine-loader`` loads the LLM, ``engine-N`` make the calls, and
+``close-watch`` ends the process where the LLM's own end hangs. Engine threads never touch the network: what they have
+to say is posted to the main thread's loop.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ from .span import call_spans
 log = logging.getLogger("genpool.worker")
 
 EXIT_REFUSED = 4
+
+# How long the LLM may take to close. A larger value keeps a hung engine's process for longer; a smaller one leaves what
+# a slow engine has started behind.
+_CLOSE_S = 10.0
 
 _STDERR = 2
 
@@ -201,7 +206,7 @@ class _Shell:
             flush()
             _leave(code)
         if self._llm is not None:
-            self._llm.close()
+            _close(self._llm, code)
         return code
 
     def _on_signal(self, number: int, _: object) -> None:
@@ -366,6 +371,26 @@ def _put_back(former: Mapping[signal.Signals, Any], ours: Callable[[int, object]
     for number, handler in former.items():
         if signal.getsignal(number) == ours:
             signal.signal(number, handler)
+
+
+def _close(llm: LLM, code: int) -> None:
+    """Close the LLM; whatever becomes of that, this process ends with ``code``."""
+    watch = threading.Timer(_CLOSE_S, _leave_unclosed, [code])
+    watch.name, watch.daemon = "close-watch", True
+    watch.start()
+    try:
+        llm.close()
+    except BaseException as error:
+        log.error("the LLM could not be closed: %s", sentence_of(error))
+        log.debug("where that was", exc_info=True)
+    finally:
+        watch.cancel()
+
+
+def _leave_unclosed(code: int) -> None:
+    log.error("the LLM was not closed within %g s: this process ends without that", _CLOSE_S)
+    flush()
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:

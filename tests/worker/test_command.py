@@ -90,6 +90,13 @@ class Forking(Scripted):
         text = f"it ended with {process.exitcode}"
         return [[{"model_name": "m", "prompt_used": None, "raw_output": text, "parsed_output": None}]]
 
+class Unclosable(Scripted):
+    def close(self):
+        super().close()
+        if "FIFO" in os.environ:
+            wait(os.environ["FIFO"])
+        raise {"error": OSError, "exit": SystemExit}[os.environ["RAISED"]]("no close for " + os.environ["MY_KEY"])
+
 class Nameless(Scripted):
     model_name = None
 
@@ -116,6 +123,9 @@ def forking():
     llm = Forking(TextGenerationTask())
     llm.helper = forked()
     return llm
+
+def unclosable():
+    return Unclosable(TextGenerationTask())
 
 def nameless():
     return Nameless(TextGenerationTask())
@@ -170,9 +180,11 @@ def start(fleet: Fleet, address: str, *arguments: str, load: str = "load", **env
     )
 
 
-def start_ready(fleet: Fleet, broker: HandBroker, *arguments: str, load: str = "load") -> tuple[Process, Hello]:
+def start_ready(
+    fleet: Fleet, broker: HandBroker, *arguments: str, load: str = "load", **environment: str
+) -> tuple[Process, Hello]:
     """A worker that has said that it is ready, and that hello."""
-    process = start(fleet, broker.address, *arguments, load=load)
+    process = start(fleet, broker.address, *arguments, load=load, **environment)
     first = broker.welcome()
     hello = first if first.state == "ready" else broker.wait_for(Hello)
     assert hello.state == "ready"
@@ -518,6 +530,29 @@ def test_processes_that_an_engine_forks_end_when_they_are_told_to(fleet: Fleet, 
     # Python ends the helper of the LLM's, which is a daemon, and waits for it.
     process.terminate()
     assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"), [("error", "OSError: no close for [secret]"), ("exit", "SystemExit: no close for [secret]")]
+)
+def test_an_llm_whose_close_raises_does_not_undo_the_drain(
+    fleet: Fleet, broker: HandBroker, raised: str, sentence: str
+) -> None:
+    process, _ = start_ready(fleet, broker, load="unclosable", RAISED=raised, MY_KEY="sk-0123456789")
+    process.terminate()
+    assert broker.wait_for(Goodbye)
+    assert process.wait(PATIENCE_S) == 0
+    assert f"the LLM could not be closed: {sentence}" in said(fleet)
+    assert "Traceback" not in said(fleet)
+    assert "sk-0" not in said(fleet)
+
+
+def test_an_llm_whose_close_hangs_does_not_keep_the_process(fleet: Fleet, broker: HandBroker) -> None:
+    process, _ = start_ready(fleet, broker, load="unclosable", FIFO=str(fifo(fleet, "never opened")))
+    process.terminate()
+    assert broker.wait_for(Goodbye)
+    assert process.wait(PATIENCE_S) == 0
+    assert "the LLM was not closed within 10 s: this process ends without that" in said(fleet)
 
 
 def test_a_second_signal_ends_it_at_once(fleet: Fleet, broker: HandBroker) -> None:
