@@ -13,6 +13,7 @@ import pickle
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
@@ -25,10 +26,12 @@ from .shell import WorkerSettings, run
 READY = b"R"
 FAILED = b"F"
 _LENGTH = struct.Struct("!Q")
+_STDERR = 2
 
 
 def main(descriptor: int) -> None:
     """Serve one LLM for the client at the other end of ``descriptor``, and end with it."""
+    _open_standard_streams()
     configure("warning", os.environ.get("GENPOOL_LOG_FORMAT", TEXT))
     os.set_inheritable(descriptor, False)
     owner = socket.socket(fileno=descriptor)
@@ -44,6 +47,13 @@ def main(descriptor: int) -> None:
     sys.exit(run(settings, lambda: _load(pickled), lambda error: _tell(owner, error)))
 
 
+def _open_standard_streams() -> None:
+    """Where the client has closed its own, what an engine writes there goes nowhere: else into a socket of ours."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+
+
 def _load(pickled: bytes) -> LLM:
     # From the process that started this one, over a socket that nobody else can reach.
     task, function = pickle.loads(pickled)
@@ -52,7 +62,8 @@ def _load(pickled: bytes) -> LLM:
 
 def _tell(owner: socket.socket, error: BaseException | None) -> None:
     """How loading ended. After a failure the owner ends this process by force."""
-    sys.stdout.flush()
+    with suppress(Exception):  # it may be closed or full, or there is none; and a loader may have put anything there
+        sys.stdout.flush()
     owner.sendall(frame(READY if error is None else FAILED + pack_failure(_failure(error))))
 
 
