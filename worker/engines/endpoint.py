@@ -128,10 +128,11 @@ class Endpoint:
 
     async def _ask_with_new_key(self, prompt: Any, fields: Mapping[str, Any]) -> Answer:
         """Ask once more when the key is refused and another one is given by now."""
+        used = self._key.value
         try:
             return await self._create(self._client, prompt, fields)
         except openai.AuthenticationError:
-            if not self._key.is_new():
+            if not self._key.is_another_than(used):
                 raise
         self._client.api_key = self._key.value or _NO_KEY
         return await self._create(self._client, prompt, fields)

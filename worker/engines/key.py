@@ -58,9 +58,8 @@ class Key:
         self._read = lambda: read_key(env, file) or otherwise
         self.value = self._read()
 
-    def is_new(self) -> bool:
-        """Read it again; whether it is another one by now."""
-        former = self.value
+    def is_another_than(self, used: str | None) -> bool:
+        """Read it again; whether it is by now another one than that which a request was made with."""
         with suppress(ConfigurationError):  # a file that is just being written
             self.value = self._read()
-        return self.value != former
+        return self.value != used

@@ -229,10 +229,11 @@ class _Provider:
 
     async def _ask_with_new_key(self, messages: list[dict[str, Any]], fields: Mapping[str, Any]) -> object:
         """Ask once more when the key is refused and another one is given by now."""
+        used = self._key.value
         try:
             return await self._create(messages, fields)
         except openai.AuthenticationError:
-            if not self._key.is_new():
+            if not self._key.is_another_than(used):
                 raise
         return await self._create(messages, fields)
 

@@ -72,15 +72,18 @@ def test_a_key_is_not_repeated_once_it_was_read(tmp_path: Path) -> None:
 def test_a_key_may_be_exchanged(tmp_path: Path) -> None:
     file = written(tmp_path / "key", "old")
     key = Key(None, file)
-    assert not key.is_new()
+    assert not key.is_another_than("old")
     file.write_text("")  # as it is for a moment when somebody writes it
-    assert not key.is_new()
+    assert not key.is_another_than("old")
     file.write_text("new")
-    assert key.is_new()
+    assert key.is_another_than("old")
     assert key.value == "new"
+    # So it is for every request that was made with the former one, whichever asks first.
+    assert key.is_another_than("old")
+    assert not key.is_another_than("new")
 
 
-def test_what_stands_for_a_key_is_no_new_one() -> None:
+def test_what_stands_for_a_key_is_no_other_one() -> None:
     key = Key("SURELY_NOT_SET", None, "none")
-    assert not key.is_new()
+    assert not key.is_another_than("none")
     assert key.value == "none"

@@ -1,6 +1,7 @@
 # ruff: noqa: E402 - without litellm, what follows cannot be imported
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -419,6 +420,25 @@ class TestKeys:
         scripted.answer = lambda body: completion("in") if scripted.keys[-1] == "Bearer new" else error(401, "no")
         assert texts(llm.generate_row(row())) == ["in"]
         assert scripted.keys == ["Bearer old", "Bearer old", "Bearer new"]
+
+    def test_an_exchanged_key_is_for_all_requests_that_are_in_flight(
+        self, scripted: Scripted, connect: Connect, tmp_path: Path
+    ) -> None:
+        file = written(tmp_path / "key", "old\n")
+        llm = connect(api_key_file=file)
+        file.write_text("new\n")
+        together, refused = threading.Barrier(4), itertools.count()
+
+        def answer(body: dict[str, Any]) -> Reply:
+            if next(refused) >= 4:
+                return completion("in")
+            together.wait(10)
+            return error(401, "no")
+
+        scripted.answer = answer
+        with ThreadPoolExecutor(4) as executor:
+            assert [texts(outputs) for outputs in executor.map(llm.generate_row, [row()] * 4)] == [["in"]] * 4
+        assert scripted.keys[-8:] == ["Bearer old"] * 4 + ["Bearer new"] * 4
 
     def test_a_server_of_ones_own_needs_no_key(self, scripted: Scripted, connect: Connect) -> None:
         assert texts(connect().generate_row(row())) == ["text"]
