@@ -22,7 +22,7 @@ class LLMOutput(TypedDict):
         model_name: the model that made it.
         prompt_used: the prompt as the model got it: a text or a list of chat messages.
         raw_output: the completion's text.
-        parsed_output: what the task read in it; None where it could not be read.
+        parsed_output: what the task read in it; None where it could not be read, or msgpack cannot carry what was.
         usage: ``prompt_tokens`` and ``completion_tokens``, where the engine counts them, and what they ``cost`` in US
             dollars, where it knows.
         finish_reason: why the completion ended (``stop``, ``length``, …), where the engine tells.
