@@ -252,6 +252,4 @@ def _made_by(names: Sequence[str], row: Row) -> dict[str, Made]:
 
 def _made_of(output: LLMOutput) -> Made:
     usage = output.get("usage")
-    return Made(
-        1, int(told(usage, "prompt_tokens")), int(told(usage, "completion_tokens")), float(told(usage, "cost"))
-    )
+    return Made(1, int(told(usage, "prompt_tokens")), int(told(usage, "completion_tokens")), float(told(usage, "cost")))
