@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 import click
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.printable import printable
 from .service import Fleet, Service
 
 _LOOK_S = 1.0
@@ -261,5 +262,8 @@ def _run(command: Sequence[str], given: str | None = None) -> str:
         raise ConfigurationError(f"--on slurm calls {command[0]!r}, which is not on the path: call it on a login node")
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ConfigurationError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        # Each line begins with the command's name; the last one says most.
+        said = done.stderr.strip().rpartition("\n")[2].removeprefix(f"{command[0]}: ").removeprefix("error: ")
+        why = printable(said) or f"exit code {done.returncode}"
+        raise ConfigurationError(f"{command[0]} has failed: {why}")
     return done.stdout

@@ -20,7 +20,8 @@ from noted import began, noted
 from genpool import ProcessLLM
 from genpool.launcher.service import Fleet as Wanted
 from genpool.launcher.service import Recipe, Service
-from genpool.launcher.slurm import End, Submit, Task, digest_of, plan, script, tasks_in
+from genpool.launcher.slurm import End, Submit, Task, digest_of, down, plan, script, tasks_in
+from genpool.protocol.errors import ConfigurationError
 
 SMALL = Service("small", Recipe(("worker", "--llm=small", "--load=a:b"), (("A", "it's"),), 1), 2)
 LARGE = Service("large", Recipe(("worker", "--llm=large", "--load=a:b")), 1, slurm=(("partition", "gpu"),))
@@ -29,6 +30,25 @@ WANTED = Wanted(Path("/home/me/fleet.toml"), (SMALL, LARGE))
 
 def task(index: int, service: Service = SMALL, job: int = 7, digest: str | None = None, state: str = "RUNNING") -> Task:
     return Task(job, index, state, "None", service.name, digest or digest_of(service))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("squeue: error: trying\nsqueue: error: the controller is away\n", "squeue has failed: the controller is away"),
+        ("", "squeue has failed: exit code 3"),
+    ],
+    ids=["says why", "says nothing"],
+)
+def test_a_command_of_slurms_that_fails_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\nprintf {shlex.quote(said)} >&2\nexit 3\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ConfigurationError) as raised:
+        down(WANTED, 1.0)
+    assert str(raised.value) == told
 
 
 # The plan.
