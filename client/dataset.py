@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from ..protocol.errors import ConfigurationError, GenpoolError
 from ..protocol.logs import say
+from ..protocol.printable import plural
 from ..protocol.telemetry import exporting
 from .call import LOST_AFTER_S
 from .claim import Claim, Places, claim, errors_path, is_resumable, require_appendable
@@ -474,7 +475,7 @@ def _all_done(held: Claim) -> str:
 
 
 def _rows_are(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count} rows are"
+    return f"{plural(count, 'row')} {'is' if count == 1 else 'are'}"
 
 
 def _say(text: str) -> None:

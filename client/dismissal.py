@@ -14,7 +14,7 @@ from ..protocol.address import resolve
 from ..protocol.errors import NoBroker
 from ..protocol.logs import say
 from ..protocol.messages import Dismiss, PeerInfo, Role
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
 from .parameter import SECONDS
 
@@ -136,7 +136,7 @@ def _wait(link: Link, workers: Sequence[PeerInfo], timeout_s: float | None) -> l
             if left and now >= next_word:
                 next_word = now + _SAY_EVERY_S
                 rows = sum(running.get(key, 0) for key in left)
-                say(f"waiting for {_count(len(left), 'worker')} to end {_count(rows, 'row')}")
+                say(f"waiting for {plural(len(left), 'worker')} to end {plural(rows, 'row')}")
         remains = [one for one in workers if _key(one) in left]
         left_s = _ASK_EVERY_S if timeout_s is None else begun + timeout_s - time.monotonic()
         if not remains or left_s <= 0:
@@ -171,12 +171,8 @@ def _names(peers: Sequence[PeerInfo]) -> str:
 
 
 def _workers(workers: Sequence[PeerInfo]) -> str:
-    return _count(len(workers), "worker")
+    return plural(len(workers), "worker")
 
 
 def _rows(peers: Sequence[PeerInfo]) -> str:
-    return _count(sum(one.rows for one in peers), "row")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return plural(sum(one.rows for one in peers), "row")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..protocol.printable import plural
 from .entry import standing_fields
 from .formats.target import replacing
 from .reason import by_number
@@ -79,14 +80,15 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"{sum(rows for _, rows in reasons[_SHOWN_REASONS:])} failed for other reasons")
     lines += [_of_llm(llm, made) for llm, made in report["llms"].items()]
     if lost := report["workers_lost"]:
-        lines.append(f"{len(lost)} workers were lost: " + "; ".join(_of_worker(one) for one in lost))
+        were = "was" if len(lost) == 1 else "were"
+        lines.append(f"{plural(len(lost), 'worker')} {were} lost: " + "; ".join(_of_worker(one) for one in lost))
     if report["shares_run_twice"]:
-        lines.append(f"{report['shares_run_twice']} shares were run more than once")
+        lines.append(f"shares that were run more than once: {report['shares_run_twice']}")
     return lines
 
 
 def _of_llm(llm: str, made: Mapping[str, Any]) -> str:
-    said = [f"{made['outputs']} outputs ({made['outputs_per_s']:g}/s)"]
+    said = [f"{plural(made['outputs'], 'output')} ({made['outputs_per_s']:g}/s)"]
     if "completion_tokens" in made:
         said.append(f"{made['completion_tokens']} tokens ({made['completion_tokens_per_s']:g}/s)")
     if "cost" in made:
@@ -95,7 +97,7 @@ def _of_llm(llm: str, made: Mapping[str, Any]) -> str:
 
 
 def _of_worker(lost: Mapping[str, Any]) -> str:
-    when = f"{lost['ago_s']:.0f} s before the end ({lost['why']}, with {lost['rows']} rows, which went elsewhere)"
+    when = f"{lost['ago_s']:.0f} s before the end ({lost['why']}, with {plural(lost['rows'], 'row')}, which went elsewhere)"
     return f"{lost['host']}:{lost['pid']} of {lost['llm']!r}, {when}"
 
 

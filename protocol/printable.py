@@ -1,4 +1,4 @@
-"""Text that another process has sent, for a log or a terminal."""
+"""Text for people: what another process has sent, for a log or a terminal, and how many there are of something."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 def printable(text: str) -> str:
     """``text`` on one line, and with escapes for what is no visible character."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def plural(number: int, what: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

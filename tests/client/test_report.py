@@ -43,9 +43,9 @@ def test_it_tells_what_became_of_the_rows_and_who_was_lost(tmp_path: Path) -> No
         "2 failed: seldom",
         "a: 90 outputs (1.5/s), 1800 tokens (30/s), cost 0.25",
         "b: 10 outputs (0.17/s)",
-        "1 workers were lost: gpu1:12 of 'a', 30 s before the end (its connection broke, with 3 rows, which went "
+        "1 worker was lost: gpu1:12 of 'a', 30 s before the end (its connection broke, with 3 rows, which went "
         "elsewhere)",
-        "4 shares were run more than once",
+        "shares that were run more than once: 4",
     ]
     write_report(tmp_path / "report.json", report)
     assert json.loads((tmp_path / "report.json").read_text()) == report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genpool.protocol.printable import printable
+from genpool.protocol.printable import plural, printable
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,7 @@ from genpool.protocol.printable import printable
 )
 def test_it_is_one_line_of_visible_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_one_of_something_is_told_so() -> None:
+    assert [plural(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
