@@ -97,7 +97,8 @@ def _of_llm(llm: str, made: Mapping[str, Any]) -> str:
 
 
 def _of_worker(lost: Mapping[str, Any]) -> str:
-    when = f"{lost['ago_s']:.0f} s before the end ({lost['why']}, with {plural(lost['rows'], 'row')}, which went elsewhere)"
+    rows = f"{plural(lost['rows'], 'row')}, which went elsewhere"
+    when = f"{lost['ago_s']:.0f} s before the end ({lost['why']}, with {rows})"
     return f"{lost['host']}:{lost['pid']} of {lost['llm']!r}, {when}"
 
 
