@@ -61,8 +61,7 @@ LOOKUPS = {
     "genpool.cli": "its own table",
     "genpool.protocol.codec": "the fields of its own messages",
     "genpool.tasks.named": "the command line or the user's own file",
-    "genpool.worker.engines.endpoint": "a tuple in the module",
-    "genpool.worker.engines.litellm": "a tuple in the module",
+    "genpool.worker.engines.answer": "a tuple in the module",
     "genpool.worker.engines.transformers": "a dict in the module",
     "genpool.worker.loader": "its own table",
 }
