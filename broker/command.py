@@ -11,6 +11,7 @@ import click
 from ..protocol.address import check
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import Limits
+from ..protocol.number import FiniteRange
 from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
@@ -46,7 +47,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--settle",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -54,7 +55,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--client-grace",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -62,7 +63,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--worker-grace",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=0.4,
     show_default=True,
     metavar="SECONDS",
@@ -70,7 +71,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--heartbeat-timeout",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -136,7 +137,7 @@ log = logging.getLogger("genpool.broker")
     "--hello-timeout",
     default=BrokerSettings().hello_timeout_s,
     show_default=True,
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     metavar="SECONDS",
     help="How long a connection may stay that is no client's or worker's.",
 )

@@ -12,6 +12,7 @@ import click
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.logs import is_json
+from ..protocol.number import FiniteRange
 from ..tasks.named import TASKS
 from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
@@ -108,7 +109,7 @@ from .task import client_task
     "--hedge",
     is_flag=False,
     flag_value=HEDGE_FACTOR,
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     metavar="[TIMES]",
     help="Give a row that has run so many times as long as its LLM's rows usually do to an idle worker too; the first "
     f"answer counts. Alone it is {HEDGE_FACTOR:g} times.  [default: never]",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from ..protocol.number import FiniteRange
 from .seconds import LONGEST_S
 
-SECONDS = click.FloatRange(min=0, min_open=True, max=LONGEST_S)
+SECONDS = FiniteRange(min=0, min_open=True, max=LONGEST_S)

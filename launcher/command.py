@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.number import FiniteRange
 from . import slurm
 from .fleet_file import read_fleet
 from .gpu import visible_gpus
@@ -56,7 +57,7 @@ _ON = click.option(
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="SECONDS",
     help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
     "[default: as long as it takes]",
@@ -114,7 +115,7 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
 @_LOGS
 @click.option(
     "--timeout",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="SECONDS",
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )

@@ -17,6 +17,8 @@ import click
 from fuzzing.run import Fuzzed, fuzz_target, smallest_cover
 from fuzzing.targets import CORPUS, TARGETS, check_of, name_of
 
+from genpool.protocol.number import FiniteRange
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".fuzz"
 # As many as a test replays in a moment.
@@ -25,7 +27,7 @@ MOST_KEPT = 200
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("targets", nargs=-1, type=click.Choice(TARGETS), metavar="[TARGET]...")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="In all.")
+@click.option("--minutes", type=FiniteRange(0, min_open=True), default=1.0, show_default=True, help="In all.")
 @click.option("--again", type=click.Path(exists=True, path_type=Path), help="Only try this file, or a folder's files.")
 @click.option("--keep", is_flag=True, help="Then have tests/corpus hold the fewest inputs that reach what was reached.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, help="Where to work, instead of .fuzz.")

@@ -38,6 +38,7 @@ from soaking.plan import Fault, Kind, plan
 
 from genpool import ProcessLLM
 from genpool.client.link import leave, link_to
+from genpool.protocol.number import FiniteRange
 
 LLMS = ["alpha", "beta"]
 CONCURRENCY = 4
@@ -232,7 +233,7 @@ def soak(folder: Path, seconds: float, seed: int, workers: int) -> Figures:
 
 
 @click.command()
-@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.05), help="How long faults happen.")
+@click.option("--minutes", default=10.0, show_default=True, type=FiniteRange(0.05), help="How long faults happen.")
 @click.option("--seed", type=int, help="Repeats the plan of the faults.  [default: a new one]")
 @click.option("--workers", default=3, show_default=True, type=click.IntRange(2), help="Workers of each of two LLMs.")
 @click.option("--keep", is_flag=True, help="Keep the logs even when all was clean.")

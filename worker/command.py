@@ -13,6 +13,7 @@ from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
+from ..protocol.number import FiniteRange
 from ..protocol.telemetry import exporting
 from ..tasks.named import TASKS
 from .config import read_config
@@ -49,8 +50,8 @@ from .shell import WorkerSettings, run
     metavar="KEY=VALUE",
     help="One of the engine's settings, e.g. temperature=0.2; repeat.",
 )
-@click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Requests a minute, at most.")
-@click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="Tokens a minute, at most.")
+@click.option("--rpm", type=FiniteRange(0, min_open=True), metavar="N", help="Requests a minute, at most.")
+@click.option("--tpm", type=FiniteRange(0, min_open=True), metavar="N", help="Tokens a minute, at most.")
 @click.option("--load", metavar="MODULE:FUNCTION", help="A function of yours that returns an LLM, instead of --engine.")
 @click.option(
     "--task",
@@ -63,7 +64,7 @@ from .shell import WorkerSettings, run
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="SECONDS",
     help="Exit with 3 when no broker is there by then.  [default: wait for ever]",
 )
@@ -71,13 +72,13 @@ from .shell import WorkerSettings, run
     "--heartbeat-timeout",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     metavar="SECONDS",
     help="How long the broker may be silent.",
 )
 @click.option(
     "--row-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="SECONDS",
     help="End a row that runs for longer: it is aborted where the engine can, or else this process ends, and the row "
     "is tried again or fails.  [default: a row may run for ever]",

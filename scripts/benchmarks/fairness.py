@@ -19,6 +19,7 @@ import click
 from commands import START_LIMIT_S, until
 
 from genpool import ProcessLLM
+from genpool.protocol.number import FiniteRange
 
 from . import noop
 from .child import Child, running_child
@@ -125,7 +126,7 @@ def _answer_times(llm: ProcessLLM, inputs: list[dict[str, str]]) -> Times:
 @click.option("--many", default=100_000, show_default=True, type=click.IntRange(1), help="Rows of each other client.")
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Simulated workers.")
 @click.option(
-    "--milliseconds", default=10.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Time of a row."
+    "--milliseconds", default=10.0, show_default=True, type=FiniteRange(0, min_open=True), help="Time of a row."
 )
 @click.option("--repeat", default=7, show_default=True, type=click.IntRange(1), help="Rounds.")
 @reporting

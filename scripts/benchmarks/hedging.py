@@ -21,6 +21,7 @@ import click
 from commands import until
 
 from genpool import ProcessLLM
+from genpool.protocol.number import FiniteRange
 
 from . import noop
 from .crowd import Crowd, CrowdSettings, running_crowd
@@ -206,14 +207,14 @@ def _draw(figure: Any, found: dict[Fleet, Measured]) -> None:
 @click.command()
 @click.option("--workers", default=64, show_default=True, type=click.IntRange(2), help="Of the fleet.")
 @click.option(
-    "--usual", "usual_s", default=0.1, show_default=True, type=click.FloatRange(0.001), help="A row's median seconds."
+    "--usual", "usual_s", default=0.1, show_default=True, type=FiniteRange(0.001), help="A row's median seconds."
 )
 @click.option(
-    "--load", "share", default=0.5, show_default=True, type=click.FloatRange(0.01, 0.99), help="Of what it could carry."
+    "--load", "share", default=0.5, show_default=True, type=FiniteRange(0.01, 0.99), help="Of what it could carry."
 )
 @click.option("--calls", default=600, show_default=True, type=click.IntRange(10), help="Calls of a round.")
 @click.option("--rows", default=4, show_default=True, type=click.IntRange(1), help="Rows of a call.")
-@click.option("--hedge", default=3.0, show_default=True, type=click.FloatRange(1), help="As in a call.")
+@click.option("--hedge", default=3.0, show_default=True, type=FiniteRange(1), help="As in a call.")
 @click.option("--repeat", default=2, show_default=True, type=click.IntRange(1), help="Rounds with hedging.")
 @reporting
 def hedging(workers: int, usual_s: float, share: float, calls: int, rows: int, hedge: float, repeat: int) -> Report:

@@ -33,6 +33,8 @@ import click
 from commands import ScriptError
 from rich.progress import track
 
+from genpool.protocol.number import FiniteRange
+
 from . import noop
 from .paired import Paired
 from .report import Goal, Report, err, rate, reporting
@@ -254,7 +256,7 @@ def _install() -> None:
 
 
 @click.command()
-@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1), help="Of each measurement.")
+@click.option("--seconds", default=1.0, show_default=True, type=FiniteRange(0.1), help="Of each measurement.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Measurements of each.")
 @click.option("--pack", default=1, show_default=True, type=click.IntRange(1), help="Texts in each call of the others.")
 @click.option("--only", multiple=True, help="Only systems whose names hold this; repeatable.")

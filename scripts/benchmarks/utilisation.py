@@ -30,6 +30,7 @@ from rich.progress import track
 
 from genpool import ProcessLLM
 from genpool.protocol.content import unpack_row
+from genpool.protocol.number import FiniteRange
 
 from .crowd import Crowd, CrowdSettings, Work, running_crowd
 from .fleet import NAME, running_fleet
@@ -155,9 +156,7 @@ def _idle(plan: Plan, work: Sequence[Work], between_s: float) -> dict[str, float
     help="Rows of a call; repeat. The goals are for the most.",
 )
 @click.option("--workers", default=32, show_default=True, type=click.IntRange(1), help="Simulated workers.")
-@click.option(
-    "--scale", default=10.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Divides all times."
-)
+@click.option("--scale", default=10.0, show_default=True, type=FiniteRange(0, min_open=True), help="Divides all times.")
 @click.option("--repeat", default=2, show_default=True, type=click.IntRange(1), help="Rounds of each, other rows each.")
 @click.option("--seed", default=1, show_default=True, type=int, help="Of the rows' times.")
 @reporting

@@ -117,6 +117,8 @@ def test_without_one_there_are_no_settings() -> None:
         ("concurrency = true", "concurrency must be a whole number, got True"),
         ("concurrency = 0", "concurrency: 0 is not in the range x>=1"),
         ('wait = "long"', "wait must be a number, got 'long'"),
+        ("wait = nan", "wait: nan is not a finite number"),
+        ("row-timeout = inf", "row-timeout: inf is not a finite number"),
         ("llm = 7", "llm must be a text, got 7"),
         ('engine = "magic"', "engine: 'magic' is not one of"),
         ('set = "temperature=1"', r"set must be a table of the engine's settings: write \[set\]"),
