@@ -433,17 +433,17 @@ class Worker(Desk):
 
     def _overrun(self, desk: Desk, execution: int) -> RowResult:
         text = f"the row ran for longer than {self._row_timeout_s:g} s and was ended (--row-timeout)"
-        row_id, llm = desk.held[execution], self.identity.llm
-        self._effect(Log("warning", f"row {row_id.hex()} of {llm!r} failed: {text}", {"rows": [short(row_id)]}))
+        row, llm = short(desk.held[execution]), self.identity.llm
+        self._effect(Log("warning", f"row {row} of {llm!r} failed: {text}", {"rows": [row]}))
         identity = self.identity
         failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
         return RowResult(execution, Outcome.RAISED, pack_failure(failure))
 
     def _give_up_engine(self, call: _Call, how: str) -> None:
         """End the process, for nothing else ends the call. Several rows left in it are charged by that, as suspects."""
-        rows = ", ".join(row_id.hex() for row_id in call.row_ids.values())
-        text = f"the engine did not end row {rows} within {self._row_timeout_s:g} s {how}; this process ends"
-        self._effect(Log("error", text, {"rows": [short(row_id) for row_id in call.row_ids.values()]}))
+        rows = [short(row_id) for row_id in call.row_ids.values()]
+        text = f"the engine did not end row {', '.join(rows)} within {self._row_timeout_s:g} s {how}; this process ends"
+        self._effect(Log("error", text, {"rows": rows}))
         self._exit_code = EXIT_ENGINE_DEAD
         self._drain("its engine does not end a row")
         for other in self.calls.values():

@@ -64,7 +64,7 @@ def test_a_row_that_never_ends_ends_its_worker_each_time_and_fails_in_the_end(
         worker = start_worker(fleet, 1, concurrency=2)
         assert worker.wait(PATIENCE_S) == 70
         assert began(fleet.folder) == {"hung": attempt}
-        assert re.search(r"the engine did not end row [0-9a-f]{32} within 1 s nor within 3 s", said(fleet, worker))
+        assert re.search(r"the engine did not end row [0-9a-f]{12} within 1 s nor within 3 s", said(fleet, worker))
         assert "hang" not in said(fleet, worker), "a log tells ids of rows and not their content"
     with pytest.raises(TimeoutError, match=r"ran for longer than 1 s .* after 3 attempts"):
         hung.result(PATIENCE_S)

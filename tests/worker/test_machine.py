@@ -32,6 +32,7 @@ from genpool.protocol.messages import (
     WorkerState,
 )
 from genpool.protocol.session import Close, Log, Open, Send, SessionSettings, SessionState
+from genpool.protocol.trace import short
 from genpool.worker.machine import MAX_HELD_BYTES, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
 
 LOADING = Hello(role=Role.WORKER, instance=b"instance", host="host", pid=1, llm="llm")
@@ -751,8 +752,7 @@ def test_a_row_that_runs_too_long_is_aborted_and_charged_and_the_worker_goes_on(
     assert failure.message == "the row ran for longer than 10 s and was ended (--row-timeout)"
     assert wait(bench, 20.0) == []
     assert bench.worker.worker_state is READY
-    name = ids(0, 1)[0].hex()
-    assert bench.logs == [f"row {name} of 'llm' failed: {failure.message}"]
+    assert bench.logs == [f"row {short(ids(0, 1)[0])} of 'llm' failed: {failure.message}"]
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.RAISED])
@@ -785,8 +785,10 @@ def test_an_engine_that_does_not_abort_ends_its_process_once_all_that_is_finishe
     answer = sent_result(effects[1])
     assert (answer.executions, answer.outcomes) == ([0, 3], [Outcome.RAISED, Outcome.RETURNED])
     assert effects[2:] == [Send(Grant(answer.credit, UNWELL, "its engine does not end a row"))]
-    assert "nor within 3 s after it was told to end; this process ends" in bench.logs[-1]
-    assert ids(0, 1)[0].hex() in bench.logs[-1]
+    assert bench.logs[-1] == (
+        f"the engine did not end row {short(ids(0, 1)[0])} within 10 s nor within 3 s after it was told to end; "
+        "this process ends"
+    )
     bench.tell(Settle([0, 1, 3]))
     assert bench.tick(0.1)[:-1] == []  # the answer to 2 is still on its way
     bench.tell(Settle([2]))
