@@ -132,6 +132,8 @@ def worker(
         from .restart import supervise
 
         return supervise([sys.executable, "-m", "genpool.cli", *sys.argv[1:]])
+    if not llm:
+        raise ConfigurationError("the name of an LLM (--llm) is empty: give it one")
     if len(llm.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         raise ConfigurationError(f"the name of an LLM (--llm) may have {MAX_NAME_BYTES} bytes at most; shorten it")
     settings = WorkerSettings(

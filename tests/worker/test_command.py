@@ -376,6 +376,8 @@ def test_a_setting_in_a_file_that_cannot_be_used_is_named(fleet: Fleet) -> None:
         (["--engine", "llamacpp", "--set", "temperature=hot"], "the setting temperature must be a number"),
         (["--load", "scripted_llm:load", "--broker", "nowhere"], "'nowhere' is neither an address"),
         (["--load", "scripted_llm:load", "--broker", "tcp://x:0"], "'tcp://x:0' is no broker's address"),
+        (["--load", "scripted_llm:load", "--llm", ""], "the name of an LLM (--llm) is empty: give it one"),
+        (["--load", "scripted_llm:load", "--llm", "é" * 600], "the name of an LLM (--llm) may have 1024 bytes at most"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(fleet: Fleet, arguments: list[str], sentence: str) -> None:
