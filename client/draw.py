@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..protocol.errors import LLMLost
+from ..protocol.printable import printable
 from .maker import Voice
 from .record import Share, shares_of
 from .share import draw_shares, move_shares
@@ -81,7 +82,9 @@ class Draw:
         if not self.moves:
             log.warning("%s; the outputs that it owes are None, until it is served again", error)
         elif others:
-            log.warning("%s; its shares are drawn anew over %s, until it is served again", error, ", ".join(others))
+            log.warning(
+                "%s; its shares are drawn anew over %s, until it is served again", error, printable(", ".join(others))
+            )
         else:
             log.warning("%s; no other LLM is served that could take its shares, so they wait", error)
 

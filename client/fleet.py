@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..protocol.errors import ConfigurationError
 from ..protocol.messages import LLMInfo
+from ..protocol.printable import printable
 from ..tasks.base import TaskLike
 from .column import Columns
 from .link import Link, leave, link_to
@@ -65,7 +66,7 @@ def connected(choice: Choice) -> Generator[Connected]:
             for voice in voices:
                 voice.start()  # what the LLMs know is known by now, and options are checked against it
             names = [voice.llm_name for voice in voices]
-            log.info("generating with %s at %s", ", ".join(names), choice.broker)
+            log.info("generating with %s at %s", printable(", ".join(names)), choice.broker)
             yield Connected(llm, names, link, Columns(choice.task, link, names))
         finally:
             llm.teardown()
@@ -118,6 +119,6 @@ def _lack(link: Link, choice: Choice) -> str:
     fleet = link.fleet or {}
     if missing := ", ".join(repr(name) for name in choice.llms if name not in fleet):
         known = ", ".join(sorted(fleet)) or "none"
-        return f"no worker has announced an LLM named {missing} at {choice.broker} (known there: {known})"
+        return f"no worker has announced an LLM named {missing} at {choice.broker} (known there: {printable(known)})"
     loading = ", ".join(sorted(name for name, info in fleet.items() if info.loading)) or "none"
-    return f"no LLM is ready at {choice.broker} (loading there: {loading})"
+    return f"no LLM is ready at {choice.broker} (loading there: {printable(loading)})"

@@ -32,6 +32,7 @@ from ..protocol.messages import (
     Submit,
     SubmitRun,
 )
+from ..protocol.printable import printable
 from ..protocol.session import OPEN, REFUSED, Log, Send, Session, SessionSettings
 from .line import LONGEST_NOTICE_S, Line
 from .option import has_told, unknown_options
@@ -411,7 +412,7 @@ class Client(Session):
     def unknown_llm(self, name: str) -> str:
         """A sentence that says that nobody serves ``name``, and which names are served."""
         known = ", ".join(sorted(self.fleet or ())) or "none"
-        return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {known}"
+        return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {printable(known)}"
 
     def _notice(self, line: Line, now: float) -> str:
         waits = (
@@ -432,7 +433,7 @@ class Client(Session):
         if info is None:
             return self.unknown_llm(llm)
         loading = f"{info.loading} are loading" if info.loading else "none is loading"
-        unwell = f", {info.unwell} unwell: {info.reason}" if info.unwell else ""
+        unwell = f", {info.unwell} unwell: {printable(info.reason)}" if info.unwell else ""
         return f"no worker is ready ({loading}{unwell})"
 
     def _fill_window(self, line: Line, info: LLMInfo, now: float) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from ..protocol.messages import LLMInfo
+from ..protocol.printable import printable
 from .standing import Standing
 
 log = logging.getLogger("genpool.generate")
@@ -129,7 +130,7 @@ def awaited(fleet: Mapping[str, LLMInfo] | None, llms: Sequence[str]) -> str:
     if not away:
         return "the LLMs are at work"
     reasons = [fleet[name].reason for name in away if name in fleet and fleet[name].reason]
-    return f"waits for {', '.join(away)}" + (f" ({reasons[0]})" if reasons else "")
+    return printable(f"waits for {', '.join(away)}" + (f" ({reasons[0]})" if reasons else ""))
 
 
 @contextmanager

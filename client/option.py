@@ -9,6 +9,7 @@ from ..protocol.content import WISHES, pack, unpack
 from ..protocol.errors import ConfigurationError, RowError
 from ..protocol.limits import MAX_OPTIONS_BYTES
 from ..protocol.messages import LLMInfo
+from ..protocol.printable import printable
 
 
 class Knower(Protocol):
@@ -74,9 +75,8 @@ def unknown_options(info: LLMInfo, names: Iterable[str]) -> ConfigurationError |
     unknown = sorted(set(names) - set(info.options))
     if not unknown:
         return None
-    return ConfigurationError(
-        f"{info.name!r} knows no option {', '.join(map(repr, unknown))}; it knows {', '.join(info.options) or 'none'}"
-    )
+    known = printable(", ".join(info.options)) or "none"
+    return ConfigurationError(f"{info.name!r} knows no option {', '.join(map(repr, unknown))}; it knows {known}")
 
 
 def _require_known(llm: Knower, options: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from ..protocol.address import resolve
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, UnknownLLM
 from ..protocol.messages import LLMInfo
+from ..protocol.printable import printable
 from ..tasks.base import Task, require_task
 from .generator import CallOptions, Generator, Outputs, Progress
 from .link import Link, leave, link_to, own_pid, step
@@ -307,4 +308,4 @@ class ProcessLLM(Generator):
             if info is not None:
                 return info
         known = ", ".join(sorted(link.fleet or ())) or "none"
-        raise UnknownLLM(f"no worker served {self._name!r} within {timeout_s:g} s; known there: {known}")
+        raise UnknownLLM(f"no worker served {self._name!r} within {timeout_s:g} s; known there: {printable(known)}")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..protocol.printable import plural
+from ..protocol.printable import plural, printable
 from .entry import standing_fields
 from .formats.target import replacing
 from .reason import by_number
@@ -84,7 +84,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"{plural(len(lost), 'worker')} {were} lost: " + "; ".join(_of_worker(one) for one in lost))
     if report["shares_run_twice"]:
         lines.append(f"shares that were run more than once: {report['shares_run_twice']}")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _of_llm(llm: str, made: Mapping[str, Any]) -> str:

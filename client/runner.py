@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..protocol.errors import GenpoolError, NoBroker, Refused
+from ..protocol.printable import printable
 from ..tasks.output import LLMOutput
 from .column import ERROR, Columns, encoded, output_row, replaced
 from .fingerprint import chained, contents, digest
@@ -198,13 +199,13 @@ class Runner:
             reason, rows = by_number(self._reasons)[0]
             raise GenpoolError(
                 f"{self._failed} of {self._rows} rows have failed, which is more than --max-failures {limit}; "
-                f"{rows} of them for this: {reason}"
+                f"{rows} of them for this: {printable(reason)}"
             )
 
     def _tell_failure(self, line: Line, failure: _Failure) -> None:
         if self._failed <= SHOWN_FAILURES:
             place = "" if line.problem else f"{self._source.unit} {line.number} failed: "
-            log.warning("%s%s", place, failure.text)
+            log.warning("%s%s", place, printable(failure.text))
         if self._failed == SHOWN_FAILURES:
             log.warning("more failures are not shown; the column `error` tells of each")
 

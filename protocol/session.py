@@ -22,6 +22,7 @@ from enum import Enum, auto
 from .brokers import split
 from .limits import PROTOCOL_VERSION, Limits
 from .messages import Fleet, Goodbye, Hello, Message, Ping, Refuse, Reset, Welcome
+from .printable import printable
 
 # A wait for the broker is logged after the first time, so that a wrong address shows in a second, and then seldom.
 _FIRST_NOTICE_S = 1.0
@@ -181,9 +182,9 @@ class Session(ABC):
             case Welcome():
                 self._welcomed(message, now)
             case Refuse():
-                self._refused(message.reason, now)
+                self._refused(printable(message.reason), now)
             case Reset() | Goodbye():
-                self.broken(f"the broker ended the connection: {message.reason}", now)
+                self.broken(f"the broker ended the connection: {printable(message.reason)}", now)
             case _ if self.state is OPEN:
                 if not isinstance(message, (Ping, Fleet)):
                     self._attempts = 0  # it did some work

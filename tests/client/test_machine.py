@@ -753,6 +753,17 @@ def test_an_unknown_llm_is_waited_for_and_then_an_error_that_lists_the_known() -
     assert str(error).startswith(f"{told}; it was waited for 5")
 
 
+def test_what_workers_say_of_themselves_stands_in_errors_on_one_line() -> None:
+    driven = Driven()
+    driven.open(info("a\nb"), info("\x1b[31mred", ready=0, unwell=1, reason="no\nquota"))
+    driven.submit(b"unknown", llm="gwen", wait_s=1.0)
+    driven.submit(b"lost", llm="\x1b[31mred", lost_after_s=1.0)
+    driven.keep_alive(3.0)
+    told = r"no worker has announced an LLM named 'gwen' at tcp://broker:5555; known there: \x1b[31mred, a\nb; it was"
+    assert str(driven.ended[b"unknown"]).startswith(told)
+    assert str(driven.ended[b"lost"]).endswith(r"no worker is ready (none is loading, 1 unwell: no\nquota)")
+
+
 def test_an_llm_that_comes_in_time_is_served() -> None:
     driven = Driven()
     driven.open()

@@ -17,6 +17,8 @@ def test_a_run_says_what_it_waits_for() -> None:
     assert awaited(fleet, ["a"]) == "the LLMs are at work"
     assert awaited(fleet, ["a", "b"]) == "waits for b (no quota)"
     assert awaited(fleet, ["c"]) == "waits for c"
+    fleet = {"a\nb": info("a\nb", ready=0, unwell=1, reason="\x1b[31mred")}
+    assert awaited(fleet, ["a\nb"]) == r"waits for a\nb (\x1b[31mred)"
 
 
 def test_lines_tell_the_pace_of_this_run_alone(

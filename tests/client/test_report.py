@@ -51,6 +51,17 @@ def test_it_tells_what_became_of_the_rows_and_who_was_lost(tmp_path: Path) -> No
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
+def test_what_others_have_told_takes_no_more_than_its_line() -> None:
+    standing = Standing(rows=1, failed=1, reasons={"a\x1b[31mred reason": 1}, made={"a\nb": Made(1)}, seconds=1.0)
+    fleet = {"lost": [lost("a\nb", 0.5) | {"why": "gone\nfor good"}]}
+    assert summary(report_of(HEADER | {"pool": ["a\nb"]}, standing, fleet, is_finished=True)) == [
+        r"1 failed: a\x1b[31mred reason",
+        r"a\nb: 1 outputs (1/s)",
+        r"1 workers were lost: gpu1:12 of 'a\nb', 0 s before the end (gone\nfor good, with 3 rows, which "
+        "went elsewhere)",
+    ]
+
+
 def test_a_run_that_made_nothing_has_little_to_say() -> None:
     report = report_of(HEADER, Standing(), None, is_finished=False)
     assert summary(report) == []

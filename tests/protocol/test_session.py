@@ -273,8 +273,9 @@ def test_the_silence_of_a_new_connection_begins_with_it(session: Plain) -> None:
     [
         (Reset("it lost count"), "the broker ended the connection: it lost count"),
         (Goodbye("it was stopped"), "the broker ended the connection: it was stopped"),
+        (Reset("a\n\x1b[31mred"), r"the broker ended the connection: a\n\x1b[31mred"),
     ],
-    ids=["reset", "goodbye"],
+    ids=["reset", "goodbye", "no words"],
 )
 def test_the_broker_may_end_the_connection_and_is_tried_again(session: Plain, message: Message, reason: str) -> None:
     opened(session, START).received(message, START + 5)
@@ -408,12 +409,17 @@ def test_a_broker_that_welcomes_and_breaks_off_at_once_is_tried_ever_more_slowly
 # Refused, and the end.
 
 
-def test_a_refusal_is_the_end(session: Plain) -> None:
-    greeting(session).received(Refuse("install the same release"), START)
+@pytest.mark.parametrize(
+    ("reason", "trouble"),
+    [("install the same release", "install the same release"), ("a\n\x1b[31mred", r"a\n\x1b[31mred")],
+    ids=["a sentence", "no words"],
+)
+def test_a_refusal_is_the_end(session: Plain, reason: str, trouble: str) -> None:
+    greeting(session).received(Refuse(reason), START)
 
     assert session.flush(START) == [Close()]
     assert session.state is SessionState.REFUSED
-    assert session.trouble == "install the same release"
+    assert session.trouble == trouble
     assert session.tick(START + 1000) == []
 
 
