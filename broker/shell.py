@@ -184,10 +184,10 @@ def _bind(router: zmq.Socket[bytes], address: str, settings: BrokerSettings) -> 
     try:
         router.bind(address)
     except zmq.ZMQError as error:
-        what = "another process listens there" if error.errno == errno.EADDRINUSE else str(error)
-        raise ConfigurationError(
-            f"the broker cannot listen on {address}: {what}; choose another port with --bind, or stop that process"
-        ) from None
+        why = os.strerror(error.errno or 0)
+        if error.errno == errno.EADDRINUSE:
+            why = "another process listens there; choose another port with --bind, or stop that process"
+        raise ConfigurationError(f"the broker cannot listen on {address}: {why}") from None
     return router.getsockopt_string(zmq.LAST_ENDPOINT)
 
 

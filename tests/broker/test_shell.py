@@ -294,6 +294,19 @@ def test_a_tcp_port_in_use_is_refused_in_a_sentence(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("ipc:///nonexistent/x", "No such file or directory"),
+        ("tcp://192.0.2.1:5555", "Cannot assign requested address"),
+    ],
+    ids=["a folder that is not there", "another host"],
+)
+def test_an_address_that_cannot_be_is_refused_with_the_reason_alone(fleet: Fleet, address: str, why: str) -> None:
+    assert fleet.start("broker", "--bind", address, "--insecure").wait(PATIENCE_S) == 2
+    assert said(fleet).splitlines()[-1] == f"genpool: the broker cannot listen on {address}: {why}"
+
+
 def start_limited(fleet: Fleet, descriptors: int) -> subprocess.Popen[bytes]:
     """A broker that may have so many files open."""
     host = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
