@@ -330,6 +330,7 @@ class Worker(Desk):
         addresses = " or ".join(desk.address for desk in self.desks)
         troubles = "; ".join(desk.trouble for desk in self.desks)
         self._effect(Log("error", f"no broker at {addresses} in the time given: {troubles}"))
+        self.end(None)
         self._effect(Exit(EXIT_NO_BROKER))
 
     def _forget_the_lost(self, now: float) -> None:

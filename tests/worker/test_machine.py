@@ -692,6 +692,14 @@ def test_a_worker_that_waits_for_its_first_broker_no_longer_than_it_was_told_to(
     assert Exit(3) not in bench.tick(0.5)
 
 
+def test_a_worker_that_has_given_up_says_no_more() -> None:
+    bench = Bench(wait_s=1.0)
+    bench.tick()
+    assert bench.tick(1.1)[-1] == Exit(3)
+    assert bench.tick(1.1) == []
+    assert bench.logs == ["no broker at broker in the time given: it has not answered yet"]
+
+
 def test_an_unwell_worker_that_is_told_to_stop_drains() -> None:
     bench = Bench.ready()
     bench.worker.drain(bench.now)
