@@ -59,8 +59,8 @@ def new_peers(folder: Path, names: Sequence[str]) -> list[Path]:
     for name in names:
         if name != Path(name).name or not name.isprintable() or not name.strip("."):
             raise ConfigurationError(f"{name!r} cannot be a key's name: it becomes the name of a file")
-        if (folder / f"{name}{_ENDING}").exists():
-            raise ConfigurationError(f"{str(folder / name)!r}{_ENDING} is there already: choose another name")
+        if (file := folder / f"{name}{_ENDING}").exists():
+            raise ConfigurationError(f"{str(file)!r} is there already: choose another name")
     return [_new_peer(folder, name, broker)[0] for name in names]
 
 

@@ -88,7 +88,7 @@ def test_secrets_are_never_shown(folder: Path) -> None:
         (("new", "FOLDER", "../other"), "cannot be a key's name"),
         (("new", "FOLDER", "a\nb"), "cannot be a key's name"),
         (("new", "FOLDER", ".."), "cannot be a key's name"),
-        (("new", "FOLDER", "client"), "is there already: choose another name"),
+        (("new", "FOLDER", "client"), r"^'[^']*/client\.key' is there already: choose another name"),
         (("allow", "FOLDER", "nobody", "--as", "client"), "there is no key file .*nobody.key"),
         (("allow", "FOLDER", "client", "--as", "client", "--llm", "a"), "--llm is for workers"),
         (("allow", "FOLDER", "client", "--as", "client", "--name", "a\nb"), "cannot be printed"),
