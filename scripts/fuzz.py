@@ -7,7 +7,6 @@ begins with its corpus in `tests/corpus/`, which `tests/test_fuzz.py` replays, a
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import click
 from fuzzing.run import Fuzzed, fuzz_target, smallest_cover
 from fuzzing.targets import CORPUS, TARGETS, check_of, name_of
+from target import Target, write_json
 
 from genpool.protocol.number import FiniteRange
 
@@ -31,7 +31,7 @@ MOST_KEPT = 200
 @click.option("--again", type=click.Path(exists=True, path_type=Path), help="Only try this file, or a folder's files.")
 @click.option("--keep", is_flag=True, help="Then have tests/corpus hold the fewest inputs that reach what was reached.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, help="Where to work, instead of .fuzz.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+@click.option("--json", "json_path", type=Target(), help="Write the figures to this file, too.")
 def fuzz(
     targets: tuple[str, ...], minutes: float, again: Path | None, keep: bool, folder: Path, json_path: Path | None
 ) -> None:
@@ -58,7 +58,7 @@ def fuzz(
     if json_path is not None:
         figures = {name: {"executions": one.executions, "seconds": one.seconds} for name, one in every.items()}
         findings = [str(one.finding) for one in every.values() if one.finding]
-        json_path.write_text(json.dumps({"targets": figures, "findings": findings}, indent=2) + "\n")
+        write_json(json_path, {"targets": figures, "findings": findings})
     sys.exit(any(one.finding for one in every.values()))
 
 

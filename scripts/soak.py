@@ -12,7 +12,6 @@ each of them meets still depends on this machine.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import shutil
@@ -35,6 +34,7 @@ from soaking.account import REASONS, Diary, Figures, Recovery, reason_of
 from soaking.fleet import Slot, SoakFleet
 from soaking.load import Load, Sent
 from soaking.plan import Fault, Kind, plan
+from target import Target, write_json
 
 from genpool import ProcessLLM
 from genpool.client.link import leave, link_to
@@ -237,7 +237,7 @@ def soak(folder: Path, seconds: float, seed: int, workers: int) -> Figures:
 @click.option("--seed", type=int, help="Repeats the plan of the faults.  [default: a new one]")
 @click.option("--workers", default=3, show_default=True, type=click.IntRange(2), help="Workers of each of two LLMs.")
 @click.option("--keep", is_flag=True, help="Keep the logs even when all was clean.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "file", type=Target(), help="Write the figures here, too.")
 def main(minutes: float, seed: int | None, workers: int, keep: bool, file: Path | None) -> None:
     """Run a fleet under random faults; exit with 0 when nothing was lost, 1 otherwise."""
     # A signal unwinds the stack, so that nothing started here is left behind.
@@ -257,8 +257,6 @@ def main(minutes: float, seed: int | None, workers: int, keep: bool, file: Path 
         sys.exit(128 + signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else stopped.code)
     except ScriptError as error:
         raise click.ClickException(f"{error}; logs in {folder}") from error
-    if file is not None:
-        file.write_text(json.dumps(figures.as_json(), indent=2) + "\n")
     out.print(*figures.tables())
     for line in figures.troubles():
         err.print(line, markup=False, highlight=False)
@@ -266,6 +264,8 @@ def main(minutes: float, seed: int | None, workers: int, keep: bool, file: Path 
         shutil.rmtree(folder)
     else:
         err.print(f"{'Clean' if figures.is_clean else 'Not clean'}; logs are in {folder}", highlight=False)
+    if file is not None:
+        write_json(file, figures.as_json())
     sys.exit(not figures.is_clean)
 
 

@@ -99,6 +99,42 @@ def test_a_soak_that_is_stopped_takes_its_processes_with_it(tmp_path: Path, numb
     until(lambda: not any(is_alive(pid) for pid in begun), "the end of all that it has started")
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name", "why"),
+    [
+        ("bench start", "--json", "absent/x.json", "there is no folder"),
+        ("bench start", "--plot", "absent/x.png", "there is no folder"),
+        ("bench start", "--plot", "x.gif", "ends in none of .png, .svg and .pdf"),
+        ("bench start", "--plot", "x", "ends in none of .png, .svg and .pdf"),
+        ("bench recovery", "--json", "absent/x.json", "there is no folder"),
+        ("bench engines", "--json", ".", "is a directory"),
+        ("soak", "--json", "absent/x.json", "there is no folder"),
+        ("fuzz codec", "--json", "absent/x.json", "there is no folder"),
+    ],
+    ids=lambda text: text.replace("/", " in "),
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_done(
+    tmp_path: Path, command: str, option: str, name: str, why: str
+) -> None:
+    script, *arguments = command.split()
+    with running(script, *arguments, option, str(tmp_path / name), folder=tmp_path) as process:
+        said, _ = process.communicate(timeout=50)
+    assert process.returncode == 2
+    assert f"Error: Invalid value for '{option}': " in said
+    assert why in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_that_could_not_be_written_in_the_end_are_shown_all_the_same(tmp_path: Path) -> None:
+    with running("bench", "start", "--repeat", "1", "--json", "/dev/full", folder=tmp_path) as process:
+        said, _ = process.communicate(timeout=50)
+    assert process.returncode == 1
+    assert "import genpool" in said
+    assert said.endswith("Error: '/dev/full' cannot be written: No space left on device\n")
+    assert "Traceback" not in said
+
+
 @pytest.mark.timeout(180)
 def test_recovery_is_measured(tmp_path: Path) -> None:
     figures = figures_of("bench", "recovery", "--repeat", "1", folder=tmp_path)

@@ -9,7 +9,6 @@ at once, so that whatever else runs on this machine meets both.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -30,6 +29,7 @@ from demo import read_prompts, smollm2_file
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from target import Target, write_json
 
 from genpool import LLMOutput, ProcessLLM
 from genpool.protocol.address import read_connection_file
@@ -213,7 +213,7 @@ def _table(summaries: dict[str, dict[str, Any]], plan: Plan) -> Table:
 @click.option("--max-new-tokens", default=32, show_default=True, type=click.IntRange(1), help="Of each generation.")
 @click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1), help="Completions at once.")
 @click.option("--threads", type=click.IntRange(1), help="llama.cpp's threads.  [default: half the cores]")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "file", type=Target(), help="Write the figures here, too.")
 def engines(names: Sequence[str], file: Path | None, threads: int | None, **numbers: int) -> None:
     """Measure SmolLM2's tokens a second through the pool, against the engine called directly."""
     plan = Plan(threads=threads or max(1, (os.cpu_count() or 2) // 2), **numbers)
@@ -222,7 +222,6 @@ def engines(names: Sequence[str], file: Path | None, threads: int | None, **numb
         sys.exit("none of these engines is installed; run scripts/setup")
     measured = {name: _measure(name, plan) for name in chosen}
     summaries = {name: _summary(speeds) for name, speeds in measured.items()}
-    if file is not None:
-        figures = {**plan.__dict__, "engines": summaries}
-        file.write_text(json.dumps(figures, indent=2) + "\n")
     out.print(_table(summaries, plan))
+    if file is not None:
+        write_json(file, {**plan.__dict__, "engines": summaries})

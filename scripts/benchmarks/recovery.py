@@ -10,7 +10,6 @@ Each measurement has a fleet of its own: a broker, two workers of one LLM, and a
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scripted_llm import Notebook, environment
+from target import Target, write_json
 
 from genpool import ProcessLLM
 from genpool.broker.settings import BrokerSettings
@@ -239,13 +239,12 @@ def _table(summary: dict[str, dict[str, Any]], repeat: int) -> Table:
 
 @click.command()
 @click.option("--repeat", default=10, show_default=True, type=click.IntRange(1), help="How often each is measured.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "file", type=Target(), help="Write the figures here, too.")
 def recovery(repeat: int, file: Path | None) -> None:
     """Measure the time until rows flow again after a worker or the broker has gone."""
     logging.getLogger("genpool").setLevel(logging.ERROR)  # a lost broker is what is wanted here
     times = _measure(repeat)
     summary = _summary(times)
-    if file is not None:
-        figures = {"repeat": repeat, "settings": _settings(), "times": summary, "each_s": times}
-        file.write_text(json.dumps(figures, indent=2) + "\n")
     out.print(_table(summary, repeat))
+    if file is not None:
+        write_json(file, {"repeat": repeat, "settings": _settings(), "times": summary, "each_s": times})

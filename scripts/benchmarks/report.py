@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import platform
 import statistics
@@ -20,6 +19,7 @@ import msgpack
 import zmq
 from rich.console import Console
 from rich.table import Table
+from target import Target, write_json, writing
 
 out = Console()
 err = Console(stderr=True)
@@ -93,8 +93,7 @@ class Report:
     def write(self, file: Path) -> None:
         """Write all figures, with the machine that they are of."""
         goals = {goal.name: {**asdict(goal), "verdict": goal.verdict} for goal in self.goals}
-        written = {"machine": machine(), "figures": self.figures, "goals": goals}
-        file.write_text(json.dumps(written, indent=2) + "\n")
+        write_json(file, {"machine": machine(), "figures": self.figures, "goals": goals})
 
     def plot(self, file: Path) -> None:
         """Draw the picture, in the format that the file's name ends with."""
@@ -103,7 +102,8 @@ class Report:
         assert self.draw is not None
         self.draw(figure)
         figure.suptitle(self.title)
-        figure.savefig(file, dpi=150)
+        with writing(file):
+            figure.savefig(file, dpi=150)
 
 
 def machine() -> dict[str, Any]:
@@ -128,8 +128,10 @@ def _processor() -> str:
 def reporting(measure: Callable[..., Report]) -> Callable[..., None]:
     """Make a function that returns a Report the body of a command: adds ``--json`` and ``--plot``."""
 
-    @click.option("--json", "json_file", type=_FILE, help="Write the figures here, too.")
-    @click.option("--plot", "plot_file", type=_FILE, help="Draw a picture of them: a .png, .svg or .pdf.")
+    @click.option("--json", "json_file", type=Target(), help="Write the figures here, too.")
+    @click.option(
+        "--plot", "plot_file", type=Target(".png", ".svg", ".pdf"), help="Draw a picture of them: a .png, .svg or .pdf."
+    )
     @functools.wraps(measure)
     def command(json_file: Path | None, plot_file: Path | None, **arguments: Any) -> None:
         # Before what may take minutes.
@@ -143,9 +145,6 @@ def reporting(measure: Callable[..., Report]) -> Callable[..., None]:
             report.plot(plot_file)
 
     return command
-
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def rate(number: float) -> str:
