@@ -73,6 +73,8 @@ def try_again(target: str, path: Path) -> None:
     """Try the inputs at ``path``; what one of them raises ends this with its traceback."""
     check = check_of(target)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if folder := next((file for file in files if file.is_dir()), None):
+        raise click.UsageError(f"--again takes a file, or a folder of files: {folder} is a folder")
     for file in files:
         try:
             check(file.read_bytes())

@@ -78,6 +78,10 @@ def test_an_input_can_be_tried_again(tmp_path: Path) -> None:
     done = run("--again", file)
     assert done.returncode == 2
     assert "--again takes one TARGET" in done.stderr
+    (tmp_path / "folder").mkdir()
+    done = run("--again", tmp_path, "codec")
+    assert done.returncode == 2
+    assert f"--again takes a file, or a folder of files: {tmp_path}/folder is a folder" in done.stderr
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
