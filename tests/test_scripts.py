@@ -135,6 +135,15 @@ def test_figures_that_could_not_be_written_in_the_end_are_shown_all_the_same(tmp
     assert "Traceback" not in said
 
 
+def test_systems_that_nobody_knows_are_refused_with_the_names_of_those_there_are(tmp_path: Path) -> None:
+    with running("bench", "peers", "--only", "ray", "--only", "nope", folder=tmp_path) as process:
+        said, _ = process.communicate(timeout=50)
+    assert process.returncode == 2
+    told = " ".join(said.split())
+    assert "Error: Invalid value for '--only': there is no system with 'nope' in its name: there are " in told
+    assert "Celery" in told
+
+
 @pytest.mark.timeout(180)
 def test_recovery_is_measured(tmp_path: Path) -> None:
     figures = figures_of("bench", "recovery", "--repeat", "1", folder=tmp_path)

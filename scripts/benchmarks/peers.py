@@ -268,9 +268,9 @@ def peers(only: Sequence[str], install: bool, **numbers: Any) -> Report:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     plan = _Plan(**numbers)
+    chosen = _chosen(only)
     if install:
         _install()
-    chosen = [one for one in _PEERS if not only or any(part.lower() in one.name.lower() for part in only)]
     for lack in [one.lack for one in chosen if one.lack is not None]:
         err.print(lack)
     ours, found = _measure_all([one for one in chosen if one.lack is None], plan)
@@ -303,6 +303,21 @@ def peers(only: Sequence[str], install: bool, **numbers: Any) -> Report:
         + (f"; the others get {plan.pack} texts in a call" if plan.pack > 1 else ""),
         draw=lambda figure: _draw(figure, {_OURS: own, **found}),
     )
+
+
+def _chosen(only: Sequence[str]) -> list[_System]:
+    """The systems that are asked for. Raises click.BadParameter for a part that is in no name."""
+    for part in only:
+        if not any(_is_named(one, part) for one in _PEERS):
+            known = ", ".join(one.name for one in _PEERS)
+            raise click.BadParameter(
+                f"there is no system with {part!r} in its name: there are {known}.", param_hint="'--only'"
+            )
+    return [one for one in _PEERS if not only or any(_is_named(one, part) for part in only)]
+
+
+def _is_named(system: _System, part: str) -> bool:
+    return part.lower() in system.name.lower()
 
 
 def _joined(several: Sequence[_Measured]) -> _Measured:
