@@ -21,6 +21,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -188,7 +189,13 @@ def demo(folder: Path, running: ExitStack) -> Table:
     return result_table(inputs, run_pool(connection_file, inputs, servers))
 
 
-def main() -> int:
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A broker and two workers with real models on this machine, and the pool over a few prompts."""
+    sys.exit(run())
+
+
+def run() -> int:
     # A signal unwinds the stack, so that nothing started here is left behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
@@ -206,4 +213,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

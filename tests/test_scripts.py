@@ -144,6 +144,29 @@ def test_systems_that_nobody_knows_are_refused_with_the_names_of_those_there_are
     assert "Celery" in told
 
 
+@pytest.mark.parametrize(("script", "argument"), [("demo", "--bogus"), ("setup", "--benhc"), ("setup", "all")])
+def test_arguments_that_a_script_does_not_know_are_refused(script: str, argument: str) -> None:
+    done = asked(script, argument)
+    assert done.returncode == 2
+    assert argument in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["demo", "setup"])
+def test_scripts_say_what_they_are_for(script: str) -> None:
+    for flag in ("-h", "--help"):
+        done = asked(script, flag)
+        assert done.returncode == 0
+        assert "sage: " in done.stdout
+
+
+def asked(script: str, argument: str) -> subprocess.CompletedProcess[str]:
+    """What a script says that does nothing. The demo is asked without its wrapper, as in ``running``."""
+    path = ROOT / "scripts" / script
+    command = ["bash", str(path)] if script == "setup" else [sys.executable, f"{path}.py"]
+    return subprocess.run([*command, argument], capture_output=True, text=True, timeout=50, check=False)
+
+
 @pytest.mark.timeout(180)
 def test_recovery_is_measured(tmp_path: Path) -> None:
     figures = figures_of("bench", "recovery", "--repeat", "1", folder=tmp_path)
