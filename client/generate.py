@@ -165,11 +165,12 @@ def generate(
     OUTPUT.report.json. An output that belongs to no run of these options is not written over without --overwrite.
 
     Every row needs the columns that the task reads: `input` for text generation. The output has the rows in their
-    order: the input's columns, `generations`, `generation_model`, `generation_prompt` and
-    `raw_generation_responses`, lists with an entry for each generation. Another task's results have columns of
-    their own names in the place of `generations`; a task that makes labels, such as `preference`, leaves the columns
-    of the generations alone and adds `labelling_model`, `labelling_prompt` and `raw_labelling_response`. A row that
-    has failed keeps its place, has None for what is missing, and says why in `error`.
+    order: the input's columns, `generations`, `generation_model`, `generation_prompt`, `raw_generation_responses`
+    and, where the engine tells, `generation_usage`, lists with an entry for each generation. Another task's results
+    have columns of their own names in the place of `generations`; a task that makes labels, such as `preference`,
+    leaves the columns of the generations alone and adds `labelling_model`, `labelling_prompt`,
+    `raw_labelling_response` and `labelling_usage`. A row that has failed keeps its place, has None for what is
+    missing, and says why in `error`.
 
     Ctrl-C and SIGTERM leave whole rows and tell how to go on. Exit codes: 0 done, 1 some rows failed (or so many that
     it stopped), 2 usage (or an LLM that nobody serves), 3 no broker, 4 refused by the broker, 128 + the signal when
