@@ -35,12 +35,18 @@ def make_pairs(fleet: Fleet, folder: Path, prompts: list[str], *arguments: str) 
     return [json.loads(line) for line in target.read_text().splitlines()], done.stderr
 
 
+def start_judging(fleet: Fleet) -> None:
+    """A broker, and the LLMs "a" and "b"."""
+    fleet.start_broker()
+    for name in ("a", "b"):
+        environment = {"MODEL": name, "PYTHONPATH": str(ROOT / "tests")}
+        fleet.start_worker(name, "--load", "judging:load", environment=environment)
+    fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == 2)
+
+
 def test_pairs_of_what_a_judge_rates_highest_and_lowest(tmp_path: Path) -> None:
     with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        for name in ("a", "b"):
-            environment = {"MODEL": name, "PYTHONPATH": str(ROOT / "tests")}
-            fleet.start_worker(name, "--load", "judging:load", environment=environment)
+        start_judging(fleet)
         prompts = ["Say so.", "It is a tie:", "Say mumble", "Say it."]
         pairs, said = make_pairs(fleet, tmp_path, prompts, "-n", "4", "--llm", "a", "--llm", "b", "--judge", "b")
         few, said_of_few = make_pairs(fleet, tmp_path, ["Say so."], "-n", "2", "--llm", "a", "--llm", "b")
@@ -62,10 +68,7 @@ def test_pairs_of_what_a_judge_rates_highest_and_lowest(tmp_path: Path) -> None:
 def test_an_input_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"input": "x"}\n{"prompt": "y"}\n')
     with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        for name in ("a", "b"):
-            environment = {"MODEL": name, "PYTHONPATH": str(ROOT / "tests")}
-            fleet.start_worker(name, "--load", "judging:load", environment=environment)
+        start_judging(fleet)
         script = [sys.executable, str(ROOT / "scripts/examples/preference.py")]
         done = subprocess.run(
             [*script, str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--broker", fleet.address],
@@ -76,6 +79,37 @@ def test_an_input_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         )
     assert done.returncode == 1
     assert "in.jsonl, line 2: it must be a JSON object with a text at `input`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "sentence"),
+    [
+        ("pairs.jsonl", ["--judge", "gwen"], "no worker has announced an LLM named 'gwen' at "),
+        ("pairs.jsonl", ["--llm", "a", "--llm", "gwen"], "no worker has announced an LLM named 'gwen' at "),
+        ("pairs.jsonl", ["--llm", "a", "--llm", "b", "--broker", "127.0.0.1:1"], "no broker at tcp://127.0.0.1:1"),
+        ("absent/pairs.jsonl", [], "absent/pairs.jsonl cannot be used: No such file or directory"),
+    ],
+    ids=["a judge that nobody serves", "an LLM that nobody serves", "no broker", "no folder"],
+)
+def test_what_no_prompt_can_be_answered_with_is_told_at_once(
+    tmp_path: Path, target: str, arguments: list[str], sentence: str
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"input": "Say so."}\n' * 3)
+    with Fleet(tmp_path) as fleet:
+        start_judging(fleet)
+        script = [sys.executable, str(ROOT / "scripts/examples/preference.py")]
+        done = subprocess.run(
+            [*script, str(source), str(tmp_path / target), "--broker", fleet.address, "--wait", "2", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Errno" not in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -58,15 +58,28 @@ def read(path: Path) -> Iterator[dict[str, str]]:
                 ) from None
 
 
+def has_failed(error: errors.RemoteError | None) -> bool:
+    """Whether a row ended with an error.
+
+    Raises:
+        errors.GenpoolError: when no other row would do better.
+    """
+    for kind in (errors.NoBroker, errors.Refused, errors.UnknownLLM):
+        if error is not None and issubclass(error.kind, kind):
+            raise kind(error.message)
+    return error is not None
+
+
 def answered(pool: LLMPool, prompts: Iterator[dict[str, str]], count: int, tally: Counter[str]) -> Iterator[Any]:
     """Each prompt with its different answers, two at least, as it is answered."""
     for row in pool.stream(prompts, count):
+        failed = has_failed(row.error)
         answers = [output["raw_output"] for output in row.outputs]
         different = list(dict.fromkeys(answer for answer in answers if answer and answer.strip()))
         if len(different) >= 2:
             yield {"input": row.input["input"], "generations": different}
         else:
-            tally[TOO_FEW if row.error is None else FAILED] += 1
+            tally[FAILED if failed else TOO_FEW] += 1
 
 
 def pair(judged: dict[str, Any], parsed: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
@@ -89,17 +102,19 @@ def _rating(rated: tuple[float, str]) -> float:
     return rated[0]
 
 
-def run(source: Path, target: Path, broker: str | None, llms: list[str], judge: str | None, count: int) -> Counter[str]:
+def run(
+    source: Path, target: Path, broker: str | None, llms: list[str], judge: str | None, count: int, wait_s: float
+) -> Counter[str]:
     """Writes the pairs, and tells how often what became of a prompt."""
     tally: Counter[str] = Counter()
     # It shows the answers to the judge in an order of their own. What it would like is left to LLMs that know it.
     task = PreferenceTask(generation_kwargs={"max_new_tokens": count * _TOKENS_PER_RATING, "temperature": 0.0})
     # Without a system prompt, so that `prompt` is all that an answer was made from.
-    with LLMPool.connect(llms or None, broker, TextGenerationTask(system_prompt="")) as pool:
-        judging = ProcessLLM.connect(judge or pool.llms[0].llm_name, broker, task)
+    with LLMPool.connect(llms or None, broker, TextGenerationTask(system_prompt=""), wait_s=wait_s) as pool:
+        judging = ProcessLLM.connect(judge or pool.llms[0].llm_name, broker, task, wait_s=wait_s)
         with target.open("w", encoding="utf-8") as out:
             for row in judging.stream(answered(pool, read(source), count, tally)):
-                if row.error is not None:
+                if has_failed(row.error):
                     tally[FAILED] += 1
                     continue
                 kind, made = pair(row.input, row.outputs[0]["parsed_output"])
@@ -124,12 +139,31 @@ def summary(tally: Counter[str], target: Path) -> str:
 @click.option("--llm", "llms", multiple=True, help="An LLM that answers; repeat it.  [default: all of the fleet]")
 @click.option("--judge", help="The LLM that judges.  [default: the first of those that answer]")
 @click.option("-n", "count", default=4, show_default=True, type=click.IntRange(2), help="Answers to each prompt.")
-def main(source: Path, target: Path, broker: str | None, llms: tuple[str, ...], judge: str | None, count: int) -> None:
+@click.option(
+    "--wait",
+    "wait_s",
+    default=60,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    help="How long to wait for the broker, and for an LLM that no worker has announced.",
+)
+def main(
+    source: Path,
+    target: Path,
+    broker: str | None,
+    llms: tuple[str, ...],
+    judge: str | None,
+    count: int,
+    wait_s: float,
+) -> None:
     """Make preference pairs for the prompts in SOURCE (JSONL with a text at `input`) and write them to TARGET."""
     try:
-        tally = run(source, target, broker, list(llms), judge, count)
-    except (errors.GenpoolError, OSError) as error:
+        tally = run(source, target, broker, list(llms), judge, count, wait_s)
+    except errors.GenpoolError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or target} cannot be used: {error.strerror}") from error
     click.echo(summary(tally, target), err=True)
     if tally[UNREADABLE] and not tally[PAIR]:
         click.echo("the judge's ratings cannot be read: take a larger model for --judge", err=True)
