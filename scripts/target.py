@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -23,7 +23,7 @@ class Target(click.Path):
         self._endings = endings
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(super().convert(value, param, ctx))
+        path = cast(Path, super().convert(value, param, ctx))
         if self._endings and path.suffix.lower() not in self._endings:
             *others, last = self._endings
             self.fail(f"{str(path)!r} ends in none of {', '.join(others)} and {last}.", param, ctx)
