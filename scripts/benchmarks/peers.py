@@ -309,7 +309,7 @@ def _chosen(only: Sequence[str]) -> list[_System]:
     """The systems that are asked for. Raises click.BadParameter for a part that is in no name."""
     for part in only:
         if not any(_is_named(one, part) for one in _PEERS):
-            known = ", ".join(one.name for one in _PEERS)
+            known = ", ".join(repr(one.name) for one in _PEERS)
             raise click.BadParameter(
                 f"there is no system with {part!r} in its name: there are {known}.", param_hint="'--only'"
             )
