@@ -56,8 +56,8 @@ def test_what_others_have_told_takes_no_more_than_its_line() -> None:
     fleet = {"lost": [lost("a\nb", 0.5) | {"why": "gone\nfor good"}]}
     assert summary(report_of(HEADER | {"pool": ["a\nb"]}, standing, fleet, is_finished=True)) == [
         r"1 failed: a\x1b[31mred reason",
-        r"a\nb: 1 outputs (1/s)",
-        r"1 workers were lost: gpu1:12 of 'a\nb', 0 s before the end (gone\nfor good, with 3 rows, which "
+        r"a\nb: 1 output (1/s)",
+        r"1 worker was lost: gpu1:12 of 'a\nb', 0 s before the end (gone\nfor good, with 3 rows, which "
         "went elsewhere)",
     ]
 
