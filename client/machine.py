@@ -32,7 +32,7 @@ from ..protocol.messages import (
     Submit,
     SubmitRun,
 )
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from ..protocol.session import OPEN, REFUSED, Log, Send, Session, SessionSettings
 from .line import LONGEST_NOTICE_S, Line
 from .option import has_told, unknown_options
@@ -415,16 +415,15 @@ class Client(Session):
         return f"no worker has announced an LLM named {name!r} at {self.address}; known there: {printable(known)}"
 
     def _notice(self, line: Line, now: float) -> str:
-        waits = (
-            f"{line.at_home + line.at_broker} rows for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
-        )
+        rows = plural(line.at_home + line.at_broker, "row")
+        waits = f"{rows} for {line.llm!r} had no answer for {now - line.quiet_since:.0f} s: "
         if self.state is not OPEN:
             return f"{waits}there is no broker at {self.address} ({self.trouble})"
         if now < self._busy_until:
             return f"{waits}the broker at {self.address} is full and takes no more rows for now"
         info = (self.fleet or {}).get(line.llm)
         if info is not None and info.ready:
-            return f"{waits}its {info.ready} workers are at work"
+            return f"{waits}it is served by {plural(info.ready, 'worker')}, at work"
         return waits + self._lack(line.llm)
 
     def _lack(self, llm: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Unpack, cast
 from ..protocol.address import resolve
 from ..protocol.errors import Closed, ConfigurationError, UnknownLLM
 from ..protocol.messages import LLMInfo
+from ..protocol.printable import printable
 from ..tasks.base import same_task
 from .generator import CallOptions, Generator, Outputs, Progress
 from .link import leave, link_to, step
@@ -171,14 +172,14 @@ class LLMPool(Generator):
         finally:
             leave(link)
         if named is None:
+            known = printable(", ".join(sorted(link.fleet or ()))) or "none"
             raise UnknownLLM(
-                f"a pool needs two LLMs that are ready, and the broker at {address} knew "
-                f"{', '.join(sorted(link.fleet or ())) or 'none'} within {wait_s:g} s"
+                f"a pool needs two LLMs that are ready, and the broker at {address} knew {known} within {wait_s:g} s"
             )
         tasks = sorted({str(info.task.get("name", "")) for info in named})
         if task is None and len(tasks) > 1:
             raise ConfigurationError(
-                f"the LLMs at {address} have different tasks ({', '.join(tasks)}): name those you want with `llms`, "
+                f"the LLMs at {address} have different tasks ({printable(', '.join(tasks))}): name those you want with `llms`, "
                 "or give a `task`"
             )
         names = sorted(info.name for info in named)

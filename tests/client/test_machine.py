@@ -481,7 +481,7 @@ def test_a_quiet_line_says_that_the_broker_is_full(driven: Driven) -> None:
     driven.receive(Busy([row.id], 60.0))
     driven.keep_alive(11)
     assert driven.log == [
-        "1 rows for 'a' had no answer for 10 s: the broker at tcp://broker:5555 is full and takes no more rows for now"
+        "1 row for 'a' had no answer for 10 s: the broker at tcp://broker:5555 is full and takes no more rows for now"
     ]
 
 
@@ -792,7 +792,7 @@ def test_what_a_quiet_call_waits_for_is_said_now_and_then(driven: Driven) -> Non
     driven.keep_alive(9.0)
     assert driven.log == []
     driven.keep_alive(2.0)
-    assert driven.log == ["300 rows for 'a' had no answer for 10 s: its 1 workers are at work"]
+    assert driven.log == ["300 rows for 'a' had no answer for 10 s: it is served by 1 worker, at work"]
     driven.keep_alive(600.0)
     quiet = [int(line.split(" s:")[0].split()[-1]) for line in driven.log]
     assert quiet == pytest.approx([10, 20, 40, 80, 160, 320, 620][: len(quiet)], abs=1)
@@ -817,7 +817,7 @@ def test_a_call_after_a_long_pause_is_not_quiet_yet(driven: Driven) -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"ready": 2}, "its 2 workers are at work"),
+        ({"ready": 2}, "it is served by 2 workers, at work"),
         ({"ready": 0, "loading": 3}, "no worker is ready (3 are loading)"),
         ({"ready": 0}, "no worker is ready (none is loading)"),
         (
@@ -831,7 +831,7 @@ def test_a_notice_says_how_the_llm_is(said: dict[str, Any], told: str) -> None:
     driven.open(info("a", **said))
     driven.submit(b"row")
     driven.keep_alive(11.0)
-    assert driven.log == [f"1 rows for 'a' had no answer for 10 s: {told}"]
+    assert driven.log == [f"1 row for 'a' had no answer for 10 s: {told}"]
 
 
 def test_a_notice_says_that_the_llm_is_unknown() -> None:
@@ -846,7 +846,7 @@ def test_a_notice_says_that_the_broker_is_away(driven: Driven) -> None:
     driven.submit(b"row")
     driven.client.broken("the connection broke", driven.now)
     driven.pass_time(11.0)
-    notice = "1 rows for 'a' had no answer for 10 s: there is no broker at tcp://broker:5555 ("
+    notice = "1 row for 'a' had no answer for 10 s: there is no broker at tcp://broker:5555 ("
     assert any(line.startswith(notice) for line in driven.log)
 
 
