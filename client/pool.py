@@ -179,8 +179,8 @@ class LLMPool(Generator):
         tasks = sorted({str(info.task.get("name", "")) for info in named})
         if task is None and len(tasks) > 1:
             raise ConfigurationError(
-                f"the LLMs at {address} have different tasks ({printable(', '.join(tasks))}): name those you want with `llms`, "
-                "or give a `task`"
+                f"the LLMs at {address} have different tasks ({printable(', '.join(tasks))}): name those you want with "
+                "`llms`, or give a `task`"
             )
         names = sorted(info.name for info in named)
         return [ProcessLLM.connect(name, address, task, wait_s=wait_s) for name in names]
