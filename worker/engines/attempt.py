@@ -29,8 +29,10 @@ class Attempts:
         self._max_retries = max_retries
         self._limiter = limiter
 
-    async def until_answered(self, ask: Callable[[], Awaitable[_T]], tokens: int) -> _T:
-        """The answer to a request that will use about ``tokens``.
+    async def until_answered(
+        self, ask: Callable[[], Awaitable[_T]], tokens: int, *, max_retries: int | None = None
+    ) -> _T:
+        """The answer to a request that will use about ``tokens``; ``max_retries`` is in place of the usual one.
 
         Raises:
             TimeoutError: there was none in time.
@@ -38,6 +40,7 @@ class Attempts:
         """
         clock = asyncio.get_running_loop().time
         left_s = self._timeout_s
+        most = self._max_retries if max_retries is None else max_retries
         tries = 0
         while True:
             await self._limiter.wait(tokens)
@@ -51,7 +54,7 @@ class Attempts:
                 if isinstance(error, openai.APIStatusError):
                     self._limiter.correct(-tokens)  # what is refused is not generated
                 rest_s = pause_s(error, tries, random.random())
-                if rest_s is None or tries >= self._max_retries:
+                if rest_s is None or tries >= most:
                     raise
                 left_s -= clock() - began + rest_s
                 if left_s <= 0:

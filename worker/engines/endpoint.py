@@ -118,10 +118,12 @@ class Endpoint:
         Raises:
             RowError, EngineUnwell, TimeoutError, RuntimeError: as for ``OpenAILLM.generate_row``.
         """
+        ask = partial(self._ask_with_new_key, prompt, fields)
         try:
-            answer = await self._attempts.until_answered(partial(self._ask_with_new_key, prompt, fields), tokens)
+            answer = await self._attempts.until_answered(ask, tokens)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
-            raise await self._blame.of(error) from error
+            once_more = partial(self._attempts.until_answered, ask, tokens, max_retries=0)
+            answer = await self._blame.judged(error, once_more)
         if answer.tokens is not None:
             self._limiter.correct(answer.tokens - tokens)
         return answer

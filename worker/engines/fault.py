@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 import openai
 
@@ -13,9 +14,14 @@ from .retry import is_spent, retry_after_s
 
 _ROW = frozenset({400, 413, 422})
 
-# The key, a balance, a limit of requests or tokens: never a row's fault, and a canary may be small enough to pass.
+_T = TypeVar("_T")
+
+# The key, a balance, the model, a limit of requests or tokens: never a row's fault, and a canary may be small enough.
 # All else may befall one row only: a moderation's 403, a gateway's 502 or a cut where the row crashes what is behind.
-_SERVER = frozenset({401, 402, 429})
+_SERVER = frozenset({401, 402, 404, 429})
+
+# Who answers so is there, and is not about to be mended.
+_THERE = frozenset({200, 500})
 
 CANARY_TIMEOUT_S = 10.0
 _LONGEST_SENTENCE = 300
@@ -49,6 +55,20 @@ class Blame:
         if not _tells_of_server(error) and await self._answers_others():
             return TimeoutError(sentence) if isinstance(error, TimeoutError) else RuntimeError(sentence)
         return EngineUnwell(sentence)
+
+    async def judged(self, error: Exception, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """What the row's request brings once more, where it is the row's fault that it failed: mostly an error again.
+
+        Between the two, the server may have been mended, which no row shall be charged for.
+
+        Raises:
+            RowError, EngineUnwell, TimeoutError, RuntimeError: as ``of`` says.
+        """
+        blamed = await self.of(error)
+        if type(blamed) is RuntimeError and getattr(error, "status_code", None) not in _THERE:
+            with suppress(openai.OpenAIError, TimeoutError, ValueError):
+                return await ask()
+        raise blamed from error
 
     async def _answers_others(self) -> bool:
         try:

@@ -218,10 +218,12 @@ class _Provider:
         """The answer to one request, which will use about ``tokens``. Raises what ``generate_row`` does."""
         if not self._takes_seed:
             fields = {name: value for name, value in fields.items() if name != "seed"}
+        ask = partial(self._ask_with_new_key, messages, fields)
         try:
-            answer = await self._attempts.until_answered(partial(self._ask_with_new_key, messages, fields), tokens)
+            answer = await self._attempts.until_answered(ask, tokens)
         except (openai.OpenAIError, TimeoutError) as error:
-            raise await self._blame.of(error) from error
+            once_more = partial(self._attempts.until_answered, ask, tokens, max_retries=0)
+            answer = await self._blame.judged(error, once_more)
         read = _read(answer)
         if read.tokens is not None:
             self._limiter.correct(read.tokens - tokens)
