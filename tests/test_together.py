@@ -379,7 +379,7 @@ def test_a_quiet_call_says_what_it_waits_for() -> None:
     client = network.add_client()
     client.submit(b"row")
     network.run(15.0)
-    assert any("1 rows for 'llm' had no answer" in line and "1 are loading" in line for line in network.log)
+    assert any("1 row for 'llm' had no answer" in line and "1 are loading" in line for line in network.log)
 
 
 @pytest.mark.parametrize("seed", range(20))
