@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..protocol.errors import GenpoolError, NoBroker, Refused
 from ..protocol.printable import printable
-from ..tasks.output import LLMOutput
+from ..tasks.output import LLMOutput, tokens_told
 from .column import ERROR, Columns, encoded, output_row, replaced
 from .fingerprint import chained, contents, digest
 from .fleet import Connected
@@ -27,7 +28,6 @@ from .retry import Retry
 from .row import Ending
 from .standing import Made
 from .stream import Row
-from .usage import told
 
 log = logging.getLogger("genpool.generate")
 
@@ -253,4 +253,11 @@ def _made_by(names: Sequence[str], row: Row) -> dict[str, Made]:
 
 def _made_of(output: LLMOutput) -> Made:
     usage = output.get("usage")
-    return Made(1, int(told(usage, "prompt_tokens")), int(told(usage, "completion_tokens")), float(told(usage, "cost")))
+    tokens = (tokens_told(usage, "prompt_tokens"), tokens_told(usage, "completion_tokens"))
+    return Made(1, *tokens, _cost_told(usage))
+
+
+def _cost_told(usage: object) -> float:
+    """What an output's usage says that it cost; 0 where it says nothing that can be added up."""
+    cost: Any = cast(dict[str, Any], usage).get("cost") if isinstance(usage, dict) else None
+    return float(cost) if type(cost) in (int, float) and 0 <= cost <= sys.float_info.max else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from .base import TaskLike
 
@@ -46,6 +46,11 @@ def empty_output(model_name: str) -> LLMOutput:
 def token_count(told: object) -> int | None:
     """``told`` where it can be a count of tokens, else None: servers and users' engines may tell anything."""
     return told if type(told) is int and 0 <= told <= _MOST_TOKENS else None
+
+
+def tokens_told(usage: object, name: str) -> int:
+    """How many tokens a ``usage`` tells under ``name``; 0 where it tells none."""
+    return token_count(cast(dict[str, Any], usage).get(name)) or 0 if isinstance(usage, dict) else 0
 
 
 def parsed_output(task: TaskLike, raw: Any, given: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Generator
@@ -39,6 +40,19 @@ def plain_completion(*contents: str) -> Reply:
 
 def error(status: int, sentence: str, **more: str) -> Reply:
     return Reply({"error": {"message": sentence, **more}}, status)
+
+
+def refusing_first(count: int) -> Callable[[dict[str, Any]], Reply]:
+    """An answer that refuses the key of the first ``count`` requests, once all of them are there."""
+    together, arrived = threading.Barrier(count), itertools.count()
+
+    def answer(body: dict[str, Any]) -> Reply:
+        if next(arrived) >= count:
+            return completion("in")
+        together.wait(10)
+        return error(401, "no")
+
+    return answer
 
 
 @dataclass

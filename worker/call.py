@@ -21,7 +21,7 @@ from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.frames import Payload
 from ..protocol.messages import Outcome, RowKind
 from ..tasks.base import TaskLike, known_wishes, lacking_inputs
-from ..tasks.output import LLMOutput, empty_output, token_count
+from ..tasks.output import LLMOutput, empty_output, tokens_told
 from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall, are_plain
 from .machine import RowResult, StartCall
@@ -360,12 +360,7 @@ def _tokens_of(answers: Sequence[list[LLMOutput]]) -> list[int]:
     """How many tokens were generated for each row, as far as its outputs say so."""
     if not [True for outputs in answers for output in outputs if "usage" in output]:
         return [0] * len(answers)
-    return [sum([_tokens(output["usage"]) for output in outputs if "usage" in output]) for outputs in answers]
-
-
-def _tokens(usage: Any) -> int:
-    """How many tokens were generated, if the usage says so."""
-    return token_count(cast(dict[str, Any], usage).get("completion_tokens")) or 0 if isinstance(usage, dict) else 0
+    return [sum([tokens_told(output.get("usage"), "completion_tokens") for output in outputs]) for outputs in answers]
 
 
 def _checked(answers: Any, rows: int, num_generations: int) -> list[Answer]:

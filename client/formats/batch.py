@@ -11,8 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ...tasks.output import LLMOutput
-from ..usage import told
+from ...tasks.output import LLMOutput, tokens_told
 from .base import Line
 from .jsonl import JsonlSource, encode
 
@@ -156,6 +155,6 @@ def _usage(outputs: Sequence[LLMOutput]) -> dict[str, int] | None:
     if not counted:
         return None
     prompt, completion = (
-        int(sum(told(usage, name) for usage in counted)) for name in ("prompt_tokens", "completion_tokens")
+        sum(tokens_told(usage, name) for usage in counted) for name in ("prompt_tokens", "completion_tokens")
     )
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

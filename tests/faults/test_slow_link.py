@@ -34,13 +34,6 @@ class Counting(LLM):
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(tmp_path) as fleet:
-        fleet.start_broker()
-        yield fleet
-
-
-@pytest.fixture
 def link(fleet: Fleet) -> Iterator[Forwarder]:
     forwarder = Forwarder(fleet.address, SLOW_BYTES_PER_S)
     yield forwarder

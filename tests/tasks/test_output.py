@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genpool.tasks.output import empty_output, parsed_output, token_count
+from genpool.tasks.output import empty_output, parsed_output, token_count, tokens_told
 from genpool.tasks.text_generation import TextGenerationTask
 
 
@@ -56,3 +56,12 @@ def test_a_count_of_tokens_is_what_was_told(told: int) -> None:
 @pytest.mark.parametrize("told", [None, "3", 3.0, True, [], -1, 2**63, 2**64 - 1, 2**70], ids=str)
 def test_what_nobody_can_have_counted_is_no_count_of_tokens(told: object) -> None:
     assert token_count(told) is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [({"n": 5}, 5), ({"n": float("nan")}, 0), ({}, 0), (None, 0), ([5], 0)],
+    ids=repr,
+)
+def test_of_a_usage_that_tells_no_tokens_none_are_counted(usage: object, tokens: int) -> None:
+    assert tokens_told(usage, "n") == tokens

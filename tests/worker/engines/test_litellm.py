@@ -1,7 +1,6 @@
 # ruff: noqa: E402 - without litellm, what follows cannot be imported
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import SLOTS, Reply, Scripted, completion, error
+from answering import SLOTS, Reply, Scripted, completion, error, refusing_first
 from extras import require
 from fleet import Fleet, until
 from written import written
@@ -427,15 +426,7 @@ class TestKeys:
         file = written(tmp_path / "key", "old\n")
         llm = connect(api_key_file=file)
         file.write_text("new\n")
-        together, refused = threading.Barrier(4), itertools.count()
-
-        def answer(body: dict[str, Any]) -> Reply:
-            if next(refused) >= 4:
-                return completion("in")
-            together.wait(10)
-            return error(401, "no")
-
-        scripted.answer = answer
+        scripted.answer = refusing_first(4)
         with ThreadPoolExecutor(4) as executor:
             assert [texts(outputs) for outputs in executor.map(llm.generate_row, [row()] * 4)] == [["in"]] * 4
         assert scripted.keys[-8:] == ["Bearer old"] * 4 + ["Bearer new"] * 4

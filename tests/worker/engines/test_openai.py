@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import threading
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import SLOTS, Reply, Scripted, completion, error, plain_completion
+from answering import SLOTS, Reply, Scripted, completion, error, plain_completion, refusing_first
 from fleet import PATIENCE_S, Fleet, until
 from gathering import Gathering
 from written import written
@@ -632,15 +631,7 @@ class TestKeys:
         file = written(tmp_path / "key", "old\n")
         llm = connect(api_key_file=file)
         file.write_text("new\n")
-        together, refused = threading.Barrier(4), itertools.count()
-
-        def answer(body: dict[str, Any]) -> Reply:
-            if next(refused) >= 4:
-                return completion("in")
-            together.wait(10)
-            return error(401, "no")
-
-        scripted.answer = answer
+        scripted.answer = refusing_first(4)
         with ThreadPoolExecutor(4) as executor:
             assert [texts(outputs) for outputs in executor.map(llm.generate_row, [row()] * 4)] == [["in"]] * 4
         assert scripted.keys[-8:] == ["Bearer old"] * 4 + ["Bearer new"] * 4
