@@ -51,7 +51,7 @@ class Places:
 
     @property
     def all(self) -> list[Path]:
-        """All of them."""
+        """Every file that the run writes, but that of errors."""
         return [self.target, self.working, self.journal, self.report]
 
     @classmethod

@@ -85,6 +85,9 @@ class Generator(ABC):
     ) -> CallFuture[Outputs]:
         """Start generating and return at once.
 
+        Only where an input holds what cannot be carried, and no broker has told yet whether the task reads it, is that
+        waited for, as long as ``connect`` says.
+
         Args:
             inputs: a dict of the task's arguments for each.
             num_generations: outputs for each input.
