@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgpack
 
 from .errors import DecodeError, RowError
-from .frames import Payload
+from .frames import Frame, Payload, in_one_piece
 from .packer import Packer
 from .shape import are_lists
 
@@ -95,7 +95,7 @@ def unpack(payload: Payload) -> Any:
     Raises:
         DecodeError: when the bytes are no msgpack, or hold a list as a key.
     """
-    packed = bytes(payload)
+    packed = in_one_piece(payload)
     try:
         try:
             return _open(packed)
@@ -106,7 +106,7 @@ def unpack(payload: Payload) -> Any:
         raise DecodeError(f"the content cannot be read: {str(error) or type(error).__name__}") from None
 
 
-def _look_through(packed: bytes) -> None:
+def _look_through(packed: Frame) -> None:
     """See that all is there that is announced. Raises ValueError; the rest is said by whoever opens it."""
     reader = msgpack.Unpacker(max_buffer_size=len(packed))
     reader.feed(packed)
@@ -139,7 +139,7 @@ def _open_each(payloads: Sequence[Payload]) -> list[Any]:
             return list(map(_open_short, payloads))
         except Exception:
             pass  # ``_open`` takes it, or says what is wrong
-    return list(map(_open, payloads))
+    return list(map(_open, map(in_one_piece, payloads)))
 
 
 def _unpack_lists(payloads: Sequence[Payload], length: int) -> list[list[Any]] | None:

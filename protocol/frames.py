@@ -26,3 +26,10 @@ class Frames:
 
 # What a row or an answer carries: who only passes it on need not know which of them it is.
 Payload = bytes | Frames
+
+
+def in_one_piece(payload: Payload) -> Frame:
+    """The bytes of ``payload``, copied only where they lie in several frames."""
+    if isinstance(payload, bytes):
+        return payload
+    return payload.frames[0] if len(payload.frames) == 1 else bytes(payload)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from genpool.protocol.frames import LARGE_BYTES, Frames
+from genpool.protocol.content import pack, unpack, unpack_rows
+from genpool.protocol.frames import LARGE_BYTES, Frames, in_one_piece
 from genpool.protocol.multipart import receive
 
 Socket = zmq.Socket[bytes]
@@ -49,3 +50,25 @@ def test_what_was_received_can_be_sent_on_more_than_once(pair: tuple[Socket, Soc
 def test_only_the_first_frame_may_be_waited_for(pair: tuple[Socket, Socket]) -> None:
     with pytest.raises(zmq.Again):
         receive(pair[0], zmq.NOBLOCK)
+
+
+def test_a_payload_that_lies_in_one_frame_is_not_copied_to_be_read(pair: tuple[Socket, Socket]) -> None:
+    one, other = pair
+    one.send_multipart([b"head", b"a" * LARGE_BYTES])
+    frame = receive(other)[1]
+
+    assert in_one_piece(Frames([frame])) is frame
+    assert in_one_piece(Frames([frame, b"b"])) == b"a" * LARGE_BYTES + b"b"
+    assert in_one_piece(b"small") == b"small"
+
+
+@pytest.mark.parametrize("cut", [LARGE_BYTES, 3 * LARGE_BYTES], ids=["two frames", "one frame"])
+def test_a_large_row_is_read_from_its_frames(pair: tuple[Socket, Socket], cut: int) -> None:
+    one, other = pair
+    row = [{"input": "ä" * LARGE_BYTES, "image": b"\xff" * 10}, 7]
+    packed = pack(row)
+    one.send_multipart([b"head", *[part for part in (packed[:cut], packed[cut:]) if part]])
+    payload = Frames(receive(other)[1:])
+
+    assert unpack(payload) == row
+    assert unpack_rows([payload]) == ([row[0]], [7])
