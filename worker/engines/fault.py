@@ -10,13 +10,14 @@ import openai
 
 from ...protocol.errors import EngineUnwell, RowError
 from ..secret import redacted
-from .retry import is_spent, retry_after_s
+from .retry import is_spent, is_too_large, retry_after_s
 
 _ROW = frozenset({400, 413, 422})
 
 _T = TypeVar("_T")
 
-# The key, a balance, the model, a limit of requests or tokens: never a row's fault, and a canary may be small enough.
+# The key, a balance, the model, a limit of requests or tokens in a minute: no row's fault, but for one that is too large
+# by itself. A canary may be small enough.
 # All else may befall one row only: a moderation's 403, a gateway's 502 or a cut where the row crashes what is behind.
 _SERVER = frozenset({401, 402, 404, 429})
 
@@ -50,7 +51,7 @@ class Blame:
         """The error to raise in place of ``error``: RowError, EngineUnwell, or TimeoutError or RuntimeError."""
         sentence = f"{self._address}: {self._sentence_of(error)}"
         status = getattr(error, "status_code", None)
-        if status in _ROW:
+        if status in _ROW or (isinstance(error, openai.APIError) and is_too_large(error)):
             return RowError(sentence)
         if not _tells_of_server(error) and await self._answers_others():
             return TimeoutError(sentence) if isinstance(error, TimeoutError) else RuntimeError(sentence)

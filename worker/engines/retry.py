@@ -13,6 +13,9 @@ _AGAIN = frozenset({408, 409, 429})
 # A quota that is used up is told as too many requests, and comes back when somebody has paid.
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached")
 
+# What OpenAI says of a request that has more tokens by itself than a minute may have, as too many requests too.
+_TOO_LARGE = "request too large"
+
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 8.0
 
@@ -61,9 +64,14 @@ def is_spent(error: openai.APIError) -> bool:
     return error.code in _SPENT or error.type in _SPENT
 
 
+def is_too_large(error: openai.APIError) -> bool:
+    """Whether the server says that this request is beyond a limit of tokens by itself, whatever else is asked."""
+    return getattr(error, "status_code", None) == 429 and _TOO_LARGE in f"{error} {error.body}".lower()
+
+
 def _may_pass(error: openai.APIStatusError) -> bool:
     if error.response.headers.get("x-should-retry") == "false":
         return False
-    if is_spent(error):
+    if is_spent(error) or is_too_large(error):
         return False
     return error.status_code in _AGAIN or error.status_code >= 500

@@ -331,6 +331,15 @@ class TestFaults:
             connect(f"{provider}/m").generate_row(row())
         assert type(raised.value) is RuntimeError
 
+    @pytest.mark.parametrize("provider", ["openai", "azure", "mistral"])
+    def test_a_row_with_more_tokens_than_a_minute_may_have_is_at_fault(
+        self, scripted: Scripted, connect: Connect, provider: str
+    ) -> None:
+        said = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 30601."
+        scripted.answer = lambda body: completion("fine") if is_canary(body) else error(429, said)
+        with pytest.raises(RowError, match=rf"{provider}/m: 429 Request too large for m"):
+            connect(f"{provider}/m", max_retries=9).generate_row(row())
+
     @pytest.mark.parametrize("provider", ["openai", "mistral"])
     @pytest.mark.parametrize("status", [401, 402, 404, 429])
     def test_what_tells_of_key_quota_or_load_is_the_providers_whatever_becomes_of_one_token(

@@ -370,6 +370,15 @@ class TestFaults:
         with pytest.raises(RowError, match=f"{status} this prompt will not do"):
             connect().generate_row(row())
 
+    def test_a_row_with_more_tokens_than_a_minute_may_have_is_at_fault(
+        self, scripted: Scripted, connect: Connect
+    ) -> None:
+        said = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 30601."
+        scripted.answer = lambda body: error(429, said, code="rate_limit_exceeded")
+        with pytest.raises(RowError, match="429 Request too large for m"):
+            connect(max_retries=9).generate_row(row())
+        assert len(scripted.requests) == 1
+
     @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 409, 429, 502, 503, 504])
     def test_a_server_at_fault_is_unwell(self, scripted: Scripted, connect: Connect, status: int) -> None:
         scripted.answer = lambda body: error(status, "not today")

@@ -53,6 +53,12 @@ def test_a_used_up_quota_is_not_tried_again(body: dict[str, Any]) -> None:
     assert pause_s(refused(429, {"retry-after": "1"}, **body), 0, 0.0) is None
 
 
+def test_a_request_that_is_too_large_by_itself_is_not_tried_again() -> None:
+    said = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 30601."
+    assert pause_s(refused(429, {"retry-after": "1"}, message=said, code="rate_limit_exceeded"), 0, 0.0) is None
+    assert pause_s(refused(503, message=said), 0, 0.0) == 0.5
+
+
 @pytest.mark.parametrize("body", [{"code": 7}, {"code": {"a": 1}}, {"type": ["x"]}, {"type": {}}])
 def test_a_body_of_another_shape_is_no_matter(body: dict[str, Any]) -> None:
     assert pause_s(refused(429, **body), 0, 0.0) == 0.5
