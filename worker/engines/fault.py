@@ -16,8 +16,8 @@ _ROW = frozenset({400, 413, 422})
 
 _T = TypeVar("_T")
 
-# The key, a balance, the model, a limit of requests or tokens in a minute: no row's fault, but for one that is too large
-# by itself. A canary may be small enough.
+# The key, a balance, the model, a limit of requests or tokens in a minute: no row's fault unless it is too large by
+# itself, and a canary may be small enough.
 # All else may befall one row only: a moderation's 403, a gateway's 502 or a cut where the row crashes what is behind.
 _SERVER = frozenset({401, 402, 404, 429})
 

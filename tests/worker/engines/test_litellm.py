@@ -331,7 +331,7 @@ class TestFaults:
             connect(f"{provider}/m").generate_row(row())
         assert type(raised.value) is RuntimeError
 
-    @pytest.mark.parametrize("provider", ["openai", "azure", "mistral"])
+    @pytest.mark.parametrize("provider", ["openai", "mistral"])
     def test_a_row_with_more_tokens_than_a_minute_may_have_is_at_fault(
         self, scripted: Scripted, connect: Connect, provider: str
     ) -> None:
