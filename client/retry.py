@@ -31,6 +31,8 @@ def old_rows(path: Path, format: Format) -> Iterator[Old]:
         return
     with format.open(str(path), is_read_twice=False, num_generations=None) as source:
         for line in source.read():
+            if line.problem:
+                raise ConfigurationError(f"a row that was to be kept cannot be read: {line.problem}")
             yield Old(encoded(line.row)[0], bool(line.row.get(ERROR)))
 
 

@@ -527,3 +527,13 @@ def test_only_failed_refuses_an_output_that_lost_rows(generate: Run, target: Pat
     target.write_text("".join(target.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(ConfigurationError, match="the output has fewer rows than its run has written"):
         generate(only_failed=True)
+
+
+def test_only_failed_refuses_an_output_with_a_row_that_it_cannot_read(generate: Run, target: Path) -> None:
+    output = target.with_suffix(".csv")
+    assert generate("one", "fail", "two", output=output) == 1
+    damaged = output.read_text().replace("one,", "one,one,", 1)
+    output.write_text(damaged)
+    with pytest.raises(ConfigurationError, match=r"to be kept cannot be read: .*out\.csv, line 2: there are"):
+        generate(output=output, only_failed=True)
+    assert output.read_text() == damaged
