@@ -67,13 +67,17 @@ class ArrowSource(Source):
                     readers = readers_of(batch.schema)
                     for row in batch.to_pylist():
                         number += 1
-                        for name, read in readers.items():
-                            row[name] = read(row[name])
-                        yield Line(number, plain(row))
+                        yield self._line(number, row, readers)
             except (pa.ArrowException, OSError, ValueError) as error:
                 problem = f"{self.at(number + 1)}: rows {number + 1} to {done + size} cannot be read: {one_line(error)}"
                 yield Line(number + 1, {}, problem)
             done += size
+
+    def _line(self, number: int, row: dict[str, Any], readers: Mapping[str, Reader]) -> Line:
+        try:
+            return Line(number, plain(row | {name: read(row[name]) for name, read in readers.items()}))
+        except RecursionError:  # a value of Arrow's JSON type may be as deep as it likes
+            return Line(number, {}, f"{self.at(number)}: this is nested too deeply")
 
 
 def one_line(error: BaseException) -> str:

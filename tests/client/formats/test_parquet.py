@@ -103,6 +103,14 @@ def test_values_of_the_json_type_are_what_they_stand_for(path: Path) -> None:
     ]
 
 
+def test_a_value_that_is_nested_too_deeply_costs_its_own_row_only(path: Path) -> None:
+    deep = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "[" * 100_000 + "]" * 100_000, "[[2]]"]))
+    write(path, {"input": deep})
+    lines = read(path)
+    assert [line.row for line in lines] == [{"input": 1}, {}, {"input": [[2]]}]
+    assert [line.problem for line in lines] == ["", f"{path}, row 2: this is nested too deeply", ""]
+
+
 def test_a_column_that_is_missing_is_named_by_row(path: Path) -> None:
     write(path, {"prompt": ["a", "b"]})
     assert read(path, "input")[1].problem == f"{path}, row 2: the column 'input' is missing; there is 'prompt'"
