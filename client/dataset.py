@@ -35,7 +35,7 @@ from .fingerprint import plain, task_settings
 from .fleet import Choice, Connected, connected
 from .formats.base import STANDARD_STREAM, Format, Line, Source
 from .formats.format import format_of, open_source
-from .formats.target import Target, check_errors, check_target, sync_folder
+from .formats.target import Target, check_errors, check_input, check_target, sync_folder
 from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
 from .meter import LineMeter, Meter, awaited, bar
@@ -237,6 +237,7 @@ def generate(
     places = None
     if is_resumable(settings.target):
         places = Places.of(settings.target, settings.format, is_beside=settings.only_failed)
+        check_input(source, places.all)
     if settings.errors is not None:
         check_errors(settings.errors, source, [] if places is None else places.all)
     if places is not None:

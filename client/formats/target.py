@@ -33,6 +33,12 @@ def check_target(path: str, source: Source, format: Format) -> None:
         raise ConfigurationError(f"{source.name} is the input and the output: write to another file")
 
 
+def check_input(source: Source, others: Sequence[Path]) -> None:
+    """Look, before any work, whether the input is none of the files that the run writes. Raises ConfigurationError."""
+    if any(found is not None and source.is_at(found) for found in map(_stat, others)):
+        raise ConfigurationError(f"{source.name} is the input and one that the run writes: name another output")
+
+
 def check_errors(path: str, source: Source, others: Sequence[Path]) -> None:
     """Look, before any work, whether failed rows can be written to ``path`` too, beside the ``others`` of the run.
 

@@ -293,6 +293,17 @@ def test_a_file_of_errors_that_cannot_be_is_refused_before_anything_is_written(
     assert names(target) == []
 
 
+@pytest.mark.parametrize("name", ["out.csv.partial.jsonl", "out.csv.report.json"])
+def test_what_the_run_writes_beside_its_output_is_no_input(
+    generate: Run, source: Path, target: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text('{"input": "one"}\n')
+    source.symlink_to(name)
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl is the input and one that the run writes: name another"):
+        generate(output=target.with_suffix(".csv"), overwrite=True)
+    assert (source.read_text(), names(target)) == ('{"input": "one"}\n', [name])
+
+
 def test_a_finished_output_is_no_file_of_errors(generate: Run, target: Path, tmp_path: Path) -> None:
     assert generate("one", "fail") == 1
     before = target.read_bytes()
