@@ -126,12 +126,13 @@ class Claim:
         )
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """The run begins, unless it goes on. Raises GenpoolError when that cannot be noted."""
-        if self.is_going_on:
-            return
+        """The run begins, or goes on. Raises GenpoolError when that cannot be noted."""
+        if not self.is_going_on:
+            self.journal.begin(dict(header), self.standing)
+            self.places.report.unlink(missing_ok=True)
+        elif header != self.header:
+            self.journal.change(dict(header))
         self.header = header
-        self.journal.begin(dict(header), self.standing)
-        self.places.report.unlink(missing_ok=True)
 
 
 def claim(places: Places, asked: Mapping[str, Any], *, overwrite: bool, is_retry: bool) -> Claim:

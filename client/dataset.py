@@ -303,7 +303,7 @@ class _Run:
     ) -> tuple[Standing, Mapping[str, Any] | None]:
         """Write what is left, and return what is written then, and the broker's report."""
         settings, places = self.settings, held.places
-        header = held.header if held.is_going_on else self._header(held, there)
+        header = {**held.header, **self._errors} if held.is_going_on else self._header(held, there)
         retry = None
         if held.is_retry:
             reading, writing = (old_rows(places.target, settings.format) for _ in range(2))
@@ -340,16 +340,22 @@ class _Run:
 
     def _header(self, held: Claim, there: Connected) -> dict[str, Any]:
         """What a run is begun with; one that goes on from a finished one keeps what that was begun with."""
-        errors = self.settings.errors
         return {
+            "errors": None,
             "started": now_text(),
             "pool": list(there.names),
             "drawn": _drawn(self.settings, there),
             **held.header,
             "run": os.urandom(8).hex(),
             "settings": self.settings.asked,
-            "errors": errors and str(Path(errors).resolve()),
+            **self._errors,
         }
+
+    @property
+    def _errors(self) -> dict[str, Any]:
+        """What a header says of the file of errors that is asked for, if one is."""
+        errors = self.settings.errors
+        return {"errors": str(Path(errors).resolve())} if errors else {}
 
     def _runner(
         self,

@@ -66,6 +66,12 @@ class Journal:
             self._blocks.clear()
             self._rewrite(standing)
 
+    def change(self, header: dict[str, Any]) -> None:
+        """Go on with another header, and all else as it was found. Raises GenpoolError when it cannot be written."""
+        with self._lock:
+            self.header = header
+            self._rewrite(self.found.standing)
+
     def append(self, entry: Entry) -> None:
         """Note an entry. Once this returns, it outlives the process, but not yet the host. Raises GenpoolError.
 

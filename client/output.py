@@ -170,7 +170,7 @@ class ResumableOutput(Output):
             self._working.__exit__()
             raise
         # After the host has lost its power, the file of errors may be shorter than it was.
-        errors_size = self._errors_file.size if self._errors_file else 0
+        errors_size = self._errors_file.size if self._errors_file else standing.errors_size
         super().__init__(self._working, self._errors_file, dataclasses.replace(standing, errors_size=errors_size))
         self._failure: GenpoolError | None = None
         self._synced = -1

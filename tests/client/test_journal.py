@@ -53,6 +53,21 @@ def test_it_tells_later_what_it_was_told(journal: Journal) -> None:
     found.close()
 
 
+def test_with_another_header_it_tells_all_else_as_before(journal: Journal) -> None:
+    journal.sync(standing(1))
+    journal.append(share(2))
+    journal.append(block(2))
+    again = reopened(journal)
+    found = again.found
+    again.change({"run": "8"})
+    again.append(share(3))
+    last = reopened(again)
+    assert last.header == {"run": "8"}
+    assert (last.found.standing, last.found.blocks) == (found.standing, found.blocks)
+    assert last.found.shares == {2: [share(2)], 3: [share(3)]}
+    last.close()
+
+
 def test_a_torn_end_is_cut_off_and_written_over(journal: Journal) -> None:
     journal.append(share(0))
     journal.append(share(1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,32 @@ def test_failed_rows_go_to_the_file_of_errors_too(
     assert generate(errors=str(errors)) == 1
     assert [(row["id"], "RowError: this row is bad" in row["error"]) for row in rows(errors)] == [("fail", True)] * 2
     assert list(rows(errors)[0]) == ["id", "input", "error"]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("", "b", "b"), {"b": [2, 4]}),
+        (("a", "b", "b"), {"a": [0], "b": [2, 4]}),
+        (("a", "", "a"), {"a": [0, 4]}),
+    ],
+    ids=["named later", "another one", "left out once"],
+)
+def test_the_file_of_errors_may_be_another_one_each_time(
+    generate: Run,
+    source: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    files: Sequence[str],
+    told: dict[str, list[int]],
+) -> None:
+    lines = [{"id": at, "input": "one" if at % 2 else "fail"} for at in range(5)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for number, name in zip((1, 3, None), files, strict=True):
+        stop_at(number)
+        with pytest.raises(Stopped) if number else nullcontext():
+            generate(errors=str(tmp_path / name) if name else None)
+    assert {name: [row["id"] for row in rows(tmp_path / name)] for name in told} == told
 
 
 @pytest.mark.parametrize(
