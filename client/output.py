@@ -7,6 +7,7 @@ journal say that it is on the disk: it never claims more than there is.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import threading
 import time
@@ -41,7 +42,7 @@ class LineFile:
     """A file that is written from ``size`` on; what it holds beyond is cut off.
 
     Raises:
-        ConfigurationError: when it cannot be opened.
+        ConfigurationError: when it cannot be opened, or another run has it open.
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
@@ -49,11 +50,24 @@ class LineFile:
         try:
             # Unbuffered: what is killed leaves all lines that it said it had written.
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+            self._lock()  # before anything is cut off
             self._size = min(size, os.fstat(self._file.fileno()).st_size)
             self._file.truncate(self._size)
             self._file.seek(self._size)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+
+    def _lock(self) -> None:
+        """Keep other runs away as long as it is open. Raises ConfigurationError when one has it."""
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigurationError(
+                f"another run writes to {self.path} now: wait for its end, or name another file"
+            ) from None
+        except OSError:
+            pass  # some file systems have no locks, of which the journal warns
 
     @property
     def size(self) -> int:

@@ -17,6 +17,7 @@ from genpool.client import dataset, runner
 from genpool.client.dataset import GenerateSettings, run
 from genpool.client.fleet import Choice
 from genpool.client.journal import Journal
+from genpool.client.output import LineFile
 from genpool.client.reason import MaxFailures
 from genpool.protocol.errors import ConfigurationError, GenpoolError
 
@@ -252,6 +253,16 @@ def test_two_runs_never_have_one_output(generate: Run, target: Path) -> None:
         generate("one")
     journal.close()
     assert generate("one") == 0
+
+
+def test_two_runs_never_have_one_file_of_errors(generate: Run, tmp_path: Path, target: Path) -> None:
+    errors = tmp_path / "errors.jsonl"
+    other = LineFile(errors)
+    for output in (target, Path("-")):
+        with pytest.raises(ConfigurationError, match=r"another run writes to .*errors\.jsonl now"):
+            generate("fail", output=output, errors=str(errors))
+    other.__exit__()
+    assert generate(errors=str(errors)) == 1
 
 
 def test_failed_rows_go_to_the_file_of_errors_too(
