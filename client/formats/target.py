@@ -48,15 +48,16 @@ def check_errors(path: str, source: Source, others: Sequence[Path]) -> None:
         ConfigurationError: says why not.
     """
     found = _stat(path)
-    if found is not None and stat.S_ISCHR(found.st_mode):
-        return
     if found is not None and source.is_at(found):
         raise ConfigurationError(f"{source.name} is the input and the file of errors: name another file of errors")
     outputs = [_stat(other) for other in others or (1,)]
     is_output = found is not None and any(os.path.samestat(found, one) for one in outputs if one is not None)
     if is_output or Path(path).resolve() in [other.resolve() for other in others]:
         raise ConfigurationError(f"{path} is the file of errors and one that the run writes besides: name another one")
-    if problem := _problem(Path(path)):
+    problem = _problem(Path(path))
+    if not problem and found is not None and not stat.S_ISREG(found.st_mode):
+        problem = "it is no regular file"
+    if problem:
         raise ConfigurationError(f"the file of errors {path} cannot be written: {problem}")
 
 

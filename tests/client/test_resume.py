@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -318,6 +319,7 @@ def test_the_file_of_errors_may_be_another_one_each_time(
         ("out.jsonl.report.json", "one that the run writes besides"),
         ("none/errors.jsonl", "the file of errors .*none/errors.jsonl cannot be written: there is no directory"),
         (".", r"the file of errors .* cannot be written: it is a directory"),
+        ("pipe", "the file of errors .*pipe cannot be written: it is no regular file"),
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -325,6 +327,7 @@ def test_a_file_of_errors_that_cannot_be_is_refused_before_anything_is_written(
     generate: Run, source: Path, target: Path, tmp_path: Path, name: str, told: str, overwrite: bool
 ) -> None:
     (tmp_path / "link").symlink_to(source)
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigurationError, match=told):
         generate("one", "fail", errors=f"{tmp_path}/{name}", overwrite=overwrite)
     assert [row["id"] for row in rows(source)] == ["one", "fail"]
