@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 
 from ..protocol.errors import ConfigurationError
 
+# Larger ones add up to more than a float holds, or do so times the generations.
+_MOST_WEIGHT = 1e200
+
 
 def draw_shares(num_generations: int, weights: Sequence[float], source: random.Random) -> list[int]:
     """How many of ``num_generations`` each LLM makes, one entry for each of ``weights``.
@@ -68,8 +71,9 @@ def check_weights(weights: Sequence[float] | None, llms: int) -> list[float]:
         checked = [float(weight) for weight in weights]
     except (TypeError, ValueError, OverflowError):
         checked = []
-    if len(checked) != llms or not all(0 <= weight < math.inf for weight in checked) or sum(checked) <= 0:
+    if len(checked) != llms or not all(0 <= weight <= _MOST_WEIGHT for weight in checked) or sum(checked) <= 0:
         raise ConfigurationError(
-            f"`weights` must be {llms} numbers, one for each LLM, none negative and not all zero; got {weights!r}"
+            f"`weights` must be {llms} numbers, one for each LLM, none negative or above "
+            f"{_MOST_WEIGHT:g}, and not all zero; got {weights!r}"
         )
     return checked

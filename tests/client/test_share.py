@@ -117,6 +117,7 @@ def test_weights_become_floats() -> None:
         [1.0, -1.0],
         [0.0, 0.0],
         [1.0, math.inf],
+        [1e308, 1e308],
         [1.0, math.nan],
         ["heavy", "light"],
         [1.0, None],
