@@ -220,6 +220,8 @@ def run(settings: GenerateSettings) -> int:
 
 
 def _run(settings: GenerateSettings, progress: Progress, interrupt: Interrupt) -> tuple[Standing, list[str]]:
+    if not (settings.source and settings.target):  # which `Path` takes for the folder that the command was started in
+        raise ConfigurationError("the name of the input or the output is empty: name a file")
     with open_source(
         settings.source,
         settings.source_format,

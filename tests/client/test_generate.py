@@ -76,7 +76,9 @@ def test_strict_input_from_a_pipe(genpool: Genpool) -> None:
     ("arguments", "code", "said"),
     [
         (["-i", "none.jsonl"], 2, "the input none.jsonl cannot be read: No such file or directory"),
+        (["-i", ""], 2, "the name of the input or the output is empty: name a file"),
         (["-o", "/none/out.jsonl"], 2, "there is no directory /none"),
+        (["-o", ""], 2, "the name of the input or the output is empty: name a file"),
         (["-n", "0"], 2, "Invalid value for '-n' / '--num-generations': 0 is not in the range x>=1"),
         (["--llm", "c", "--wait", "0.3"], 2, "no worker has announced an LLM named 'c' at"),
         (["--task", "nothing"], 2, "there is no task 'nothing'"),
