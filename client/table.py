@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError
 from ..tasks.base import TaskLike
+from .claim import is_resumable
 from .column import OF_EVERY_ROW, Columns, columns_of
 from .dataset import GenerateSettings, Progress, generate
 from .fleet import Choice, Connected
@@ -90,6 +91,8 @@ def generate_dataset(
     if output is not None:
         if format_of(str(output)).name != JSONL:
             raise ConfigurationError(f"`output` is a JSONL file, and {output} is named otherwise")
+        if not is_resumable(str(output)):
+            raise ConfigurationError(f"`output` is a file that the rows are read back from, and {output} is none")
         return _generated(llm, rows, num_generations, Path(output), given)
     with tempfile.TemporaryDirectory(prefix="genpool-") as folder:
         return _generated(llm, rows, num_generations, Path(folder) / "rows.jsonl", given)

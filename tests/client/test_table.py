@@ -93,6 +93,12 @@ def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) ->
         generate_dataset(pool, [], output=tmp_path / "out.parquet")
 
 
+@pytest.mark.parametrize("output", ["-", "/dev/null"])
+def test_an_output_that_cannot_be_read_back_is_refused(pool: LLMPool, output: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"rows are read back from, and {output} is none"):
+        generate_dataset(pool, [{"input": "one"}], output=output)
+
+
 def test_hedge_is_an_option_of_the_rows(pool: LLMPool) -> None:
     assert len(generate_dataset(pool, rows("one", "two"), hedge=True)) == 2
     with pytest.raises(ConfigurationError, match="`hedge` must be True, False or a number of at least 1"):
