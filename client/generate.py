@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import click
 
@@ -202,12 +202,17 @@ def generate(
             hedge=hedge,
             strict=strict,
             quiet=quiet,
-            draws_bar=sys.stderr.isatty()
+            draws_bar=_is_terminal(sys.stderr)
             and not quiet
             and not is_json()
-            and not (target == STANDARD_STREAM and sys.stdout.isatty()),
+            and not (target == STANDARD_STREAM and _is_terminal(sys.stdout)),
         )
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sees what is written there; it is None where the command was started with it closed."""
+    return stream is not None and stream.isatty()
 
 
 def _weights(text: str | None) -> list[float] | None:

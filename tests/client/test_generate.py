@@ -208,6 +208,13 @@ def test_a_file_that_may_not_grow_ends_with_a_whole_line_and_can_be_gone_on_with
     assert len(rows(target.read_text())) == 50
 
 
+def test_nobody_has_to_hear_of_it(echo_fleet: Fleet, source: Path, target: Path) -> None:
+    write(source, "one")
+    arguments = ("generate", "-i", str(source), "-o", str(target), "--llm", "a", "--broker", echo_fleet.address)
+    closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command(*arguments)], timeout=PATIENCE_S, check=False)
+    assert (closed.returncode, len(rows(target.read_text()))) == (0, 1)
+
+
 def test_on_a_terminal_it_draws_a_bar_below_the_log(echo_fleet: Fleet, source: Path, target: Path) -> None:
     write(source, "one", "fail", "three")
     ours, its = pty.openpty()
