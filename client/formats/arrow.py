@@ -65,7 +65,7 @@ class ArrowSource(Source):
             try:
                 for batch in batches:
                     readers = readers_of(batch.schema)
-                    for row in batch.to_pylist():
+                    for row in _rows(batch):
                         number += 1
                         yield self._line(number, row, readers)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -73,11 +73,32 @@ class ArrowSource(Source):
                 yield Line(number + 1, {}, problem)
             done += size
 
-    def _line(self, number: int, row: dict[str, Any], readers: Mapping[str, Reader]) -> Line:
+    def _line(self, number: int, row: dict[str, Any] | Exception, readers: Mapping[str, Reader]) -> Line:
+        if isinstance(row, Exception):
+            return Line(number, {}, f"{self.at(number)}: this cannot be read: {one_line(row)}")
         try:
             return Line(number, plain(row | {name: read(row[name]) for name, read in readers.items()}))
         except RecursionError:  # a value of Arrow's JSON type may be as deep as it likes
             return Line(number, {}, f"{self.at(number)}: this is nested too deeply")
+
+
+# What is raised for values that Python has no form for, as a year beyond 9999, or text that is no UTF-8.
+_UNREADABLE = (pa.ArrowException, OverflowError, ValueError)
+
+
+def _rows(batch: Any) -> Iterable[dict[str, Any] | Exception]:
+    """The rows of a batch or table; in the place of each that Python has no form for, why not."""
+    try:
+        return batch.to_pylist()
+    except _UNREADABLE:
+        return [_row(batch.slice(at, 1)) for at in range(batch.num_rows)]
+
+
+def _row(batch: Any) -> dict[str, Any] | Exception:
+    try:
+        return batch.to_pylist()[0]
+    except _UNREADABLE as error:
+        return error
 
 
 def one_line(error: BaseException) -> str:

@@ -111,6 +111,23 @@ def test_a_value_that_is_nested_too_deeply_costs_its_own_row_only(path: Path) ->
     assert [line.problem for line in lines] == ["", f"{path}, row 2: this is nested too deeply", ""]
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (pa.array([0, 10**7, 1], pa.date32()), "date value out of range"),
+        (pa.array([0, 10**17, 86_400_000], pa.timestamp("ms")), "days="),
+        (pa.array([b"1970-01-01", b"\xff", b"1970-01-02"]).view(pa.string()), "'utf-8' codec can't decode byte 0xff"),
+    ],
+    ids=["a late date", "a late time", "no UTF-8"],
+)
+def test_a_value_that_python_has_no_form_for_costs_its_own_row_only(path: Path, values: Any, told: str) -> None:
+    write(path, {"input": values})
+    lines = read(path, "input")
+    assert [str(line.row.get("input"))[:10] for line in lines] == ["1970-01-01", "None", "1970-01-02"]
+    assert [bool(line.problem) for line in lines] == [False, True, False]
+    assert lines[1].problem.startswith(f"{path}, row 2: this cannot be read: {told}")
+
+
 def test_a_column_that_is_missing_is_named_by_row(path: Path) -> None:
     write(path, {"prompt": ["a", "b"]})
     assert read(path, "input")[1].problem == f"{path}, row 2: the column 'input' is missing; there is 'prompt'"
