@@ -35,7 +35,7 @@ from .fingerprint import plain, task_settings
 from .fleet import Choice, Connected, connected
 from .formats.base import STANDARD_STREAM, Format, Line, Source
 from .formats.format import format_of, open_source
-from .formats.target import Target, check_errors, check_input, check_target, sync_folder
+from .formats.target import Target, check_errors, check_input, check_target, keep_mode, sync_folder
 from .generator import CallOptions
 from .interrupt import Interrupt, Interrupted, interruptible
 from .meter import LineMeter, Meter, awaited, bar
@@ -316,6 +316,8 @@ class _Run:
             held.begin(header)
             try:
                 with ResumableOutput(places.working, path, held.journal, held.standing) as output:
+                    if not settings.format.is_folder:
+                        keep_mode(places.target, places.working)
                     done = self._work(runner, output)
             except BaseException:
                 self._report_stop(held)

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
@@ -178,6 +178,7 @@ def replacing(target: Path) -> Generator[BufferedWriter]:
     beside = target.with_name(f".{target.name}.tmp")
     try:
         with beside.open("wb") as file:
+            keep_mode(target, beside)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -187,6 +188,14 @@ def replacing(target: Path) -> Generator[BufferedWriter]:
         raise cannot_write(target, error) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def keep_mode(target: Path, beside: Path) -> None:
+    """Let nobody read or write the file that will take the place of ``target`` who may not do so there."""
+    found = _stat(target)
+    if found is not None and target != beside:
+        with suppress(OSError):  # some file systems have no modes
+            beside.chmod(stat.S_IMODE(found.st_mode) | stat.S_IRUSR | stat.S_IWUSR)  # it may have to be gone on with
 
 
 def sync_folder(folder: Path) -> None:

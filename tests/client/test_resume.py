@@ -403,6 +403,22 @@ def test_only_failed_does_those_again_in_their_places(
     assert (report["rows"], report["failed"]) == (7, 1)
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_an_output_that_is_written_anew_is_as_private_as_before(
+    generate: Run, target: Path, stop_at: Callable[..., None], name: str
+) -> None:
+    output = target.with_name(name)
+    assert generate("one", "fail", output=output) == 1
+    output.chmod(0o600)
+    stop_at(1)
+    with pytest.raises(Stopped):
+        generate(output=output, only_failed=True)
+    assert target.with_name(f"{name}.partial.jsonl").stat().st_mode & 0o777 == 0o600
+    stop_at(None)
+    assert generate(output=output, only_failed=True) == 1
+    assert output.stat().st_mode & 0o777 == 0o600
+
+
 def test_only_failed_without_failures_does_nothing(
     generate: Run, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
