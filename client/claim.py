@@ -30,6 +30,9 @@ from .standing import Standing, trusted
 # What a user can do where an output is not to be written over.
 AFRESH = "name another output, or start afresh with --overwrite"
 
+# The bytes that file systems give a name.
+_LONGEST_NAME = 255
+
 # What a report has of the header of its run.
 _KEPT = ("run", "started", "pool", "drawn", "settings", "errors")
 
@@ -145,9 +148,11 @@ def claim(places: Places, asked: Mapping[str, Any], *, overwrite: bool, is_retry
         is_retry: go back to a finished run.
 
     Raises:
-        ConfigurationError: another run has it, it belongs to one with other options, or to none; or its files are
-            not as they were left.
+        ConfigurationError: its name is too long, another run has it, it belongs to one with other options, or to none;
+            or its files are not as they were left.
     """
+    if len(os.fsencode(f".{places.report.name}.tmp")) > _LONGEST_NAME:  # which is written last, and is the longest
+        raise ConfigurationError(f"{places.target} has too long a name for the files beside it: name another output")
     journal = Journal(places.journal)
     try:
         if overwrite:

@@ -248,6 +248,14 @@ def test_an_output_that_lost_rows_since_is_refused(generate: Run, target: Path, 
         generate()
 
 
+@pytest.mark.parametrize("length", [239, 248])
+def test_a_name_that_is_too_long_for_its_report_is_refused_first(generate: Run, target: Path, length: int) -> None:
+    with pytest.raises(ConfigurationError, match="too long a name for the files beside it"):
+        generate("one", output=target.with_name(f"{'o' * (length - 6)}.jsonl"))
+    assert not list(target.parent.glob("o*"))
+    assert generate(output=target.with_name(f"{'o' * 232}.jsonl")) == 0
+
+
 def test_two_runs_never_have_one_output(generate: Run, target: Path) -> None:
     journal = Journal(target.with_name("out.jsonl.journal"))
     with pytest.raises(ConfigurationError, match="another run has the journal"):
