@@ -37,6 +37,8 @@ def sized_rows_of(working: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield len(raw), row if is_plain else cast(dict[str, Any], _encodable(row))
     except ValueError as error:
         raise GenpoolError(f"{working}, line {number}: {error}") from None
+    except RecursionError:
+        raise GenpoolError(f"{working}, line {number}: this is nested too deeply") from None
     except OSError as error:
         raise GenpoolError(f"{working} cannot be read: {error.strerror}") from None
 

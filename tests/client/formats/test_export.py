@@ -113,6 +113,17 @@ def test_a_working_file_that_is_damaged_is_named(name: str, working: Path, targe
     assert not list(target.parent.iterdir())
 
 
+def test_a_row_that_is_nested_too_deeply_is_named(name: str, working: Path, target: Path) -> None:
+    if name == "jsonl.gz":
+        pytest.skip("packs what is there")
+    working.write_text('{"input": 1}\n{"input": "\\u0000", "deep": ' + "[" * 600 + "]" * 600 + "}\n")
+    export_of = format_of(str(target), name).export
+    assert export_of is not None
+    with pytest.raises(GenpoolError, match=r"out\.partial\.jsonl, line 2: this is nested too deeply"):
+        export_of(working, target)
+    assert not list(target.parent.iterdir())
+
+
 @pytest.fixture(params=TYPED)
 def typed(request: pytest.FixtureRequest) -> Iterator[str]:
     require(format_of("-", request.param).package)
