@@ -62,7 +62,16 @@ _ON = click.option(
     help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
     "[default: as long as it takes]",
 )
-def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, ...], timeout: float | None) -> int:
+@click.option("--pipe", type=int, hidden=True, help="A file descriptor, which makes this the launcher that reads it.")
+def up(
+    file: Path,
+    on: str,
+    logs: Path | None,
+    detach: bool,
+    names: tuple[str, ...],
+    timeout: float | None,
+    pipe: int | None,
+) -> int:
     """Bring this host, or a cluster, to the state that a fleet file describes, and keep it there.
 
     \b
@@ -82,6 +91,8 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
     def read() -> Fleet:
         return _read(root, file, place, on)
 
+    if pipe is not None:  # it is what `up --detach` has started, and nothing else is left to decide
+        return Launcher(place, pipe, read).run()
     if on == "slurm":
         if names:
             raise ConfigurationError("--restart is for processes on this host: on Slurm, change the LLM's table")
@@ -101,11 +112,9 @@ def up(file: Path, on: str, logs: Path | None, detach: bool, names: tuple[str, .
     follower = Follower(place)
     if place.ask(request):
         return follower.until_ready(lambda status: status.answered == request.token, end)
+    pipe = _occupied(file, place)
     if detach:
-        return _start_detached(file, place, follower, end)
-    pipe = place.occupy()
-    if pipe is None:
-        raise ConfigurationError(f"another `genpool up {file}` has begun in this moment; call it again")
+        return _start_detached(file, place, pipe, follower, end)
     return Launcher(place, pipe, read).run()
 
 
@@ -194,21 +203,32 @@ class Follower:
         click.echo(news.decode(errors="replace"), nl=False, err=True)
 
 
-def _start_detached(file: Path, place: Place, follower: Follower, end: float | None) -> int:
+def _occupied(file: Path, place: Place) -> int:
+    pipe = place.occupy()
+    if pipe is None:
+        raise ConfigurationError(f"another `genpool up {file}` has begun in this moment; call it again")
+    return pipe
+
+
+def _start_detached(file: Path, place: Place, pipe: int, follower: Follower, end: float | None) -> int:
+    # It is told all that it would else take from the environment, or find out: were it to detach or to follow, too, it
+    # would start another one without end, or write the log into the log.
+    command = [sys.executable, "-m", "genpool.cli", "up", str(file), "--on=local", f"--pipe={pipe}"]
     try:
-        place.folder.mkdir(parents=True, exist_ok=True)
         with place.own_log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "genpool.cli", "up", str(file), "--logs", str(place.folder)],
+                [*command, "--logs", str(place.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
+                pass_fds=[pipe],
                 start_new_session=True,
             )
     except OSError as error:
+        place.leave()
         raise ConfigurationError(f"{place.folder} cannot be used for logs: {error.strerror}") from error
-    while not place.is_occupied and process.poll() is None:
-        time.sleep(_LOOK_S)
+    finally:
+        os.close(pipe)
     return follower.until_ready(lambda status: status.pid == process.pid, end)
 
 

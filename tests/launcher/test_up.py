@@ -221,6 +221,14 @@ def test_a_file_that_is_wrong_changes_nothing(pair: Host) -> None:
     assert pair.pids == before
 
 
+def test_what_is_started_in_the_background_detaches_no_more_whatever_the_environment_says(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENPOOL_UP_DETACH", "1")
+    host.write(host.llm())
+    assert "all 2 are ready" in host.up()
+
+
 def test_one_that_cannot_be_used_is_told_with_what_it_logged(host: Host) -> None:
     host.write(host.llm(load="noted:absent"))
     said = host.up(code=1)
