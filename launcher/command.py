@@ -111,7 +111,7 @@ def up(
     request = Request("up", names)
     follower = Follower(place)
     if place.ask(request):
-        return follower.until_ready(lambda status: status.answered == request.token, end)
+        return follower.until_ready(lambda status: status.answers.get(request.token), end)
     pipe = _occupied(file, place)
     if detach:
         return _start_detached(file, place, pipe, follower, end)
@@ -159,14 +159,18 @@ class Follower:
         self._place = place
         self._shown = place.own_log.stat().st_size if place.own_log.exists() else 0
 
-    def until_ready(self, is_done: Callable[[Status], bool], end: float | None) -> int:
-        """Wait until the launcher has done what it was asked for, and all are ready. Returns the exit code."""
+    def until_ready(self, answer_in: Callable[[Status], str | None], end: float | None) -> int:
+        """Wait until the launcher has done what it was asked for, and all are ready. Returns the exit code.
+
+        ``answer_in`` gives its answer: why it has not done it, nothing where it has, None where it is still to come.
+        """
         while self._place.is_occupied:
             status = self._place.status()
             self._show()
-            if status is not None and is_done(status):
-                if status.error:
-                    raise ConfigurationError(status.error)
+            answer = None if status is None else answer_in(status)
+            if status is not None and answer is not None:
+                if answer:
+                    raise ConfigurationError(answer)
                 if status.is_settled:
                     click.echo(f"all {len(status.processes)} are ready; logs are in {self._place.folder}", err=True)
                     return 0
@@ -229,7 +233,7 @@ def _start_detached(file: Path, place: Place, pipe: int, follower: Follower, end
         raise ConfigurationError(f"{place.folder} cannot be used for logs: {error.strerror}") from error
     finally:
         os.close(pipe)
-    return follower.until_ready(lambda status: status.pid == process.pid, end)
+    return follower.until_ready(lambda status: "" if status.pid == process.pid else None, end)
 
 
 def _read(root: click.Context, file: Path, place: Place, on: str) -> Fleet:

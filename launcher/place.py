@@ -36,12 +36,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a launcher tells: which request it has done last, and how its processes are."""
+    """What a launcher tells: how its processes are, and to the token of each of the last requests its error, or ""."""
 
     pid: int
     fleet: str
-    answered: str
-    error: str
+    answers: dict[str, str]
     is_settled: bool
     processes: list[dict[str, Any]]
 

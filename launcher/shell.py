@@ -38,6 +38,9 @@ log = logging.getLogger("genpool.launcher")
 # How often a service manager hears from here, where there is one.
 _NOTIFY_EVERY_S = 0.5
 
+# Who has asked looks for the answer many times a second. With fewer, one of as many who ask at once waits for ever.
+_KEPT_ANSWERS = 100
+
 # What is looked at for a process's last line.
 _TAIL_BYTES = 4096
 
@@ -68,7 +71,7 @@ class Launcher:
         self._machine = Machine(random.random)
         self._running: dict[Process, _Running] = {}
         self._heard = bytearray()
-        self._answered = self._error = ""
+        self._answers: dict[str, str] = {}
         self._told: Status | None = None
         self._stopped_by: int | None = None
         self._is_forced = False
@@ -179,22 +182,26 @@ class Launcher:
                 self._answer(request)
 
     def _answer(self, request: Request) -> None:
-        self._answered, self._error = request.token, ""
-        now = time.monotonic()
+        self._answers[request.token] = self._do(request, time.monotonic())
+        if len(self._answers) > _KEPT_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def _do(self, request: Request, now: float) -> str:
+        """Do what is asked for. Returns why it is not done, and nothing where it is."""
         if request.what == "down":
             log.info("all are asked to end")
             self._machine.stop(now, request.timeout_s)
         elif self._machine.is_stopping:
-            self._error = "it is ending; call `genpool up` when it is gone"
+            return "it is ending; call `genpool up` when it is gone"
         else:
             try:
                 self._machine.want(self._read(), now)
             except ConfigurationError as error:
-                self._error = str(error)
                 log.error("nothing is changed: %s", error)
-                return
+                return str(error)
             for name in request.restart:
                 self._machine.restart(name, now)
+        return ""
 
     # What goes out.
 
@@ -254,8 +261,7 @@ class Launcher:
         status = Status(
             pid=os.getpid(),
             fleet=str(fleet.path),
-            answered=self._answered,
-            error=self._error,
+            answers=dict(self._answers),
             is_settled=self._machine.is_settled,
             processes=[self._described(process) for process in self._machine.processes],
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genpool.launcher.place import Place, Request
+from genpool.launcher.place import Place, Request, Status
 from genpool.launcher.service import Fleet, Recipe, Service
 from genpool.launcher.shell import Launcher
 
@@ -33,3 +33,21 @@ def test_one_that_cannot_be_started_ends_neither_the_launcher_nor_another(
         assert launcher.run() == 0
     assert f"bad-1 ended (exit code 71): it cannot be started: {why}; it is started again" in caplog.text
     assert "good-1 is started" in caplog.text
+
+
+def test_each_of_those_who_ask_at_once_has_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+    pipe = place.occupy()
+    assert pipe is not None
+    told: list[Status] = []
+    monkeypatch.setattr(place, "tell", told.append)
+    first, second, down, late = Request("up"), Request("up"), Request("down"), Request("up")
+    for request in (first, second, down, late):
+        place.ask(request)
+    Launcher(place, pipe, lambda: Fleet(tmp_path / "fleet.toml")).run()
+    assert told[-1].answers == {
+        first.token: "",
+        second.token: "",
+        down.token: "",
+        late.token: "it is ending; call `genpool up` when it is gone",
+    }

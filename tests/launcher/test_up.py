@@ -70,7 +70,7 @@ class Host(Fleet):
         return self.run("down", str(self.file), *arguments)
 
     def status(self) -> Status:
-        status = self.place.status() or Status(0, "", "", "", False, [])
+        status = self.place.status() or Status(0, "", {}, False, [])
         self._known |= {one["pid"] for one in status.processes if one["pid"]} | ({status.pid} - {0})
         return status
 
@@ -227,6 +227,16 @@ def test_what_is_started_in_the_background_detaches_no_more_whatever_the_environ
     monkeypatch.setenv("GENPOOL_UP_DETACH", "1")
     host.write(host.llm())
     assert "all 2 are ready" in host.up()
+
+
+def test_of_many_that_begin_at_once_one_is_the_launcher_and_none_follows_itself(host: Host) -> None:
+    host.write(host.llm())
+    starts = [host.start("up", "--detach", str(host.file)) for _ in range(4)]
+    codes = [process.wait(PATIENCE_S) for process in starts]
+    assert 0 in codes
+    assert set(codes) <= {0, 2}, "2 says that another one has begun in this moment"
+    assert host.place.own_log.read_text().count("broker-1 is started") == 1
+    host.down()
 
 
 def test_one_that_cannot_be_used_is_told_with_what_it_logged(host: Host) -> None:
