@@ -49,11 +49,12 @@ EXIT_CANNOT_START = 71
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A process that runs. ``said`` is the line that it tells of itself."""
+    """A process that runs. ``said`` is what it tells of itself, ``log_begin`` where its log begins in the file."""
 
     process: Process
     popen: subprocess.Popen[bytes]
     ear: socket.socket
+    log_begin: int
     said: str = ""
 
 
@@ -156,8 +157,8 @@ class Launcher:
             del self._running[running.process]
             self._selector.unregister(running.ear)
             running.ear.close()
-            name = running.process.name
-            self._machine.ended(running.process, code, time.monotonic(), _last_line(self._place.log_of(name)))
+            last_line = _last_line(self._place.log_of(running.process.name), running.log_begin)
+            self._machine.ended(running.process, code, time.monotonic(), last_line)
 
     def _on_notice(self, running: _Running) -> None:
         if self._running.get(running.process) is not running:
@@ -230,6 +231,7 @@ class Launcher:
         try:
             ear.bind(str(path))
             with self._place.log_of(process.name).open("ab") as stream:
+                log_begin = stream.tell()
                 popen = self._lifeline.start(
                     [sys.executable, "-m", "genpool.cli", *process.recipe.arguments],
                     cwd=fleet.path.parent,
@@ -242,7 +244,7 @@ class Launcher:
             self._machine.ended(process, EXIT_CANNOT_START, time.monotonic(), f"it cannot be started: {error}")
             return
         ear.setblocking(False)
-        running = self._running[process] = _Running(process, popen, ear)
+        running = self._running[process] = _Running(process, popen, ear, log_begin)
         self._selector.register(ear, selectors.EVENT_READ, lambda: self._on_notice(running))
         gpus = f", GPU {','.join(process.gpus)}" if process.gpus else ""
         log.info("%s is started (pid %d%s)", process.name, popen.pid, gpus)
@@ -291,11 +293,11 @@ def _stops() -> list[signal.Signals]:
     return stops if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*stops, signal.SIGHUP]
 
 
-def _last_line(path: Path) -> str:
-    """What a process logged last."""
+def _last_line(path: Path, begin: int) -> str:
+    """What was logged last, from ``begin`` of the file on."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""

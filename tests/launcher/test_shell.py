@@ -51,3 +51,20 @@ def test_each_of_those_who_ask_at_once_has_its_answer(tmp_path: Path, monkeypatc
         down.token: "",
         late.token: "it is ending; call `genpool up` when it is gone",
     }
+
+
+def test_one_that_logs_nothing_ends_without_the_words_of_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(tmp_path)
+    pipe = place.occupy()
+    assert pipe is not None
+    place.log_of("silent-1").write_text("all was well\n")
+    monkeypatch.setattr("genpool.launcher.shell.sys.executable", "/bin/false")
+    launcher = Launcher(
+        place, pipe, lambda: Fleet(tmp_path / "fleet.toml", (Service("silent", Recipe(("worker",))),), drain_s=5)
+    )
+    monkeypatch.setattr(launcher, "_tell", lambda: "ended" in caplog.text and place.ask(Request("down")))
+    with caplog.at_level(logging.INFO, "genpool.launcher"):
+        assert launcher.run() == 0
+    assert "silent-1 ended (exit code 1); it is started again" in caplog.text
