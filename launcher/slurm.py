@@ -32,6 +32,9 @@ _LEAD_S = 30
 _FIELDS = "%F|%K|%T|%r|%k"
 _ENDING = ("COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
+# What ``scancel`` says of a job that has ended.
+_GONE = ("Invalid job id specified", "Job/step already completing or completed")
+
 _SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -216,8 +219,9 @@ def down(fleet: Fleet, timeout_s: float | None) -> int:
     click.echo(f"asked to end: {_listed(tasks)}", err=True)
     if not _wait(fleet, lambda left: not left, fleet.drain_s if timeout_s is None else timeout_s):
         left = _queued(fleet)
-        click.echo(f"not drained in time, and cancelled: {_listed(left)}", err=True)
-        _run(["scancel", *map(str, left)])
+        if left:
+            click.echo(f"not drained in time, and cancelled: {_listed(left)}", err=True)
+            _run(["scancel", *map(str, left)])
     return 0
 
 
@@ -225,7 +229,8 @@ def _end(tasks: Sequence[Task]) -> None:
     running = [str(task) for task in tasks if task.is_running]
     waiting = [str(task) for task in tasks if not task.is_running]
     if running:
-        _run(["scancel", "--batch", "--signal=TERM", *running])
+        # Some may have ended since they were listed. Of these a signal is refused, though no cancellation is.
+        _run(["scancel", "--batch", "--signal=TERM", *running], borne=_GONE)
     if waiting:
         _run(["scancel", *waiting])
 
@@ -257,13 +262,16 @@ def _listed(tasks: Sequence[Task]) -> str:
     return ", ".join(f"{task} of {task.llm!r} ({task.state.lower()})" for task in tasks) or "nothing"
 
 
-def _run(command: Sequence[str], given: str | None = None) -> str:
+def _run(command: Sequence[str], given: str | None = None, borne: tuple[str, ...] = ()) -> str:
+    """What the command prints. It may fail where all that it says of it ends in one of ``borne``."""
     if shutil.which(command[0]) is None:
         raise ConfigurationError(f"--on slurm calls {command[0]!r}, which is not on the path: call it on a login node")
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    is_borne = bool(lines) and all(line.endswith(borne) for line in lines)
+    if done.returncode != 0 and not is_borne:
         # Each line begins with the command's name; the last one says most.
-        said = done.stderr.strip().rpartition("\n")[2].removeprefix(f"{command[0]}: ").removeprefix("error: ")
+        said = (lines or [""])[-1].removeprefix(f"{command[0]}: ").removeprefix("error: ")
         why = printable(said) or f"exit code {done.returncode}"
         raise ConfigurationError(f"{command[0]} has failed: {why}")
     return done.stdout

@@ -51,6 +51,24 @@ def test_a_command_of_slurms_that_fails_is_told_in_a_sentence(
     assert str(raised.value) == told
 
 
+def test_a_task_that_ends_while_it_is_asked_to_is_no_failure_and_the_others_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comments = [line for line in script(WANTED, Submit(SMALL, 2), tmp_path).splitlines() if "--comment" in line]
+    comment = comments[0].partition("--comment=")[2]
+    listing = f"7|1|RUNNING|None|{comment}\n7|2|PENDING|Priority|{comment}\n"
+    ended = "scancel: error: Kill job error on job id 7_1: Invalid job id specified"
+    fails = f"[ $1 != --batch ] || {{ echo '{ended}' >&2; exit 1; }}"
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/called\n{fails}\n")
+    (tmp_path / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # When the time is over, the last one has just gone, too.
+    listings = iter([listing, listing, ""])
+    monkeypatch.setattr("genpool.launcher.slurm._queued", lambda fleet: tasks_in(next(listings), fleet))
+    assert down(WANTED, 0.0) == 0
+    assert (tmp_path / "called").read_text().splitlines() == ["--batch --signal=TERM 7_1", "7_2"]
+
+
 # The plan.
 
 
