@@ -144,7 +144,7 @@ def script(fleet: Fleet, submit: Submit, logs: Path) -> str:
         "job-name": f"genpool-{service.name}",
         "array": f"1-{submit.count}",
         "comment": f"{_prefix(fleet)}:{digest_of(service)}:{quote(service.name, safe='')}",
-        "output": str(logs / f"{quote(service.name, safe='')}-%A_%a.log"),
+        "output": str(logs / quote(service.name, safe="")).replace("%", "%%") + "-%A_%a.log",
         "open-mode": "append",
         "requeue": "",
         "signal": f"B:USR1@{int(fleet.drain_s) + _LEAD_S}",

@@ -160,6 +160,11 @@ def test_a_new_task_has_an_old_one_drain_and_cancels_one_that_has_begun_to_wait(
     assert (tmp_path / "called").read_text().splitlines() == [called]
 
 
+def test_no_part_of_a_name_or_a_folder_is_taken_for_slurms_own_in_a_logs_path() -> None:
+    text = script(WANTED, Submit(replace(LARGE, name="ü/é"), 1), Path("/50%of"))
+    assert "#SBATCH --output=/50%%of/%%C3%%BC%%2F%%C3%%A9-%A_%a.log" in text.splitlines()
+
+
 def test_a_script_that_replaces_nothing_says_nothing_of_it(tmp_path: Path) -> None:
     text = script(WANTED, Submit(LARGE, 1), tmp_path)
     assert "#SBATCH --partition=gpu" in text
