@@ -20,11 +20,17 @@ def read_key(env: str | None, file: str | Path | None) -> str | None:
     Neither logs nor errors of this process have it from then on: see secret.py.
 
     Raises:
-        ConfigurationError: the file cannot be read, is empty, or is ours and can be read by others; or ``env`` is no
-            variable's name.
+        ConfigurationError: the file cannot be read, is empty, or is ours and can be read by others; ``env`` is no
+            variable's name; or it is no key that a request can carry.
     """
     key = _variable(env or "") if file is None else _content(Path(file))
     hide(key)
+    # A library that refuses such a header says it with escapes, in which nobody knows the secret again.
+    if not (key.isascii() and key.isprintable()):
+        where = f"the environment variable {env}" if file is None else f"api_key_file {file}"
+        raise ConfigurationError(
+            f"{where} has a line break or another character that no key has: write the key there, and nothing else"
+        )
     return key or None
 
 

@@ -64,6 +64,22 @@ def test_a_key_in_the_place_of_its_variables_name_is_not_repeated(name: str) -> 
     assert name not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["sk-aaaaaaaa\nsk-bbbbbbbb", "\ufeffsk-aaaaaaaa", "\u201csk-aaaaaaaa\u201d", "sk-aaaaaaaa\x1b"],
+    ids=["two lines", "a mark of its encoding", "a word processor's quotes", "a control character"],
+)
+def test_what_no_request_can_carry_is_no_key_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", content)
+    file = written(tmp_path / "key", content)
+    for env, path, where in (("MY_KEY", None, "the environment variable MY_KEY"), (None, file, "api_key_file .*key")):
+        with pytest.raises(ConfigurationError, match=f"{where} has a line break or another character") as raised:
+            read_key(env, path)
+        assert "aaaaaaaa" not in str(raised.value)
+
+
 def test_a_key_is_not_repeated_once_it_was_read(tmp_path: Path) -> None:
     read_key(None, written(tmp_path / "key", "sk-proj-0123456789\n"))
     assert redacted("no sk-proj-0123456789") == "no [secret]"
