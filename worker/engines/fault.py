@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -44,7 +45,7 @@ class Blame:
         self, address: str, canary: Callable[[], Awaitable[object]], sentence_of: Callable[[Exception], str]
     ) -> None:
         self._address = address
-        self._canary = canary
+        self._send_canary = canary
         self._sentence_of = sentence_of
 
     async def of(self, error: Exception) -> Exception:
@@ -71,13 +72,18 @@ class Blame:
                 return await ask()
         raise blamed from error
 
+    async def _canary(self) -> None:
+        # Client libraries limit how long nothing comes, and a busy server may send a blank now and then for ever.
+        async with asyncio.timeout(CANARY_TIMEOUT_S):
+            await self._send_canary()
+
     async def _answers_others(self) -> bool:
         try:
             await self._canary()
         except openai.BadRequestError:
             # It would rather have had another canary, but it is there and has the model.
             return True
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, TimeoutError, ValueError):
             return False
         return True
 

@@ -267,7 +267,7 @@ class _Blame(Blame):
         """Whether the canary is refused with the same words."""
         try:
             await self._canary()
-        except openai.OpenAIError as other:
+        except (openai.OpenAIError, TimeoutError) as other:
             return self._sentence_of(other) == self._sentence_of(error)
         return False
 
