@@ -103,6 +103,9 @@ class Endpoint:
             raise EngineUnwell(f"{self.address} is no OpenAI server: its list of models cannot be read") from error
         if model is None and not names:
             raise EngineUnwell(f"{self.address} lists no model")
+        # The client library believes whatever a server answers. A model that was named needs no list.
+        if model is None and not all(isinstance(cast(object, name), str) for name in names):
+            raise EngineUnwell(f"{self.address} is no OpenAI server: its list of models cannot be read")
         if model is None and len(names) > 1:
             log.warning("%s has the models %s: %s is taken", self.address, ", ".join(names), names[0])
         self.model = names[0] if model is None else model

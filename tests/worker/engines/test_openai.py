@@ -586,6 +586,8 @@ class TestConnecting:
         [
             (Reply({"data": []}), "lists no model"),
             (Reply({"hello": 1}), "no OpenAI server"),
+            (Reply({"data": [{"id": 1}, {"id": 2}]}), "no OpenAI server"),
+            (Reply({"data": [{"name": "m"}]}), "no OpenAI server"),
             (Reply("<html></html>", type="text/html"), "no OpenAI server"),
             (Reply("{"), "no OpenAI server"),
         ],
