@@ -192,12 +192,24 @@ def _http_client(concurrency: int) -> Any:
 
 def _base_url(given: str | None) -> str | None:
     url = given or os.environ.get("OPENAI_BASE_URL") or None
-    if url is not None and not url.startswith(("http://", "https://")):
-        got = "" if "@" in url else f", got {url!r}"
+    if url is None:
+        return None
+    got = "" if "@" in url else f", got {url!r}"
+    if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"base_url must begin with http:// or https://{got}")
-    if url is not None:
-        hide_login(url)
+    if not _has_host(url):
+        raise ConfigurationError(f"base_url must be http://HOST:PORT/v1, or the same with https{got}")
+    hide_login(url)
     return url
+
+
+def _has_host(url: str) -> bool:
+    """Whether there can be a server at ``url``: the client library would find out with an error of its own, or late."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and " " not in parts.netloc and parts.port != 0 and url.isprintable()
+    except ValueError:
+        return False
 
 
 def _key(base_url: str | None, env: str, file: str | Path | None) -> Key:

@@ -576,6 +576,18 @@ class TestConnecting:
         with pytest.raises(ConfigurationError, match="must begin with http"):
             OpenAILLM("m", base_url="gpu1:8000/v1")
 
+    @pytest.mark.parametrize(
+        "address", ["", "[::1", "gpu1:eight/v1", "gpu1:80000/v1", "gpu1:-1/v1", "gpu 1/v1", "gpu1/v1\n"]
+    )
+    def test_an_address_where_no_server_can_be_is_refused(self, address: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"base_url must be http://HOST:PORT/v1, .*, got '"):
+            OpenAILLM("m", base_url=f"http://{address}")
+
+    def test_a_password_in_an_address_that_is_refused_is_not_repeated(self) -> None:
+        with pytest.raises(ConfigurationError, match="base_url must be http://HOST:PORT/v1") as raised:
+            OpenAILLM("m", base_url="http://me:pass[word@gpu1/v1")
+        assert "pass" not in str(raised.value)
+
     def test_a_refused_key_is_told_at_once(self, scripted: Scripted, connect: Connect) -> None:
         scripted.models = error(401, "wrong key")
         with pytest.raises(EngineUnwell, match="401 wrong key"):
