@@ -24,6 +24,9 @@ def write_private(path: Path, text: str, what: str) -> None:
     """
     draft: Path | None = None
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # Whatever is renamed to the name of a device (/dev/stdout, say) takes its place, for all processes.
+            raise ConfigurationError(f"{what} {str(path)!r} cannot be written: what is there is no file")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         draft = Path(name)
         with os.fdopen(handle, "w") as file:

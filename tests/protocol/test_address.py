@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -220,6 +221,15 @@ def test_a_file_that_cannot_be_replaced_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written: Is a directory"):
         write_connection_file(path, Connection("tcp://127.0.0.1:7000"))
 
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="pipe' cannot be written: what is there is no file"):
+        write_connection_file(path, Connection("tcp://127.0.0.1:7000"))
+    assert path.is_fifo()
     assert list(tmp_path.iterdir()) == [path]
 
 
