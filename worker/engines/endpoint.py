@@ -21,7 +21,7 @@ from ...protocol.errors import ConfigurationError, EngineUnwell
 from ..secret import hide_login
 from .answer import Answer, Choice, counts_of
 from .attempt import Attempts
-from .fault import CANARY_TIMEOUT_S, Blame, sentence_of
+from .fault import CANARY_TIMEOUT_S, Blame, said, sentence_of
 from .key import Key
 from .limiter import Limiter
 
@@ -156,8 +156,18 @@ class Endpoint:
             found = await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
         answer = read_answer(found)
         if answer is None:
-            raise ValueError(f"answered with something that is no completion: {found}")
+            raise ValueError(f"answered with something that is no completion: {_without_completion(found)}")
         return answer
+
+
+def _without_completion(found: object) -> str:
+    """What a server has sent in place of a completion. What may be one in another form is named, but not repeated."""
+    error: object = getattr(found, "error", None)
+    if error is not None:
+        return said({"error": error})
+    if isinstance(found, str):
+        return found if found.lstrip().startswith("<") else "a text that is no JSON"
+    return "choices without a text" if getattr(found, "choices", None) else "JSON without choices"
 
 
 def read_answer(answer: object) -> Answer | None:

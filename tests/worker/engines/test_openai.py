@@ -524,6 +524,25 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("reply", "sentence"),
         [
+            (Reply({"choices": [{"message": {"content": [{"text": "a dream"}]}}]}), "choices without a text"),
+            (Reply('data: {"choices": [{"delta": {"content": "a dream"}}]}', type="text/event-stream"), "a text"),
+            (Reply([{"generated_text": "a dream"}]), "JSON without choices"),
+            (Reply({"error": {"message": "filtered", "code": 403}}), "filtered"),
+            (Reply("<html>Welcome to nginx</html>", type="text/html"), "<html>Welcome to nginx"),
+        ],
+        ids=["a list of parts", "a stream", "a list", "an error", "a page"],
+    )
+    def test_what_may_be_a_completion_in_another_form_is_not_repeated(
+        self, scripted: Scripted, connect: Connect, reply: Reply, sentence: str
+    ) -> None:
+        scripted.answer = lambda body: reply
+        with pytest.raises(EngineUnwell, match=f"answered with something that is no completion: {sentence}") as raised:
+            connect().generate_row(row())
+        assert "dream" not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("reply", "sentence"),
+        [
             (Reply({"message": "old vllm", "object": "error"}, 404), "404 old vllm"),
             (Reply({"detail": "Not Found"}, 404), "404 Not Found"),
             (Reply("<html>\n  <b>Bad</b>\n</html>", 502, "text/html"), "502 <html> <b>Bad</b> </html>"),
