@@ -215,7 +215,11 @@ class Machine:
         if idle := next((one for one in stale if one.state is not State.READY), None):
             return self._let_go(idle, now)
         if len(mine) < service.replicas:
-            return self._add(service, now)
+            if self._add(service, now):
+                return True
+            # Without this, each look would take one old replica more away, while one still makes room.
+            if any(one.state is State.DRAINING and one.gpus for one in self.processes):
+                return False
         if not stale:
             return len(mine) > service.replicas and self._let_go(_least(current), now)
         # Rolling: one after the other, and the next when the new one is ready, so that somebody serves at all times.

@@ -155,6 +155,18 @@ def test_where_no_gpu_is_free_an_old_one_makes_room_and_the_others_serve() -> No
     assert host.machine.is_settled
 
 
+def test_replicas_that_are_to_share_the_gpus_of_an_old_one_have_it_make_room() -> None:
+    host = Host(llm(gpus=2), gpus="01")
+    host.ready("a-1")
+    host.news()
+    host.want(llm(replicas=2, gpus=1), gpus="01")
+    assert host.news() == ["drain a-1"]
+    host.end("a-1")
+    assert host.news() == ["start a-1", "start a-2"]
+    host.ready("a-1", "a-2")
+    assert host.machine.is_settled
+
+
 def test_a_replacement_that_never_serves_leaves_the_old_ones_alone() -> None:
     host = Host(llm("a", 2))
     host.ready("a-1", "a-2")
