@@ -28,6 +28,7 @@ from ..protocol.errors import (
 )
 from ..protocol.frames import Payload
 from ..protocol.messages import Outcome
+from ..tasks.base import text_of
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from .ahead import Ahead
 from .draw import Draw
@@ -220,7 +221,7 @@ class Call:
                 return
             except Exception as raised:  # it may be torn down
                 error = raised
-        told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, str(error))
+        told = error if isinstance(error, GenpoolError) else RemoteError(type(error).__name__, text_of(error))
         failed = rows.split() if isinstance(rows, Run) else rows
         for row in failed:
             row.ending = told
@@ -603,7 +604,7 @@ class Call:
     def _raised(self, share: Share, error: BaseException) -> RemoteError:
         if isinstance(error, GenpoolError):
             return self._local_error(self._voices[share.at], error)
-        return RemoteError(type(error).__name__, str(error), llm=self._voices[share.at].llm_name)
+        return RemoteError(type(error).__name__, text_of(error), llm=self._voices[share.at].llm_name)
 
     # What becomes of the shares of LLMs that nobody serves.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..protocol.content import pack_each, pack_row
 from ..protocol.errors import GenpoolError, RowError
 from ..protocol.messages import LLMInfo
-from ..tasks.base import missing_arguments
+from ..tasks.base import missing_arguments, text_of
 from ..tasks.prompt import to_wire
 from .record import Record
 from .row import Row
@@ -131,5 +131,5 @@ class Maker:
         # A task is user code: what it raises is this row's failure, and no other's.
         except Exception as error:
             raise RowError(
-                f"the task made no prompt of input {record.number}: {type(error).__name__}: {error}"
+                f"the task made no prompt of input {record.number}: {type(error).__name__}: {text_of(error)}"
             ) from error

@@ -151,6 +151,14 @@ def known_wishes(wishes: object, known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in cast(Mapping[str, Any], wishes).items() if name in known}
 
 
+def text_of(error: BaseException) -> str:
+    """What ``error`` says; a user's exception may be unable to, and then it is ""."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def describe(task: TaskLike) -> dict[str, Any]:
     """A task by its names, for those who do not have it: ``name``, ``input_args_names``, ``output_args_names``.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
-from .base import TaskLike
+from .base import TaskLike, text_of
 
 log = logging.getLogger("genpool.tasks")
 
@@ -66,6 +66,6 @@ def parsed_output(task: TaskLike, raw: Any, given: Any = None) -> Any:
             "%s.parse_output raised %s: %s; the output keeps its text and has no parsed part",
             type(task).__name__,
             type(error).__name__,
-            error,
+            text_of(error),
         )
         return None

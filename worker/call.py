@@ -20,7 +20,7 @@ from ..protocol.content import WISHES, Failure, pack, pack_each, pack_failure, u
 from ..protocol.errors import DecodeError, EngineDead, EngineUnwell, RowError
 from ..protocol.frames import Payload
 from ..protocol.messages import Outcome, RowKind
-from ..tasks.base import TaskLike, known_wishes, lacking_inputs
+from ..tasks.base import TaskLike, known_wishes, lacking_inputs, text_of
 from ..tasks.output import LLMOutput, empty_output, tokens_told
 from ..tasks.rendered import RenderedPromptTask
 from .llm import LLM, RowCall, are_plain
@@ -311,11 +311,8 @@ def make_room(error: BaseException) -> None:
 
 
 def message_of(error: BaseException) -> str:
-    """What it says, without secrets; a user's exception may be unable to."""
-    try:
-        return redacted(str(error))
-    except Exception:
-        return ""
+    """What it says, without secrets."""
+    return redacted(text_of(error))
 
 
 def traceback_of(error: BaseException) -> str:

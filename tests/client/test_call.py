@@ -67,6 +67,13 @@ class Run:
         return [output["raw_output"] for output in record.outputs]
 
 
+class WordlessError(Exception):
+    """A user's exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise AttributeError("no words")
+
+
 class Shout(Task):
     """A task whose prompts and answers cannot be mistaken for anybody else's."""
 
@@ -83,11 +90,15 @@ class Shout(Task):
     def generate_prompt(self, input: str) -> Any:
         if input == "unspeakable":
             raise KeyError("no words")
+        if input == "wordless":
+            raise WordlessError
         if input == "number":
             return 7
         return [{"role": "user", "content": input}] if input == "chat" else Prompt(self.system_prompt, input)
 
     def parse_output(self, output: str) -> dict[str, str]:
+        if "gasp" in output:
+            raise WordlessError
         if "mumble" in output:
             raise ValueError("cannot be read")
         return {"shout": output.upper()}
@@ -360,7 +371,9 @@ def test_a_task_here_makes_the_prompts_and_reads_the_completions() -> None:
     ]
 
 
-@pytest.mark.parametrize(("text", "told"), [("unspeakable", "KeyError: 'no words'"), ("number", "not int")])
+@pytest.mark.parametrize(
+    ("text", "told"), [("unspeakable", "KeyError: 'no words'"), ("wordless", "WordlessError: "), ("number", "not int")]
+)
 def test_a_task_that_makes_no_prompt_fails_its_row_alone(text: str, told: str) -> None:
     run = Run(settings(2), task=Shout())
     records = run.over(inputs(text, "hello"))
@@ -371,26 +384,34 @@ def test_a_task_that_makes_no_prompt_fails_its_row_alone(text: str, told: str) -
     assert records[1].failure is None
 
 
-def test_a_completion_that_cannot_be_read_keeps_its_text(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("text", "told"), [("mumble", "cannot be read"), ("gasp", "raised WordlessError: ;")])
+def test_a_completion_that_cannot_be_read_keeps_its_text(
+    text: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = Run(settings(2), task=Shout())
-    (record,) = run.over(inputs("mumble")).values()
+    (record,) = run.over(inputs(text)).values()
     assert record.failure is None
     assert [output["parsed_output"] for output in record.outputs] == [None, None]
-    assert all("mumble" in output["raw_output"] for output in record.outputs)
-    assert "cannot be read" in caplog.text
+    assert all(text in output["raw_output"] for output in record.outputs)
+    assert told in caplog.text
 
 
-def test_a_task_that_would_end_the_program_ends_its_row_alone() -> None:
+class WordlessExit(SystemExit):
+    __str__ = WordlessError.__str__
+
+
+@pytest.mark.parametrize("error", [SystemExit, WordlessExit])
+def test_a_task_that_would_end_the_program_ends_its_row_alone(error: type[BaseException]) -> None:
     class Exits(Shout):
         def parse_output(self, output: str) -> Any:
             if "bad" in output:
-                raise SystemExit(3)
+                raise error
             return output
 
     run = Run(settings(2), task=Exits())
     records = run.over(inputs("bad", "good"))
     assert records[0].failure is not None
-    assert records[0].failure.type_name == "SystemExit"
+    assert records[0].failure.type_name == error.__name__
     assert records[1].failure is None
 
 
