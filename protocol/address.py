@@ -49,6 +49,8 @@ def resolve(broker: str | None) -> str:
     Raises:
         ConfigurationError: says what is wrong with it, or with the key file that ``$GENPOOL_KEYS`` names.
     """
+    if broker is not None and not isinstance(cast(object, broker), str):
+        raise ConfigurationError(f"a broker's address, or the path of its connection file, is a text: got {broker!r}")
     given = broker or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ADDRESS
     addresses = [_resolved(one) for one in split(given)]
     twice = [address for at, address in enumerate(addresses) if address in addresses[:at]]

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,14 @@ def test_anything_else_is_an_error_that_says_what_to_give(address: str, complain
 
     assert complaint in str(caught.value)
     assert repr(address) in str(caught.value)
+
+
+@pytest.mark.parametrize("broker", [Path("run/broker.json"), b"gpu1:5555", 5555], ids=["path", "bytes", "port"])
+def test_an_address_is_a_text(broker: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(broker)
+
+    assert f"is a text: got {broker!r}" in str(caught.value)
 
 
 # What a broker may bind.
