@@ -11,7 +11,7 @@ from ..protocol.address import resolve
 from ..protocol.errors import Closed, ConfigurationError, UnknownLLM
 from ..protocol.messages import LLMInfo
 from ..protocol.printable import printable
-from ..tasks.base import same_task
+from ..tasks.base import require_task, same_task
 from .generator import CallOptions, Generator, Outputs, Progress
 from .link import leave, link_to, step
 from .process_llm import ProcessLLM
@@ -63,13 +63,16 @@ class LLMPool(Generator):
 
         Raises:
             ConfigurationError: for fewer than two LLMs, or when ``broker`` is no address or ``wait_s`` no time.
+            TypeError: when the task lacks a method.
         """
         if llms is not None:
-            if isinstance(llms, str):
-                raise ConfigurationError(f"`llms` must be a list of names, not the text {llms!r}")
+            if isinstance(llms, str) or not isinstance(cast(object, llms), Iterable):
+                raise ConfigurationError(f"`llms` must be a list of names, and is {llms!r}")
             return cls(
                 [ProcessLLM.connect(one, broker, task, wait_s=wait_s) if isinstance(one, str) else one for one in llms]
             )
+        if task is not None:
+            require_task(task)
         pool = cls.__new__(cls)
         pool._llms = None
         pool._begin()

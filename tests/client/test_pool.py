@@ -137,10 +137,16 @@ def test_connect_takes_names_and_llms() -> None:
     assert [llm.llm_name for llm in pool.llms] == ["a", "mine"]
 
 
-@pytest.mark.parametrize("llms", ["ab", ["a"], ["a", ""], ["a", 7]])
+@pytest.mark.parametrize("llms", ["ab", ["a"], ["a", ""], ["a", 7], 7, ProcessLLM.connect("a")])
 def test_connect_with_what_makes_no_pool(llms: Any) -> None:
     with pytest.raises(ConfigurationError):
         LLMPool.connect(llms)
+
+
+@pytest.mark.parametrize("llms", [None, ["a", "b"]], ids=["all", "named"])
+def test_connect_with_what_is_no_task(llms: Any) -> None:
+    with pytest.raises(TypeError, match=r"not the class TextGenerationTask: use TextGenerationTask\(\)"):
+        LLMPool.connect(llms, task=TextGenerationTask)
 
 
 def test_a_pool_describes_itself(pool: LLMPool) -> None:
