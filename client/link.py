@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -50,7 +51,13 @@ def step() -> threading.Lock:
 
 
 def link_to(address: str) -> Link:
-    """The link of this process to the broker at ``address``, opened for its first user. Give it back with ``leave``."""
+    """The link of this process to the broker at ``address``, opened for its first user. Give it back with ``leave``.
+
+    Raises:
+        Closed: the interpreter is ending, as for a ``__del__`` that is called so late.
+    """
+    if sys.is_finalizing():
+        raise Closed("the interpreter is ending")  # it would wait for ever for a thread to start
     with _lock:
         link = _links.get(address)
         if link is None or not link.is_open:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -323,6 +325,26 @@ def test_a_defect_ends_all_rows_and_the_next_user_gets_a_new_link(
     leave(other)
     leave(link)
     assert "ZeroDivisionError" in caplog.text
+
+
+_LATE = """
+from genpool import ProcessLLM
+
+class Late:
+    llm = ProcessLLM.connect("a", "127.0.0.1:5555")
+
+    def __del__(self):
+        self.llm.start()
+
+late = Late()
+"""
+
+
+def test_who_is_deleted_while_the_interpreter_ends_opens_nothing() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _LATE], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+    assert "Closed: the interpreter is ending" in ended.stderr
 
 
 def test_an_unknown_llm_is_told_to_the_owner(broker: HandBroker, link: Link) -> None:
