@@ -14,7 +14,7 @@ import logging
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -193,11 +193,12 @@ class LLM(ABC):
             A list per input, in their order, of ``num_generations`` outputs; with threads, a Future of that.
 
         Raises:
-            ConfigurationError: ``num_generations`` is below 1.
+            ConfigurationError: ``num_generations`` is below 1, or ``inputs`` are no list.
             Closed: after ``close()``.
             RowError: ``_generate`` returned fewer or more outputs than it was asked for.
         """
         _require_positive("num_generations", num_generations)
+        _require_list(inputs)
         if self._is_closed:
             raise self._closed()
         invalid = self._find_invalid(inputs)
@@ -344,6 +345,14 @@ def are_plain(rows: list[Any], count: int, num_generations: int) -> bool:
 def _require_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"`{name}` must be a whole number of at least 1, not {value!r}.")
+
+
+def _require_list(inputs: object) -> None:
+    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Sized) or not isinstance(inputs, Iterable):
+        raise ConfigurationError(
+            f"`inputs` must be a list of dicts, one for each row, and is a {type(cast(object, inputs)).__name__}: "
+            "write [{'input': …}] for a single one"
+        )
 
 
 def _require_format(name: str) -> None:

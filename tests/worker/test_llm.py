@@ -159,6 +159,14 @@ def test_num_generations_below_one(llm: EchoLLM, number: Any) -> None:
         llm.generate(inputs("a"), num_generations=number)
 
 
+@pytest.mark.parametrize(
+    "given", [{"input": "x"}, "text", b"bytes", 7, None, iter([{"input": "x"}])], ids=lambda given: type(given).__name__
+)
+def test_inputs_that_are_no_list(llm: EchoLLM, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"`inputs` must be a list of dicts.*: write \[\{'input': …\}\]"):
+        llm.generate(given)
+
+
 def test_an_engine_error_reaches_the_caller(llm: EchoLLM) -> None:
     def fail(texts: list[str]) -> None:
         if "b" in texts:
