@@ -106,6 +106,7 @@ class Generator(ABC):
             ConfigurationError: for arguments that cannot be used (it is a ValueError).
             Closed: after ``teardown()``.
         """
+        _require_callable(progress_callback_func)
         given = list(_as_iterable(inputs))
         voices = self._voices()
         settings = _settings(voices, num_generations, options)
@@ -185,6 +186,7 @@ class Generator(ABC):
         shared: Callable[[Record, Share, Ending], None] | None = None,
     ) -> Callable[[Callable[[list[Record]], None]], Call]:
         """Check the arguments now, and make the Call when the iteration starts (and its timeout with it)."""
+        _require_callable(progress)
         voices = self._voices()
         _settings(voices, num_generations, options)
         return lambda finished: Call(voices, _settings(voices, num_generations, options), finished, progress, shared)
@@ -267,6 +269,11 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         lost_after_s=_seconds("lost_after_s", options.get("lost_after_s")) or LOST_AFTER_S,
         hedge=_hedge(options.get("hedge")),
     )
+
+
+def _require_callable(progress: object) -> None:
+    if progress is not None and not callable(progress):
+        raise ConfigurationError(f"`progress_callback_func` must be a function, and is {progress!r}")
 
 
 def _choice(name: str, value: Any, usual: str, *others: str) -> str:

@@ -338,6 +338,13 @@ def test_numbers_of_generations_that_cannot_be_asked_for(pool: LLMPool, link: Fa
     assert link.rows == []
 
 
+def test_progress_that_cannot_be_called(pool: LLMPool, link: FakeLink) -> None:
+    for call in (pool.generate, pool.submit, pool.stream, pool.astream, pool.llms[0].generate):
+        with pytest.raises(ConfigurationError, match="`progress_callback_func` must be a function, and is True"):
+            call(inputs("x"), 1, True)  # pyright: ignore[reportArgumentType]
+    assert link.rows == []
+
+
 @pytest.mark.parametrize("endless", [float("inf"), 10**400, 1e300], ids=["inf", "int", "float"])
 def test_a_time_without_an_end_is_as_long_as_a_timer_takes(
     pool: LLMPool, link: FakeLink, monkeypatch: pytest.MonkeyPatch, endless: float
