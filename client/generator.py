@@ -86,7 +86,7 @@ class Generator(ABC):
         """Start generating and return at once.
 
         Only where an input holds what cannot be carried, and no broker has told yet whether the task reads it, is that
-        waited for, as long as ``connect`` says.
+        waited for, as long as ``connect`` and ``timeout`` say.
 
         Args:
             inputs: a dict of the task's arguments for each.

@@ -32,7 +32,7 @@ class Voice(Protocol):
     def wait_s(self) -> float: ...
     @property
     def arguments(self) -> list[str] | None: ...
-    def learn_arguments(self) -> list[str] | None: ...
+    def learn_arguments(self, deadline: float | None = None) -> list[str] | None: ...
     @property
     def info(self) -> LLMInfo | None: ...
     def submit_rows(self, rows: list[Row] | Run) -> None: ...
@@ -40,10 +40,14 @@ class Voice(Protocol):
 
 
 class Maker:
-    """Makes what one LLM's rows carry, for as long as what the broker says of it, ``info``, stays the same."""
+    """Makes what one LLM's rows carry, for as long as what the broker says of it, ``info``, stays the same.
 
-    def __init__(self, voice: Voice, task: Any | None, info: LLMInfo | None) -> None:
+    ``deadline`` is the call's.
+    """
+
+    def __init__(self, voice: Voice, task: Any | None, info: LLMInfo | None, deadline: float | None) -> None:
         self.voice = voice
+        self._deadline = deadline
         self.info = info
         self._task = task
         self._arguments = voice.arguments
@@ -82,7 +86,7 @@ class Maker:
         if not self._was_asked:
             self._was_asked = True
             with suppress(GenpoolError):  # without a broker, say, the row fails for what it is
-                self._arguments = self.voice.learn_arguments()
+                self._arguments = self.voice.learn_arguments(self._deadline)
         return self._arguments is not None
 
     def payloads(self, inputs: Sequence[Any], most_bytes: int) -> list[bytes] | None:

@@ -242,14 +242,14 @@ class ProcessLLM(Generator):
         names = info.task.get("input_args_names") if info else None
         return None if names is None else [str(name) for name in names]
 
-    def learn_arguments(self) -> list[str] | None:
-        """``arguments``, which are waited for; None where the LLM has told none.
+    def learn_arguments(self, deadline: float | None = None) -> list[str] | None:
+        """``arguments``, which are waited for, until ``deadline`` at most; None where the LLM has told none.
 
         Raises:
             UnknownLLM, NoBroker: when there was none within the time that ``connect`` was given.
         """
         if self.arguments is None:
-            self._wait_for_info(lambda info: info)
+            self._wait_for_info(lambda info: info, deadline)
         return self.arguments
 
     def link(self) -> Link:
@@ -287,12 +287,14 @@ class ProcessLLM(Generator):
         pid, link = self._link_of or (0, None)
         return link if pid == own_pid() else None
 
-    def _wait_for_info(self, question: Callable[[LLMInfo], LLMInfo | None]) -> LLMInfo:
+    def _wait_for_info(self, question: Callable[[LLMInfo], LLMInfo | None], deadline: float | None = None) -> LLMInfo:
         """Wait until the broker knows this LLM and ``question`` is answered."""
         link = self.link()
         timeout_s = min(self._wait_s, _LOAD_TIMEOUT_S)
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
+        end = time.monotonic() + timeout_s
+        if deadline is not None:
+            end = min(end, deadline)
+        while (left := end - time.monotonic()) > 0:
             if self._local is not None and self._local.failure is not None:
                 raise self._local.failure
             # In slices, because the end of a local loader is not the broker's news.

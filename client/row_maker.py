@@ -120,7 +120,7 @@ class RowMaker:
         """The maker for the LLM at this position, as it is now."""
         maker, info = self._makers.get(at), self._voices[at].info
         if maker is None or maker.info is not info:
-            maker = self._makers[at] = Maker(self._voices[at], self._tasks[at], info)
+            maker = self._makers[at] = Maker(self._voices[at], self._tasks[at], info, self._settings.deadline)
         return maker
 
     def _payload_before(self, record: Record, place: int) -> bytes | None:

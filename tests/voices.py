@@ -138,7 +138,7 @@ class FakeVoice:
         self.wait_s = wait_s
         self.fake = link
 
-    def learn_arguments(self) -> list[str] | None:
+    def learn_arguments(self, deadline: float | None = None) -> list[str] | None:
         self.was_waited_for += 1
         self.arguments = self.learns
         return self.arguments

@@ -21,7 +21,15 @@ from genpool.client import process_llm as llm_module
 from genpool.client.process_llm import RemoteTask
 from genpool.client.row import Ending
 from genpool.client.seconds import LONGEST_S
-from genpool.protocol.errors import Closed, ConfigurationError, Expired, GenerationError, GenpoolError, UnknownLLM
+from genpool.protocol.errors import (
+    Closed,
+    ConfigurationError,
+    Expired,
+    GenerationError,
+    GenpoolError,
+    NoBroker,
+    UnknownLLM,
+)
 from genpool.protocol.messages import Outcome
 
 TOO_FEW = (
@@ -368,6 +376,27 @@ def test_a_wait_that_is_no_time(wait_s: Any) -> None:
 
 def test_a_wait_without_an_end(link: FakeLink) -> None:
     assert LLMPool.connect(["a", "b"], wait_s=float("inf")).llms[0].wait_s == LONGEST_S
+
+
+@pytest.mark.parametrize(("timeout", "waited"), [(None, [60.0, 60.0]), (90.0, [60.0, 30.0]), (20.0, [20.0])], ids=str)
+def test_what_a_task_reads_is_waited_for_no_longer_than_the_call_may_take(
+    pool: LLMPool, link: FakeLink, monkeypatch: pytest.MonkeyPatch, timeout: float | None, waited: list[float]
+) -> None:
+    now = 1000.0
+    waits: list[float] = []
+
+    def wait_for(question: Callable[[Any], Any], timeout_s: float) -> Any:
+        nonlocal now
+        now += timeout_s
+        waits.append(timeout_s)
+        raise NoBroker
+
+    link.fleet = None
+    monkeypatch.setattr(link, "wait_for", wait_for)
+    monkeypatch.setattr(llm_module.time, "monotonic", lambda: now)
+    with pytest.raises(ValueError, match="a value of type object"):
+        pool.generate([{"input": "x", "odd": object()}], 2, timeout=timeout)
+    assert waits == waited
 
 
 @pytest.mark.parametrize(("hedge", "factor"), [(None, 0.0), (False, 0.0), (True, 3.0), (2, 2.0), (1.5, 1.5)])
