@@ -115,7 +115,9 @@ class Call:
         self._progress = progress
         self._shared = shared
         self._finished_alike = finished_alike
-        self._lock = threading.Lock()
+        # Reentrant, for where something is allocated under it, the garbage collector may close a stream that nobody has
+        # any more, which cancels this call in the midst of that step.
+        self._lock = threading.RLock()
         self._records: dict[int, Record] = {}
         self._parts: dict[int, BegunPart] = {}  # by the index of the first input
         self._draw = Draw(voices, settings)
@@ -435,7 +437,7 @@ class Call:
             self._ahead.under_way[at] -= len(outputs)
             finished = part.end(run.place, first, outputs)
             if not part.left:
-                del self._parts[run.start]
+                self._parts.pop(run.start, None)
         for start, own in finished:
             self._finished_alike(start, own)
         return True
@@ -454,7 +456,7 @@ class Call:
                 record.shares[row.place].row = row
                 part.left -= 1
                 if not part.left:
-                    del self._parts[start]
+                    self._parts.pop(start, None)
 
     def _take_in(self, rows: list[Row]) -> None:
         if self._parts:
@@ -505,7 +507,7 @@ class Call:
                 under_way[share.at] -= 1
                 record.pending -= 1
                 if not record.pending:
-                    del self._records[row.index]
+                    self._records.pop(row.index, None)
                     finished.append(record)
         self._tell_finished(finished)
 

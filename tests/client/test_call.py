@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import datetime
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -428,6 +429,36 @@ def test_cancel_withdraws_what_has_not_ended_and_nothing_is_told_any_more() -> N
         asked.tell(echo(asked))
     assert run.records == []
     assert sum(run.advances) == 1
+
+
+class Collecting(defaultdict[int, int]):
+    """Counts that a call writes under its lock. At one such step, the garbage collector closes the call's stream."""
+
+    def __init__(self, call: Call, step: int) -> None:
+        super().__init__(int, {0: 0})
+        self._call, self._step = call, step
+
+    def __setitem__(self, at: int, count: int) -> None:
+        super().__setitem__(at, count)
+        self._step -= 1
+        if not self._step:
+            self._call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("draw_each_row", "step", "sent"), [(False, 1, 0), (False, 2, 2), (True, 1, 0), (True, 3, 2)], ids=str
+)
+def test_a_call_may_be_cancelled_in_the_midst_of_its_own_steps(draw_each_row: bool, step: int, sent: int) -> None:
+    run = Run(settings(weights=[1.0, 0.0], draw_each_row=draw_each_row), FakeLink(lambda asked: None))
+    call = Call(run.voices, run.settings, run.records.extend)  # which no progress is told of
+    call._ahead.under_way = Collecting(call, step)
+    call.begin(0, inputs("x", "y"))
+    for asked in run.link.rows:
+        asked.row.ending = echo(asked)
+    call.ended([asked.row for asked in run.link.rows])
+    assert len(run.link.rows) == sent
+    assert len(run.link.withdrawn) == sent
+    assert not call._records
 
 
 def test_nothing_begins_after_a_cancel() -> None:
