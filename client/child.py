@@ -37,8 +37,9 @@ _PATIENCE_S = 5.0
 _children: weakref.WeakSet[Child] = weakref.WeakSet()
 
 # Held while a child is started: nothing is started once stopping was decided, and a fork in another thread never
-# copies a lifeline that nobody knows of yet, which would keep the child alive after us.
-_starting = threading.Lock()
+# copies a lifeline that nobody knows of yet, which would keep the child alive after us. Reentrant, for the garbage
+# collector may stop another child in the midst of a start: see link.py.
+_starting = threading.RLock()
 
 
 class Child:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -35,8 +36,12 @@ log = logging.getLogger("genpool.client")
 T = TypeVar("T")
 
 _links: dict[str, Link] = {}
-_lock = threading.Lock()
-_step = threading.Lock()
+
+# Reentrant, for what is allocated under them may have the garbage collector tear down another pool: by a `with` block
+# in a generator that nobody has any more, or by somebody's ``__del__``.
+_lock = threading.RLock()
+_step = threading.RLock()
+
 _pid = os.getpid()
 
 
@@ -45,7 +50,7 @@ def own_pid() -> int:
     return _pid
 
 
-def step() -> threading.Lock:
+def step() -> AbstractContextManager[object]:
     """A lock for short steps of any LLM or pool. A forked child has another, whoever has this one in its parent."""
     return _step
 
@@ -255,7 +260,7 @@ def _close_all() -> None:
 def _forget_all() -> None:
     """In a forked child: the parent's threads and sockets are not there."""
     global _lock, _step, _pid  # noqa: PLW0603
-    _lock, _step = threading.Lock(), threading.Lock()
+    _lock, _step = threading.RLock(), threading.RLock()
     _pid = os.getpid()
     _links.clear()
 

@@ -58,6 +58,22 @@ def family() -> Iterator[Family]:
         one.stop()
 
 
+def test_another_child_may_be_stopped_in_the_midst_of_a_start(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = family.start("sock.recv(1)")
+
+    class Collecting(subprocess.Popen[bytes]):
+        """While it is started, the garbage collector finds the other child."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            other.ask_to_stop()
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(module.subprocess, "Popen", Collecting)
+    family.start("say(b'up')")
+    assert family.heard.get(timeout=LIMIT_S) == b"up"
+    until(lambda: not is_alive(other.pid))
+
+
 def test_greeting_is_read_and_what_is_said_is_heard(family: Family) -> None:
     text = b"x" * 1_000_000
     family.start(READ_ALL, [b"one", text])

@@ -14,6 +14,8 @@ from fleet import PATIENCE_S, until
 from voices import info
 from wire import HandBroker
 
+from genpool import ProcessLLM
+from genpool.client import link as link_module
 from genpool.client.link import Link, leave, link_to
 from genpool.client.row import Ending, Row, RowSpec
 from genpool.client.run import Run
@@ -325,6 +327,25 @@ def test_a_defect_ends_all_rows_and_the_next_user_gets_a_new_link(
     leave(other)
     leave(link)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_another_llm_may_be_torn_down_in_the_midst_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = ProcessLLM.connect("a", "127.0.0.1:5555"), ProcessLLM.connect("a", "127.0.0.1:5556")
+
+    class Collecting(Link):
+        """While it is made, the garbage collector finds the other LLM."""
+
+        def __init__(self, address: str) -> None:
+            other.teardown()
+            super().__init__(address)
+
+    other.start()
+    monkeypatch.setattr(link_module, "Link", Collecting)
+    one.start()
+    assert one.link().is_open
+    one.teardown()
+    with pytest.raises(Closed):
+        other.start()
 
 
 _LATE = """
