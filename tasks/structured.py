@@ -92,7 +92,9 @@ class StructuredTask(Task):
         if isinstance(self.schema, type):
             model: Any = self.schema
             # By way of JSON, for a model may take a text for a date there, and by no other way.
-            return model.model_validate_json(json.dumps(value)).model_dump(mode="json", by_alias=True)
+            read = model.model_validate_json(json.dumps(value)).model_dump(mode="json", by_alias=True)
+            # A model may write other names than it reads, or leave some out.
+            return read if _fits(model, read) else value
         return _fitting(value, self._json_schema)
 
 
@@ -113,6 +115,14 @@ def _json_schema(schema: object) -> Mapping[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"`schema` is no JSON Schema: {error}.") from error
     return found
+
+
+def _fits(model: Any, value: Any) -> bool:
+    try:
+        model.model_validate_json(json.dumps(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _fitting(value: Any, schema: Mapping[str, Any]) -> Any:

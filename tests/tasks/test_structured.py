@@ -102,6 +102,21 @@ def test_a_model_gives_plain_json_that_makes_it_again() -> None:
     assert Person.model_validate(value).born == datetime.date(2001, 2, 3)
 
 
+class Renamed(BaseModel):
+    name: str = Field(serialization_alias="Name")
+
+
+class Reticent(BaseModel):
+    name: str
+    age: int = Field(exclude=True)
+
+
+@pytest.mark.parametrize("model", [Renamed, Reticent])
+def test_a_model_that_writes_something_else_than_it_reads_gives_what_makes_it_again(model: Any) -> None:
+    value = StructuredTask(model).parse_output(json.dumps(ANN))["generations"]
+    assert model.model_validate(value) == model.model_validate(ANN)
+
+
 def test_a_schema_need_not_be_of_an_object() -> None:
     assert StructuredTask({"enum": ["red", "blue"]}).parse_output('"red"') == {"generations": "red"}
     assert StructuredTask({"type": "array"}).parse_output("Here: [1, 2]") == {"generations": [1, 2]}
