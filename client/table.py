@@ -82,6 +82,8 @@ def generate_dataset(
         ConfigurationError: for arguments that cannot be used, and for an ``output`` that is another run's.
         GenpoolError: when too many rows have failed, or they cannot be written; with ``output``, nothing is lost by it.
     """
+    if not isinstance(cast(object, llm), (LLMPool, ProcessLLM)):
+        raise ConfigurationError(f"`llm` must be an LLMPool or a ProcessLLM, and is {llm!r}")
     unknown = set(options) - set(DatasetOptions.__annotations__)
     if unknown:
         known = ", ".join(sorted(DatasetOptions.__annotations__))

@@ -88,6 +88,12 @@ def test_what_is_no_dataset_is_refused(pool: LLMPool, given: Any) -> None:
         generate_dataset(pool, given)
 
 
+@pytest.mark.parametrize("llm", ["a", ["a", "b"], None], ids=str)
+def test_what_makes_no_outputs_is_refused(llm: Any) -> None:
+    with pytest.raises(ConfigurationError, match="`llm` must be an LLMPool or a ProcessLLM, and is"):
+        generate_dataset(llm, rows("one"))
+
+
 def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"`output` is a JSONL file, and .*/out.parquet is named otherwise"):
         generate_dataset(pool, [], output=tmp_path / "out.parquet")
