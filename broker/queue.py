@@ -53,10 +53,12 @@ class FairQueue:
 
     def first_rows(self) -> Iterator[Row]:
         """Of each client the row whose turn comes next: none of its others has been in the queue for longer."""
-        for line in self._turns.values():
+        for client, line in list(self._turns.items()):
             self._bury(line)
             if line:
                 yield line[0]
+            else:
+                del self._turns[client]
 
     def take(self, count: int, now: float) -> list[Row]:
         """Up to ``count`` rows, one from each client in turn."""

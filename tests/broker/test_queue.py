@@ -193,6 +193,16 @@ def test_expired_rows_do_not_count_in_a_run() -> None:
     assert names(queue.expired) == ["old"]
 
 
+def test_a_client_whose_rows_are_all_withdrawn_is_forgotten_by_who_looks_for_the_first_rows() -> None:
+    queue = FairQueue()
+    one, other = client("one"), client("other")
+    (gone,) = pushed(queue, one, "a")
+    (waiting,) = pushed(queue, other, "b")
+    queue.withdraw(gone, RowState.GONE)
+    assert list(queue.first_rows()) == [waiting]
+    assert list(queue._turns) == [other]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_whatever_is_pushed_and_withdrawn_each_waiting_row_is_taken_once(seed: int) -> None:
     chance = random.Random(seed)
