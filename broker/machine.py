@@ -640,11 +640,11 @@ class Broker:
     def _ping(self) -> None:
         # A ping's count is of the ledger after all that was said before it.
         self._out.flush_settles()
+        waiting = {name: llm.waiting() for name, llm in self.llms.items()}
         for peer in self.peers.values():
             if isinstance(peer, Worker):
-                llm = self._llm(peer.hello.llm)
                 held = len(peer.executions) if peer.reconciled else None
-                self._out.send_past(peer.id, Ping(held, len(llm.queue) + len(llm.suspects)))
+                self._out.send_past(peer.id, Ping(held, waiting[peer.hello.llm]))
             else:
                 self._out.send_past(peer.id, Ping(None))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ..protocol.limits import MAX_COUNT
 from ..protocol.messages import (
@@ -240,6 +241,15 @@ class LLM:
         """Whether nobody serves it or waits for it, and nobody has served it since then, or ever."""
         is_idle = not self.workers and not len(self.queue) and not self.suspects
         return is_idle and (self.unserved_since <= unserved_since or not self.announced)
+
+    def waiting(self) -> int:
+        """How many rows wait: none where all are of clients that must read on before.
+
+        Else workers would keep free places for them, which rows at other brokers could have.
+        """
+        rows = chain(self.queue.first_rows(), self.suspects)
+        is_any = any(row.client is None or not row.client.is_stalled for row in rows)
+        return len(self.queue) + len(self.suspects) if is_any else 0
 
     def waiting_since(self) -> float | None:
         """When the row was submitted that has waited longest; None when none waits."""

@@ -119,7 +119,7 @@ class Ping:
     """Either direction, at every interval: alive, and how many entries the ledger that I write holds now.
 
     None says nothing about a ledger: a worker writes none, and a broker has none before the worker's Hold. To a worker
-    a broker also says how many rows wait there for its LLM.
+    a broker also says how many rows wait there for its LLM, none where all wait for their clients to read on.
     """
 
     held: int | None

@@ -2721,6 +2721,44 @@ def test_answers_for_a_client_that_does_not_read_stay_at_their_workers_up_to_a_l
     assert assigned(bench.tell("worker", grant(8))) == {"worker": ["e", "f"]}
 
 
+def test_workers_hear_of_no_rows_that_wait_for_their_client_to_read_on() -> None:
+    """Else they keep their places for these, and rows at another broker wait for as long."""
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client("slow")
+    bench.client("other")
+    bench.worker(credit=2)
+    bench.tell("slow", submit(*"abcd"))
+    assert waiting(bench) == [2]
+    bench.tell("worker", result(0, 1, credit=2))
+    assert waiting(bench) == [0]
+    bench.tell("other", submit("x"))
+    assert waiting(bench) == [3]
+    bench.tell("slow", Release(ids("a")))
+    bench.tell("other", Release(ids("x")))
+    assert waiting(bench) == [2]
+
+
+def test_workers_hear_of_no_suspects_that_wait_for_their_client_to_read_on() -> None:
+    bench = Bench(replace(SETTINGS, max_unread_bytes=7))
+    bench.client()
+    bench.worker("well", credit=2)
+    bench.tell("client", submit("a", "b"))
+    bench.worker("lost")
+    bench.tell("client", submit("c"))
+    bench.tell("well", result(0, 1, credit=2))
+    bench.end("lost")
+    assert bench.state_of("c") is RowState.SUSPECTED
+    assert waiting(bench) == [0]
+    bench.tell("client", Release(ids("a")))
+    assert waiting(bench) == [1]
+
+
+def waiting(bench: Bench) -> list[int]:
+    """Of how many rows the workers hear that they wait."""
+    pings = [(name, message) for name, message in bench.tick_all(1.0) if isinstance(message, Ping)]
+    return [ping.waiting for name, ping in pings if isinstance(bench.peer(name), Worker)]
+
+
 def test_an_answer_larger_than_the_limit_is_sent_when_it_is_the_only_one() -> None:
     bench = Bench(replace(SETTINGS, max_unread_bytes=7))
     bench.client()
