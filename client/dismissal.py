@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ..protocol.address import resolve
-from ..protocol.errors import NoBroker
+from ..protocol.errors import ConfigurationError, NoBroker
+from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.logs import say
 from ..protocol.messages import Dismiss, PeerInfo, Role
 from ..protocol.printable import plural, printable
@@ -92,11 +93,12 @@ def run_drain(settings: DrainSettings) -> int:
     Raises:
         NoBroker: when there was none within 5 s; one that goes away later is waited for.
         Refused: when the broker will not talk to this client, or take this from it.
-        ConfigurationError: when there is no such worker.
+        ConfigurationError: when there is no such worker, or there can be none.
     """
+    message = Dismiss(Role.WORKER, _name(settings.name), _name(settings.llm))
     link = link_to(settings.broker)
     try:
-        told = link.dismiss(Dismiss(Role.WORKER, settings.name, settings.llm), _BROKER_S)
+        told = link.dismiss(message, _BROKER_S)
         if settings.timeout_s == 0:
             click.echo(f"{_workers(told)} will end with the last of {_rows(told)}: {_names(told)}")
             return 0
@@ -112,13 +114,25 @@ def run_drain(settings: DrainSettings) -> int:
 
 def run_kick(broker: str, name: str) -> int:
     """End a client's session and return the exit code. Raises as ``run_drain`` does."""
+    message = Dismiss(Role.CLIENT, _name(name))
     link = link_to(broker)
     try:
-        told = link.dismiss(Dismiss(Role.CLIENT, name), _BROKER_S)
+        told = link.dismiss(message, _BROKER_S)
     finally:
         leave(link)
     click.echo(f"{_names(told[:1])} was kicked, and {_rows(told)} withdrawn")
     return 0
+
+
+def _name(name: str) -> str:
+    """``name``, if it can be sent: a broker ends the connection of who sends a longer one, and keeps it out at last.
+
+    Raises:
+        ConfigurationError: when it is too long.
+    """
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise ConfigurationError(f"nobody has a name of more than {MAX_NAME_BYTES} bytes: {name[:20]!r}…")
+    return name
 
 
 def _wait(link: Link, workers: Sequence[PeerInfo], timeout_s: float | None) -> list[PeerInfo]:

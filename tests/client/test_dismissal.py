@@ -17,8 +17,9 @@ from noted import began, ended, environment, noted
 
 from genpool import LLMOutput, ProcessLLM
 from genpool.broker.keyring import new_keyring
+from genpool.client.dismissal import DrainSettings, run_drain, run_kick
 from genpool.protocol.address import KEYS
-from genpool.protocol.errors import Refused
+from genpool.protocol.errors import ConfigurationError, Refused
 
 # Says of itself that it is another host.
 HOST = "import os, socket\nsocket.gethostname = lambda: os.environ['HOST_NAME']\n"
@@ -163,6 +164,16 @@ def test_a_client_that_is_not_there_cannot_be_kicked(fleet: Served) -> None:
     done = run(fleet, "kick", "nowhere:1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "genpool: there is no client 'nowhere:1'; there is none at all\n"
+
+
+def test_a_name_that_is_too_long_to_be_sent_is_refused_at_once(tmp_path: Path) -> None:
+    """A broker would end the connection of who sends it, again and again, and then keep the admin's key out."""
+    nowhere, long = f"ipc://{tmp_path}/none", "ü" * 513
+    for name, llm in ((long, ""), ("gpu1", long)):
+        with pytest.raises(ConfigurationError, match="more than 1024 bytes: 'üü"):
+            run_drain(DrainSettings(nowhere, name, llm, None))
+    with pytest.raises(ConfigurationError, match="more than 1024 bytes: 'üü"):
+        run_kick(nowhere, long)
 
 
 def test_with_keys_only_an_admin_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
