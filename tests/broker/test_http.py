@@ -147,6 +147,19 @@ def test_who_hangs_up_or_sends_garbage_is_no_trouble(url: str, caplog: pytest.Lo
     assert not caplog.records
 
 
+def test_who_finds_no_thread_takes_nobodys_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory, or the number of tasks, is short for a while."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(module._MOST_REQUESTS):
+        assert _is_hung_up_on(url)
+    monkeypatch.undo()
+    assert get(url)[0] == 200
+
+
 def test_its_end_waits_for_nobody() -> None:
     LET_GO.clear()
     with serving("tcp://127.0.0.1:0", HANDLERS) as url:
