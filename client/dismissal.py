@@ -80,7 +80,8 @@ def kick(name: str, broker: str | None) -> int:
     """End a client's session for good: its rows are withdrawn, and its calls fail with Refused.
 
     CLIENT is HOST:PID as `genpool status` shows them, or the process id where only one client has it. With keys, only
-    an admin's may do this. To keep a client out, take its key back: a process that is started anew may come in.
+    an admin's may do this. To keep a client out, take its key back: a process that is started anew may come in. Of
+    several brokers, each must be told: a client that one of them has kicked goes on at the next.
 
     Exit codes: 0 done, 2 usage or no such client, 3 no broker, 4 refused.
     """
