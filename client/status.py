@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..protocol.address import resolve
-from ..protocol.errors import NoBroker
+from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker
 from ..protocol.printable import printable
 from .link import Link, leave, link_to
 from .parameter import SECONDS
@@ -82,28 +82,39 @@ def run(settings: StatusSettings) -> int:
     Raises:
         NoBroker: when there was none within the time given; a broker that goes away while it is watched is waited for.
         Refused: when the broker will not talk to this client.
+        ConfigurationError: when standard output is closed or full.
     """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise ConfigurationError("the report cannot be written: standard output is closed")
     link = link_to(settings.broker)
     try:
-        if not settings.watch:
-            report = link.status(settings.timeout_s)
-            console = _console()
-            _print_json(report, indent=2) if settings.as_json else console.print(tables(report, console.width))
-        elif settings.as_json:
-            for report in _reports(link, settings.timeout_s):
-                if not isinstance(report, str):
-                    _print_json(report)
-        else:
-            _draw(_reports(link, settings.timeout_s))
+        _print(link, settings)
     except KeyboardInterrupt:
         if not settings.watch:
             raise
-    except BrokenPipeError:
-        # Whoever read has gone; the interpreter would complain when it flushes at its end.
+    except GenpoolError:  # some are an OSError, too
+        raise
+    except OSError as error:
+        # The interpreter would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # else whoever read has gone
+            raise ConfigurationError(f"the report cannot be written: {error.strerror}") from None
     finally:
         leave(link)
     return 0
+
+
+def _print(link: Link, settings: StatusSettings) -> None:
+    if not settings.watch:
+        report = link.status(settings.timeout_s)
+        console = _console()
+        _print_json(report, indent=2) if settings.as_json else console.print(tables(report, console.width))
+    elif settings.as_json:
+        for report in _reports(link, settings.timeout_s):
+            if not isinstance(report, str):
+                _print_json(report)
+    else:
+        _draw(_reports(link, settings.timeout_s))
 
 
 def _reports(link: Link, timeout_s: float) -> Iterator[Report | str]:

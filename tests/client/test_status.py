@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from echo import Genpool, Start
+import pytest
+from echo import Genpool, Start, command
 from fleet import PATIENCE_S, Fleet
 from rich.console import Console
 
@@ -181,6 +183,30 @@ def test_without_a_broker_it_says_where_and_how_long(genpool: Genpool, tmp_path:
     done = genpool("status", "--broker", address, "--timeout", "0.3")
     assert done.returncode == 3
     assert f"genpool: no broker at {address} within 0.3 s" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "what",
+    [[], ["--json"], ["--watch"], ["--watch", "--json"]],
+    ids=["table", "json", "watched table", "watched json"],
+)
+@pytest.mark.parametrize(
+    ("redirection", "why"),
+    [(">&-", "standard output is closed"), (">/dev/full", "No space left on device")],
+    ids=["closed", "full"],
+)
+def test_a_report_that_cannot_be_written_is_one_sentence(
+    echo_fleet: Fleet, redirection: str, why: str, what: list[str]
+) -> None:
+    asked = command("status", "--broker", echo_fleet.address, *what)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {redirection}', *asked],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == (f"genpool: the report cannot be written: {why}\n", 2)
 
 
 def test_watching_prints_again_and_again_until_a_signal(start: Start) -> None:
