@@ -86,7 +86,7 @@ class Dispatcher:
         for row in group:
             llm.suspects.remove(row)
             row.state = RUNNING
-        self._assign(llm, worker, group, now)
+        self._assign(llm, worker, group, now, are_suspects=True)
         llm.quarantine = worker if group else None
         return llm.quarantine
 
@@ -130,7 +130,7 @@ class Dispatcher:
         if llm.free.pop(worker, worker) is None:
             llm.free[worker] = None
 
-    def _assign(self, llm: LLM, worker: Worker, rows: list[Row], now: float) -> None:
+    def _assign(self, llm: LLM, worker: Worker, rows: list[Row], now: float, *, are_suspects: bool = False) -> None:
         """Send rows to a worker, as runs of neighbours that may share an engine call, in messages of bounded size."""
         runs: list[AssignRun] = []
         size = 0
@@ -138,7 +138,7 @@ class Dispatcher:
             if runs and size + run_size > self._limits.target_message_bytes:
                 self._outgoing.send(worker, Assign(runs))
                 runs, size = [], 0
-            runs.append(self._assign_run(worker, run, now))
+            runs.append(self._assign_run(worker, run, now, are_suspects=are_suspects))
             size += run_size
         if runs:
             self._outgoing.send(worker, Assign(runs))
@@ -164,7 +164,7 @@ class Dispatcher:
         if run:
             yield run, size
 
-    def _assign_run(self, worker: Worker, rows: list[Row], now: float) -> AssignRun:
+    def _assign_run(self, worker: Worker, rows: list[Row], now: float, *, are_suspects: bool = False) -> AssignRun:
         spec = rows[0].spec
         latest, charged = spec.deadline, 0
         ids: list[bytes] = []
@@ -186,6 +186,7 @@ class Dispatcher:
             first_execution=self._ledger.execute(worker, rows, now),
             ids=ids,
             payloads=payloads,
+            are_suspects=are_suspects,
             trace=spec.trace,
         )
 

@@ -334,6 +334,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "charged": _count,
         "first_execution": _first_of_run,
         "ids": _ids,
+        "are_suspects": _flag,
         "trace": _trace,
     },
     Settle: {"executions": _counts},

@@ -283,7 +283,8 @@ class AssignRun:
     """Rows handed to a worker that may share an engine call; row ``k`` is execution ``first_execution + k``.
 
     For a worker with a ``batch_size`` above 1, a run is one engine call. ``charged`` is the highest count of charged
-    attempts among its rows. ``trace`` is as in SubmitRun.
+    attempts among its rows. ``are_suspects`` marks rows that are to show whether they end workers: no other broker's
+    row may run beside them. ``trace`` is as in SubmitRun.
     """
 
     kind: str
@@ -294,6 +295,7 @@ class AssignRun:
     first_execution: int
     ids: list[bytes]
     payloads: Sequence[Payload]
+    are_suspects: bool = False
     trace: str = ""
 
 

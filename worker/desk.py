@@ -199,7 +199,7 @@ class Desk(Session):
             row_ids = dict(zip(numbers[part], ids[part], strict=True))
             self.held.update(row_ids)
             self._used += 1
-            if self.worker.has_place():
+            if self.worker.has_place(self, are_suspects=run.are_suspects):
                 self.worker.start(self, run, row_ids, payloads[part])
             else:
                 self.hand_back(row_ids)

@@ -46,6 +46,14 @@ _LAST_ANSWERS_S = 5.0
 # to the other by then. A larger value keeps memory and the engine's places for longer, for a broker that may not come.
 _FORGET_S = 60.0
 
+# How long rows of other brokers are waited for, none of which begins meanwhile, before suspects are tried, and how long
+# the others then have their places again where that was in vain: a larger value starves the others beside a long row, a
+# smaller one the suspects.
+_ALONE_WAIT_S = 60.0
+
+# How long the engine stays free for suspects that do not come: their broker may try them elsewhere.
+_UNUSED_S = 1.0
+
 # How long an engine may take to abort a row that ran too long. A larger value keeps the row's place blocked for longer
 # where the engine cannot; a smaller one ends the process of an engine that would have aborted a moment later.
 _ABORT_S = 3.0
@@ -102,7 +110,7 @@ class Exit:
 
 @dataclass(slots=True)
 class _Call:
-    """A running engine call for one broker.
+    """A running engine call for one broker, of suspects or of other rows.
 
     ``since`` is when it began or last answered a row, ``stopped`` when it was told to end. ``row_ids`` are of the rows
     that the engine has not answered, wanted or not, by execution.
@@ -112,6 +120,7 @@ class _Call:
     desk: Desk
     row_ids: dict[int, bytes]
     since: float
+    are_suspects: bool = False
     stopped: float | None = None
     has_moved: bool = False  # it answered a row after it was told to end
 
@@ -153,6 +162,9 @@ class Worker(Desk):
         self._row_timeout_s = row_timeout_s
         self._is_guarded = False
         self._exit_code = 0
+        # The desk whose suspects have the engine to themselves, or wait for that, until when, and when one may again.
+        self._alone: Desk | None = None
+        self._alone_until = self._next_alone = now
 
     @property
     def is_refused(self) -> bool:
@@ -208,6 +220,8 @@ class Worker(Desk):
         """The engine has returned from a call: its place is free."""
         self.now = now
         ended = self.calls.pop(call)
+        if ended.are_suspects and not self._runs_suspects():
+            self._alone = None
         for desk in self.desks:
             if desk is ended.desk or desk.waiting:
                 desk.places_changed()
@@ -262,8 +276,17 @@ class Worker(Desk):
             self._effect(Log("info", f"this worker drains: {reason}"))
             self.drain(now, reason)
 
-    def has_place(self) -> bool:
-        """Whether a call may begin now."""
+    def has_place(self, desk: Desk, *, are_suspects: bool) -> bool:
+        """Whether a call may begin now.
+
+        Suspects run beside no row of another broker: each knows of its own rows only, and would blame them for what
+        another's row has done.
+        """
+        if are_suspects and self._alone is None and len(self.desks) > 1:
+            self._have_alone(desk)
+        is_others = self._alone is not None and self._alone is not desk
+        if is_others or (are_suspects and self._runs_others(desk)):
+            return False
         return self._takes_rows() and len(self.calls) < self.identity.concurrency
 
     def free_places(self, desk: Desk) -> int:
@@ -277,6 +300,8 @@ class Worker(Desk):
         free = self._free_in_all()
         if len(self.desks) == 1 or not free:
             return free
+        if self._alone is not None:
+            return free if desk is self._alone and not self._runs_others(desk) else 0
         there = [one for one in self.desks if one.state is OPEN or one.state is GREETING]
         # Who was served longest ago has the odd place, or one place would always be the same broker's.
         asking = sorted([one for one in there if one.waiting] or there, key=lambda one: one.served)
@@ -290,7 +315,7 @@ class Worker(Desk):
         number = self._next_call
         self._next_call += 1
         desk.served = number
-        self.calls[number] = _Call(number, desk, row_ids, self.now)
+        self.calls[number] = _Call(number, desk, row_ids, self.now, run.are_suspects)
         self._guard()
         what = (run.kind, run.num_generations, run.options)
         self._effect(StartCall(number, *what, list(row_ids), payloads, run.trace))
@@ -313,6 +338,7 @@ class Worker(Desk):
             self._give_up_at = None
             self._give_up_waiting()
         self._watch_calls(now)
+        self._end_alone(now)
         self._forget_the_lost(now)
         effects = super().tick(now)
         if self._is_idle():
@@ -394,6 +420,37 @@ class Worker(Desk):
 
     def _held_bytes_in_all(self) -> int:
         return self.held_bytes if len(self.desks) == 1 else sum(desk.held_bytes for desk in self.desks)
+
+    # Suspects, where there are several brokers.
+
+    def _have_alone(self, desk: Desk) -> None:
+        """Let nobody else's rows begin, unless that was in vain just now."""
+        if self._runs_others(desk) and self.now < self._next_alone:
+            return
+        self._alone, self._alone_until = desk, self.now + _ALONE_WAIT_S
+        self._all_places_changed()
+
+    def _end_alone(self, now: float) -> None:
+        """Give all their places again where suspects do not come, or have waited for too long."""
+        desk = self._alone
+        if desk is None or self._runs_suspects():
+            return
+        if not self._runs_others(desk):
+            self._alone_until = min(self._alone_until, now + _UNUSED_S)
+        if now >= self._alone_until or desk.state is not OPEN:
+            self._next_alone = now + _ALONE_WAIT_S if self._runs_others(desk) else now
+            self._alone = None
+            self._all_places_changed()
+
+    def _runs_others(self, desk: Desk) -> bool:
+        return any(call.desk is not desk for call in self.calls.values())
+
+    def _runs_suspects(self) -> bool:
+        return any(call.are_suspects for call in self.calls.values())
+
+    def _all_places_changed(self) -> None:
+        for desk in self.desks:
+            desk.places_changed()
 
     # Rows that run too long.
 

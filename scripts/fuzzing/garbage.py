@@ -159,6 +159,7 @@ def _assign_run(choices: Choices, words: Vocabulary) -> AssignRun:
         min(choices.one_of((*words.executions, choices.count())), MAX_COUNT - MAX_ROWS_PER_MESSAGE),
         ids,
         _payloads(choices, len(ids)),
+        choices.flag(),
         choices.one_of(_TRACES),
     )
 

@@ -1643,6 +1643,20 @@ def test_a_worker_that_tries_suspects_runs_nothing_else_meanwhile() -> None:
     assert assigned(bench.tell("one", result(*numbers, credit=12))) == {"one": ["good"]}
 
 
+def test_a_worker_is_told_which_rows_are_suspects() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("doomed")
+    sent = bench.tell("client", submit("row"))
+    bench.worker("one")
+    sent += bench.end("doomed")
+    sent += bench.tell("one", result(1, credit=2))
+    sent += bench.tell("client", submit("good"))
+    runs = [run for _, message in sent if isinstance(message, Assign) for run in message.runs]
+    told = [(*run.payloads, run.are_suspects) for run in runs]
+    assert told == [(b"row", False), (b"row", True), (b"good", False)]
+
+
 def test_suspects_wait_until_a_worker_is_idle() -> None:
     bench = Bench()
     bench.client("other")

@@ -65,10 +65,10 @@ class Several:
             self.desks[name].received(message, self.now)
         self.flush()
 
-    def assign(self, name: str, first: int, count: int) -> None:
+    def assign(self, name: str, first: int, count: int, *, are_suspects: bool = False) -> None:
         options = (RowKind.INPUT, 1, b"", None, 0)
         payloads = [b"row %d" % number for number in range(first, first + count)]
-        self.tell(name, Assign([AssignRun(*options, first, ids(first, count), payloads)]))
+        self.tell(name, Assign([AssignRun(*options, first, ids(first, count), payloads, are_suspects)]))
 
     def done(self, *executions: int) -> None:
         for execution in executions:
@@ -274,12 +274,92 @@ def test_the_llm_is_told_of_at_every_broker() -> None:
         assert several.said[name][-1] == Grant(several.desks[name]._used, "unwell", "no server")
 
 
+def test_suspects_begin_when_other_brokers_rows_have_ended_and_none_of_theirs_begins_beside_them() -> None:
+    several = Several()
+    several.assign("b", 50, 1)
+    several.assign("a", 0, 1, are_suspects=True)
+    assert several.said["a"][-1] == Result([0], [Outcome.RETURNED], 0, 1, [b""])
+    assert several.credits == [0, 0]
+    several.assign("b", 51, 1)  # on its way meanwhile
+    assert several.said["b"][-1] == Result([51], [Outcome.RETURNED], 0, 2, [b""])
+    several.done(50)
+    several.tick()
+    assert several.credits == [4, 0]
+    several.assign("a", 1, 2, are_suspects=True)
+    several.assign("b", 52, 1)
+    several.done(1)
+    several.assign("b", 53, 1)
+    several.tick(60)
+    assert [call.executions for call in several.started] == [[50], [1], [2]]
+    several.done(2)
+    several.tick()
+    assert several.credits == [2, 2]
+    several.assign("b", 54, 1)
+    assert several.started[-1].executions == [54]
+
+
+def test_other_rows_of_the_suspects_broker_are_its_own_affair() -> None:
+    several = Several()
+    several.assign("a", 0, 1)
+    several.assign("a", 1, 1, are_suspects=True)
+    assert [call.executions for call in several.started] == [[0], [1]]
+    alone = Several("a")
+    alone.assign("a", 0, 1, are_suspects=True)
+    alone.tick()
+    assert alone.credits == [3]
+
+
+def test_suspects_that_do_not_come_are_waited_for_a_second() -> None:
+    several = Several()
+    several.assign("b", 50, 1)
+    several.assign("a", 0, 1, are_suspects=True)
+    several.done(50)
+    several.tick()
+    several.tick(0.9)
+    assert several.credits == [4, 0]
+    several.tick(0.2)
+    assert several.credits == [2, 2]
+
+
+def test_others_rows_are_waited_for_a_minute_and_then_the_others_have_theirs() -> None:
+    several = Several()
+    several.assign("b", 50, 1)
+    several.assign("a", 0, 1, are_suspects=True)
+    several.tick(59)
+    assert several.credits == [0, 0]
+    several.tick(1)
+    assert several.credits == [2, 1]
+    several.assign("a", 1, 1, are_suspects=True)
+    assert several.said["a"][-1] == Result([1], [Outcome.RETURNED], 0, 4, [b""])
+    several.tick(59)
+    several.assign("a", 2, 1, are_suspects=True)
+    several.tick()
+    assert sum(several.credits) == 3
+    several.tick(1)
+    several.assign("a", 3, 1, are_suspects=True)
+    assert several.credits == [0, 0]
+    several.done(50)
+    several.tick()
+    several.assign("a", 4, 1, are_suspects=True)
+    assert several.started[-1].executions == [4]
+
+
+def test_suspects_of_a_broker_that_is_lost_are_not_waited_for() -> None:
+    several = Several()
+    several.assign("b", 50, 1)
+    several.assign("a", 0, 1, are_suspects=True)
+    several.lose("a")
+    several.tick()
+    assert several.credit("b") == 3
+
+
 class Weather:
     """Brokers that hand out what they were told, or more that crosses a smaller grant, and connections that break."""
 
     def __init__(self, data: st.DataObject, concurrency: int) -> None:
         self.several = Several("abc", concurrency)
         self.handed: dict[str, set[int]] = {name: set() for name in "abc"}
+        self.suspects: set[int] = set()
         self._data = data
         self._numbers = count()
 
@@ -297,7 +377,10 @@ class Weather:
         for _ in range(self.several.credit(name) + self._data.draw(st.integers(0, 1), "crossing")):
             number = next(self._numbers)
             self.handed[name].add(number)
-            self.several.assign(name, number, 1)
+            are_suspects = self._data.draw(st.integers(0, 3), "suspects") == 3
+            if are_suspects:
+                self.suspects.add(number)
+            self.several.assign(name, number, 1, are_suspects=are_suspects)
 
     def done(self, name: str, desk: Desk) -> None:
         running = [number for call in self.several.worker.calls.values() for number in call.row_ids]
@@ -328,6 +411,8 @@ def test_whatever_comes_the_engine_is_never_overfull_and_no_place_is_lost(data: 
     for _ in range(data.draw(st.integers(0, 40), "steps")):
         weather.step()
         assert len(worker.calls) <= concurrency
+        if any(number in weather.suspects for call in worker.calls.values() for number in call.row_ids):
+            assert len({call.desk.address for call in worker.calls.values()}) == 1
         assert {name: set(desk.held) for name, desk in several.desks.items()} == weather.handed
     for call in list(worker.calls.values()):
         several.done(*call.row_ids)
@@ -335,5 +420,6 @@ def test_whatever_comes_the_engine_is_never_overfull_and_no_place_is_lost(data: 
         several.open(name)
         several.tell(name, Ping(len(several.desks[name].held), 0))
     several.tick(0.1)
+    several.tick(1.0)  # suspects may be waited for
     assert sum(several.credits) == concurrency
     assert all(set(desk.finished) == weather.handed[name] for name, desk in several.desks.items())
