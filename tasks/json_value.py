@@ -25,6 +25,8 @@ def _outermost(text: str) -> Iterator[Any]:
         try:
             value, at = _DECODER.raw_decode(text, opening.start())
         except json.JSONDecodeError as error:
+            if error.msg.startswith("Unterminated string"):
+                return  # all that follows stands in it
             # What was whole before the error is a part of the broken value: it must not be taken for one of its own.
             at = max(opening.end(), error.pos)
         except ValueError:
