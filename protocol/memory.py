@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -20,6 +18,9 @@ def keep_freed_memory() -> bool:
 
     To fetch a megabyte from the kernel anew, page by page and zeroed, takes longer than to copy it.
     """
+    # Not before the standard streams are open: importing it opens a file, which could get the number of one.
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
