@@ -9,7 +9,6 @@ It rebuilds ``LLM`` of distilabel 0.6 (``distilabel/llm/base.py``, Apache-2.0) b
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 import warnings
@@ -26,6 +25,7 @@ from ..tasks.base import TaskLike, known_wishes, lacking_inputs, missing_argumen
 from ..tasks.output import LLMOutput, empty_output
 from ..tasks.prompt import Prompt, SupportedFormats, as_prompt, check_format, from_wire
 from .joint import JointFuture, Progress
+from .parameters import parameters_of
 
 log = logging.getLogger("genpool.worker")
 
@@ -373,6 +373,6 @@ def _require_shape(who: str, generations: Any, num_inputs: int, num_generations:
 def _signature(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     try:
-        return f"{name}({', '.join(inspect.signature(function).parameters)})"
+        return f"{name}({', '.join(parameters_of(function))})"
     except ValueError:
         return f"{name}(...)"

@@ -14,6 +14,7 @@ from ..tasks.base import TaskLike
 from ..tasks.named import described, named_task
 from ..tasks.text_generation import TextGenerationTask
 from .llm import LLM
+from .parameters import parameters_of
 from .setting import FileSettings, fitting, typed
 
 # Imported only when asked for: each needs the package of the extra that has its name.
@@ -145,7 +146,7 @@ def load_user_llm(function: Callable[..., Any], task: TaskLike | None) -> LLM:
 
 def _loader_arguments(name: str, function: Callable[..., Any], task: TaskLike | None) -> list[TaskLike]:
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = parameters_of(function).values()
     except (TypeError, ValueError):
         return [TextGenerationTask() if task is None else task]
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
@@ -176,8 +177,7 @@ def _engine_class(name: str) -> type[LLM]:
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
-    parameters = inspect.signature(cls).parameters
-    return {key: one for key, one in parameters.items() if one.kind not in _REST}
+    return {key: one for key, one in parameters_of(cls).items() if one.kind not in _REST}
 
 
 def _names(names: Sequence[str]) -> str:

@@ -392,6 +392,13 @@ class TestLoadUserLlm:
         assert isinstance(self.made(lambda task: Engine("a", task), None)["task"], TextGenerationTask)
         assert self.made(lambda task=None: Engine("a", task), None)["task"] is None
 
+    @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are read when the function is made")
+    def test_an_annotation_may_name_what_is_not_imported(self, folder: Path) -> None:
+        (folder / "lazy.py").write_text("def load(task: Task) -> Model:\n    return make(task)\n")
+        load = load_function("lazy:load")
+        load.__globals__["make"] = lambda task: Engine("a", task)
+        assert self.made(load)["task"] is self.TASK
+
     def test_a_class_is_a_loader(self) -> None:
         class Mine(Engine):
             def __init__(self, task: Any) -> None:
