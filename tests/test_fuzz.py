@@ -99,7 +99,7 @@ def test_without_atheris_a_sentence_says_what_to_install() -> None:
 
 @pytest.fixture
 def atheris() -> None:
-    if sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 15):
         pytest.skip("atheris is not for this Python")
     require("atheris")
 

@@ -41,7 +41,7 @@ def test_a_row_of_odd_values_is_the_same_in_the_next_process() -> None:
 
 def test_a_row_that_is_nested_too_deeply_is_told_of_no_traceback() -> None:
     deep: list[Any] = []
-    for _ in range(20_000):
+    for _ in range(200_000):
         deep = [deep]
     assert digest(line(input=deep)) == b"nested too deeply"
 
