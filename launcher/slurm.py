@@ -50,7 +50,7 @@ while kill -0 $worker 2>/dev/null; do
     wait $worker
     code=$?
 done
-[[ -z $again ]] || scontrol requeue "$SLURM_JOB_ID"
+[[ -z $again ]] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $code
 """
 
