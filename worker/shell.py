@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import queue
 import random
 import signal
 import socket
@@ -31,6 +30,7 @@ from ..protocol.session import SessionSettings
 from ..protocol.telemetry import flush
 from ..tasks.base import describe
 from .call import Caller, make_room, message_of, sentence_of
+from .call_queue import CallQueue
 from .llm import LLM
 from .machine import EXIT_ENGINE_DEAD, Exit, Guard, Load, RowResult, StartCall, StopRow, Worker
 from .secret import redact_logs
@@ -144,7 +144,7 @@ class _Shell:
         self._was_ready = False
         self._llm: LLM | None = None
         self._caller: Caller | None = None
-        self._calls: queue.SimpleQueue[tuple[StartCall, list[threading.Event]]] = queue.SimpleQueue()
+        self._calls = CallQueue[tuple[StartCall, list[threading.Event]]]()
         # The flags of each running call by execution.
         self._flags: dict[int, dict[int, threading.Event]] = {}
         # To make an event takes longer than all else that a row costs here. Engines look at none after its call.
