@@ -193,6 +193,8 @@ class Desk(Session):
             fresh = [number not in self.held for number in numbers]
             numbers, ids = list(compress(numbers, fresh)), list(compress(ids, fresh))
             payloads = list(compress(payloads, fresh))
+        if run.are_suspects:
+            self.worker.make_way(self)
         batch = self.worker.identity.batch_size
         for start in range(0, len(numbers), batch):
             part = slice(start, start + batch)

@@ -276,14 +276,19 @@ class Worker(Desk):
             self._effect(Log("info", f"this worker drains: {reason}"))
             self.drain(now, reason)
 
+    def make_way(self, desk: Desk) -> None:
+        """Let no rows of other brokers begin beside this desk's suspects, unless that was in vain just now."""
+        was_in_vain = self._runs_others(desk) and self.now < self._next_alone
+        if len(self.desks) > 1 and self._alone is None and not was_in_vain:
+            self._alone, self._alone_until = desk, self.now + _ALONE_WAIT_S
+            self._all_places_changed()
+
     def has_place(self, desk: Desk, *, are_suspects: bool) -> bool:
         """Whether a call may begin now.
 
         Suspects run beside no row of another broker: each knows of its own rows only, and would blame them for what
         another's row has done.
         """
-        if are_suspects and self._alone is None and len(self.desks) > 1:
-            self._have_alone(desk)
         is_others = self._alone is not None and self._alone is not desk
         if is_others or (are_suspects and self._runs_others(desk)):
             return False
@@ -422,13 +427,6 @@ class Worker(Desk):
         return self.held_bytes if len(self.desks) == 1 else sum(desk.held_bytes for desk in self.desks)
 
     # Suspects, where there are several brokers.
-
-    def _have_alone(self, desk: Desk) -> None:
-        """Let nobody else's rows begin, unless that was in vain just now."""
-        if self._runs_others(desk) and self.now < self._next_alone:
-            return
-        self._alone, self._alone_until = desk, self.now + _ALONE_WAIT_S
-        self._all_places_changed()
 
     def _end_alone(self, now: float) -> None:
         """Give all their places again where suspects do not come, or have waited for too long."""

@@ -38,6 +38,7 @@ def test_each_of_several_calls_that_take_long_has_a_thread() -> None:
     together.wait()
     for thread in threads:
         thread.join(PATIENCE_S)
+    assert not [thread for thread in threads if thread.is_alive()]
 
 
 @pytest.mark.usefixtures("many_switches")
