@@ -1,6 +1,6 @@
-"""The worker as a state machine: whether its LLM is well, what its engine runs, and for which broker.
+"""The worker as a state machine: what its engine runs, for which broker, and when it ends.
 
-What it holds of each broker's rows is in desk.py. No I/O, no clock.
+What it holds of each broker's rows is in desk.py, whether its LLM is well in health.py. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -15,24 +15,17 @@ from ..protocol.messages import AssignRun, Hello, Outcome, WorkerState
 from ..protocol.session import ENDED, GREETING, OPEN, REFUSED, Log, SessionSettings
 from ..protocol.trace import short
 from .desk import Desk, RowResult
+from .health import DRAINING, UNWELL, Health
+from .isolation import Isolation
+from .running import RunningCall
 
 __all__ = ["Exit", "Guard", "Load", "RowResult", "StartCall", "StopRow", "Worker"]
 
 # As plain names, as in session.py.
-LOADING, READY, UNWELL, DRAINING = WorkerState
 _DONE: int = Outcome.DONE
-_RETURNED: int = Outcome.RETURNED
 
 # Finished answers that wait for their clients: beyond this many bytes no more work is asked for.
 MAX_HELD_BYTES = 256 * 1024 * 1024
-
-# An unwell LLM is tried with one call after the first delay, and then after ever longer ones up to the longest.
-_FIRST_PROBE_S = 1.0
-_LONGEST_PROBE_S = 30.0
-
-# An unwell LLM that nobody has given a row for so long, though it asked for one to be tried with, calls itself ready.
-# Rows that wait come at once: with a smaller value it would call itself ready at each try of a server that is away.
-_UNASKED_S = 1.0
 
 EXIT_NO_BROKER = 3
 EXIT_ENGINE_DEAD = 70
@@ -45,14 +38,6 @@ _LAST_ANSWERS_S = 5.0
 # How long a broker may be away, while there is another, until what is held for it is forgotten: its clients have gone
 # to the other by then. A larger value keeps memory and the engine's places for longer, for a broker that may not come.
 _FORGET_S = 60.0
-
-# How long rows of other brokers are waited for, none of which begins meanwhile, before suspects are tried, and how long
-# the others then have their places again where that was in vain: a larger value starves the others beside a long row, a
-# smaller one the suspects.
-_ALONE_WAIT_S = 60.0
-
-# How long the engine stays free for suspects that do not come: their broker may try them elsewhere.
-_UNUSED_S = 1.0
 
 # How long an engine may take to abort a row that ran too long. A larger value keeps the row's place blocked for longer
 # where the engine cannot; a smaller one ends the process of an engine that would have aborted a moment later.
@@ -108,23 +93,6 @@ class Exit:
     code: int
 
 
-@dataclass(slots=True)
-class _Call:
-    """A running engine call for one broker, of suspects or of other rows.
-
-    ``since`` is when it began or last answered a row, ``stopped`` when it was told to end. ``row_ids`` are of the rows
-    that the engine has not answered, wanted or not, by execution.
-    """
-
-    number: int
-    desk: Desk
-    row_ids: dict[int, bytes]
-    since: float
-    are_suspects: bool = False
-    stopped: float | None = None
-    has_moved: bool = False  # it answered a row after it was told to end
-
-
 class Worker(Desk):
     """The machine. It is the desk of its first broker, and has one more for each other that ``address`` names.
 
@@ -147,24 +115,16 @@ class Worker(Desk):
         self.desks: list[Desk] = [self, *(Desk(one, self, settings, random, now) for one in others)]
         self._give_up_at = None if wait_s is None else now + wait_s
         self.identity = identity
-        self.worker_state = LOADING
-        self.is_loaded = False
-        self.reason = ""
-        self.calls: dict[int, _Call] = {}  # running engine calls
+        self.health = Health(now)
+        self.calls: dict[int, RunningCall] = {}
+        self._isolation = Isolation(self.calls, now)
         self.now = self._last_tick = now
         self._next_call = 0
-        self._probe_at: float | None = None
-        self._probe_delay_s = _FIRST_PROBE_S
-        self._on_probation = False
-        self._first_tried = 0  # the number of the first call since the probation began, when it comes
-        self._unasked_since = now
+        self._first_tried = 0  # the number of the first call since the LLM is on probation, when it comes
         self._idle_since: float | None = None
         self._row_timeout_s = row_timeout_s
         self._is_guarded = False
         self._exit_code = 0
-        # The desk whose suspects have the engine to themselves, or wait for that, until when, and when one may again.
-        self._alone: Desk | None = None
-        self._alone_until = self._next_alone = now
 
     @property
     def is_refused(self) -> bool:
@@ -190,8 +150,8 @@ class Worker(Desk):
 
     def loaded(self, identity: Hello, now: float) -> None:
         """The LLM is there: say so, with credit."""
-        self.identity, self.is_loaded = identity, True
-        self._be_ready()
+        self.identity = identity
+        self.health.loaded()
         for desk in self.desks:
             desk.tell_anew()
 
@@ -201,7 +161,7 @@ class Worker(Desk):
         running = self.calls[call]
         desk = running.desk
         running.since, running.has_moved = now, True
-        self._judge({result.outcome for result in results})
+        self.health.rows_ended({result.outcome for result in results})
         ended: list[RowResult] = []
         for result in results:
             execution = result.execution
@@ -220,14 +180,13 @@ class Worker(Desk):
         """The engine has returned from a call: its place is free."""
         self.now = now
         ended = self.calls.pop(call)
-        if ended.are_suspects and not self._runs_suspects():
-            self._alone = None
+        self._isolation.call_ended(ended)
         for desk in self.desks:
             if desk is ended.desk or desk.waiting:
                 desk.places_changed()
         if ended.stopped is None:
             return
-        left = _unanswered(ended)
+        left = ended.unanswered()
         if ended.has_moved:
             ended.desk.hand_back(left)  # the one that took too long is known, and these were not begun
         elif left and not self._charge(ended):
@@ -238,25 +197,18 @@ class Worker(Desk):
         for desk in self.desks:
             if desk.state is OPEN:
                 desk.send_results()
-        self._drain("its engine is dead")
+        self.health.drain("its engine is dead")
         self._leave(EXIT_ENGINE_DEAD)
 
     def unwell(self, reason: str, now: float) -> None:
         """The engine's server, key or quota is at fault: grant nothing, and try again later."""
-        if self.worker_state is DRAINING:
-            return
-        if (self.worker_state, self.reason) != (UNWELL, reason):
+        if self.health.unwell(reason, now):
             self._effect(Log("warning", f"{self.identity.llm!r} is unwell: {reason}"))
-        self.worker_state, self.reason = UNWELL, reason
-        self._on_probation = False
-        if self._probe_at is None:  # several calls of the same moment make the wait grow once
-            self._probe_at = now + self._probe_delay_s
-            self._probe_delay_s = min(_LONGEST_PROBE_S, 2 * self._probe_delay_s)
 
     def drain(self, now: float, reason: str = _TOLD_TO_STOP) -> None:
         """Take no more, finish what runs, then exit with 0."""
-        self._drain(reason)
-        if not self.is_loaded:
+        self.health.drain(reason)
+        if not self.health.is_loaded:
             self._leave()
 
     def end(self, reason: str | None = "") -> None:
@@ -268,31 +220,24 @@ class Worker(Desk):
 
     def told_state(self) -> tuple[WorkerState, str]:
         """What brokers hear: one that drains is charged nothing for, so a dying engine is none that drains."""
-        return UNWELL if self.is_dying else self.worker_state, self.reason
+        return UNWELL if self.is_dying else self.health.state, self.health.reason
 
     def told_to_drain(self, reason: str, now: float) -> None:
         """A broker has passed on that somebody wants this worker away: from all brokers."""
-        if self.worker_state is not DRAINING:
+        if self.health.state is not DRAINING:
             self._effect(Log("info", f"this worker drains: {reason}"))
             self.drain(now, reason)
 
     def make_way(self, desk: Desk) -> None:
-        """Let no rows of other brokers begin beside this desk's suspects, unless that was in vain just now."""
-        was_in_vain = self._runs_others(desk) and self.now < self._next_alone
-        if len(self.desks) > 1 and self._alone is None and not was_in_vain:
-            self._alone, self._alone_until = desk, self.now + _ALONE_WAIT_S
+        """This desk has suspects: let no rows of other brokers begin beside them."""
+        if len(self.desks) > 1 and self._isolation.ask(desk, self.now):
             self._all_places_changed()
 
     def has_place(self, desk: Desk, *, are_suspects: bool) -> bool:
-        """Whether a call may begin now.
-
-        Suspects run beside no row of another broker: each knows of its own rows only, and would blame them for what
-        another's row has done.
-        """
-        is_others = self._alone is not None and self._alone is not desk
-        if is_others or (are_suspects and self._runs_others(desk)):
+        """Whether a call may begin now."""
+        if not self._isolation.lets_begin(desk, are_suspects=are_suspects):
             return False
-        return self._takes_rows() and len(self.calls) < self.identity.concurrency
+        return self.health.takes_rows and len(self.calls) < self.identity.concurrency
 
     def free_places(self, desk: Desk) -> int:
         """How many calls more this desk's broker may hand out.
@@ -300,13 +245,13 @@ class Worker(Desk):
         They go to the brokers where rows wait, or evenly to all while there are none. A row of a broker that did not
         know yet that it has fewer finds no place and is handed back.
         """
-        if not self._takes_rows() or self._held_bytes_in_all() > MAX_HELD_BYTES:
+        if not self.health.takes_rows or self._held_bytes_in_all() > MAX_HELD_BYTES:
             return 0
         free = self._free_in_all()
         if len(self.desks) == 1 or not free:
             return free
-        if self._alone is not None:
-            return free if desk is self._alone and not self._runs_others(desk) else 0
+        if self._isolation.desk is not None:
+            return free if desk is self._isolation.desk and not self._isolation.runs_others(desk) else 0
         there = [one for one in self.desks if one.state is OPEN or one.state is GREETING]
         # Who was served longest ago has the odd place, or one place would always be the same broker's.
         asking = sorted([one for one in there if one.waiting] or there, key=lambda one: one.served)
@@ -320,7 +265,7 @@ class Worker(Desk):
         number = self._next_call
         self._next_call += 1
         desk.served = number
-        self.calls[number] = _Call(number, desk, row_ids, self.now, run.are_suspects)
+        self.calls[number] = RunningCall(number, desk, row_ids, self.now, run.are_suspects)
         self._guard()
         what = (run.kind, run.num_generations, run.options)
         self._effect(StartCall(number, *what, list(row_ids), payloads, run.trace))
@@ -332,18 +277,15 @@ class Worker(Desk):
     # What comes out.
 
     def tick(self, now: float) -> list[object]:
-        if self._probe_at is not None and now >= self._probe_at:
-            self._probe_at = None
-            self._probe(now)
-        if not self._free_in_all():
-            self._unasked_since = now
-        if self._on_probation and now - self._unasked_since > _UNASKED_S:
-            self._be_ready()
+        if self.health.is_to_be_tried(now):
+            self._try(now)
+        self.health.tick(now, is_asking=self._free_in_all() > 0)
         if self._give_up_at is not None and now >= self._give_up_at:
             self._give_up_at = None
             self._give_up_waiting()
         self._watch_calls(now)
-        self._end_alone(now)
+        if self._isolation.tick(now):
+            self._all_places_changed()
         self._forget_the_lost(now)
         effects = super().tick(now)
         if self._is_idle():
@@ -373,78 +315,36 @@ class Worker(Desk):
                 self._effect(Log("warning", f"{away}: its {len(desk.held)} rows here are forgotten"))
                 desk.forget()
 
-    def _probe(self, now: float) -> None:
+    def _try(self, now: float) -> None:
         """See whether an unwell LLM is well: load it where it is not, else ask for a single call."""
-        if self.worker_state is not UNWELL:
-            return
-        if self.is_loaded:
-            self._on_probation = True
+        if self.health.is_loaded:
             self._first_tried = self._next_call
-            self._unasked_since = now
+            self.health.try_with_a_call(now)
         else:
             self._effect(Load())
 
-    def _judge(self, outcomes: set[int]) -> None:
-        """Whether an LLM that was unwell is well again, by how rows have ended at one moment."""
-        if self._on_probation and not outcomes <= {_RETURNED}:
-            self._be_ready()
-        if _DONE in outcomes:
-            self._on_probation = False
-            self._probe_delay_s = _FIRST_PROBE_S
-
-    def _be_ready(self) -> None:
-        if self.worker_state in (LOADING, UNWELL):
-            self.worker_state, self.reason = READY, ""
-
-    def _takes_rows(self) -> bool:
-        """Whether it is ready, or unwell and to be tried."""
-        return self.worker_state is READY or (self.worker_state is UNWELL and self._on_probation)
-
     def _free_in_all(self) -> int:
-        """How many calls more may begin; where the LLM was unwell and has not shown that it is well, one at a time."""
+        """How many calls more may begin; of an LLM on probation, one at a time."""
         free = self.identity.concurrency - len(self.calls)
-        if self._on_probation:
+        if self.health.on_probation:
             # Calls of before may hang for as long as their server does, and show nothing.
             free = min(free, 1 - len([number for number in self.calls if number >= self._first_tried]))
         return max(0, free)
 
     def _is_idle(self) -> bool:
         """Whether a worker that ends has nothing left to run, or nothing that ever will end."""
-        is_ending = self.worker_state is DRAINING and self.state is not ENDED
+        is_ending = self.health.state is DRAINING and self.state is not ENDED
         return is_ending and (not self.calls or self._exit_code != 0)
-
-    def _drain(self, reason: str) -> None:
-        self.worker_state, self.reason = DRAINING, reason
 
     def _leave(self, code: int = 0) -> None:
         """End; with a goodbye, unless rows still run: who they are shall be known when the process ends."""
         is_clean = code == 0 or all(len(desk.finished) == len(desk.held) for desk in self.desks)
-        self.worker_state = DRAINING
-        self.end(self.reason if is_clean else None)
+        self.health.drain(self.health.reason)
+        self.end(self.health.reason if is_clean else None)
         self._effect(Exit(code))
 
     def _held_bytes_in_all(self) -> int:
         return self.held_bytes if len(self.desks) == 1 else sum(desk.held_bytes for desk in self.desks)
-
-    # Suspects, where there are several brokers.
-
-    def _end_alone(self, now: float) -> None:
-        """Give all their places again where suspects do not come, or have waited for too long."""
-        desk = self._alone
-        if desk is None or self._runs_suspects():
-            return
-        if not self._runs_others(desk):
-            self._alone_until = min(self._alone_until, now + _UNUSED_S)
-        if now >= self._alone_until or desk.state is not OPEN:
-            self._next_alone = now + _ALONE_WAIT_S if self._runs_others(desk) else now
-            self._alone = None
-            self._all_places_changed()
-
-    def _runs_others(self, desk: Desk) -> bool:
-        return any(call.desk is not desk for call in self.calls.values())
-
-    def _runs_suspects(self) -> bool:
-        return any(call.are_suspects for call in self.calls.values())
 
     def _all_places_changed(self) -> None:
         for desk in self.desks:
@@ -475,13 +375,13 @@ class Worker(Desk):
             self._is_guarded = bool(self.calls)
             self._effect(Guard(self._row_timeout_s + _HELD_S if self.calls else None))
 
-    def _stop(self, call: _Call) -> None:
+    def _stop(self, call: RunningCall) -> None:
         for execution in call.row_ids:
             self._effect(StopRow(execution))
 
-    def _charge(self, call: _Call) -> bool:
+    def _charge(self, call: RunningCall) -> bool:
         """Blame the row that ran too long; whether it is known which one that is, of a batch."""
-        left = _unanswered(call)
+        left = call.unanswered()
         if len(left) > 1:
             return False
         call.desk.finish([self._overrun(call.desk, execution) for execution in left])
@@ -495,17 +395,17 @@ class Worker(Desk):
         failure = Failure("TimeoutError", text, "TimeoutError", worker=str(identity.pid), host=identity.host)
         return RowResult(execution, Outcome.RAISED, pack_failure(failure))
 
-    def _give_up_engine(self, call: _Call, how: str) -> None:
+    def _give_up_engine(self, call: RunningCall, how: str) -> None:
         """End the process, for nothing else ends the call. Several rows left in it are charged by that, as suspects."""
         rows = [short(row_id) for row_id in call.row_ids.values()]
         text = f"the engine did not end row {', '.join(rows)} within {self._row_timeout_s:g} s {how}; this process ends"
         self._effect(Log("error", text, {"rows": rows}))
         self._exit_code = EXIT_ENGINE_DEAD
-        self._drain("its engine does not end a row")
+        self.health.drain("its engine does not end a row")
         for other in self.calls.values():
             if other.stopped is None:
                 self._stop(other)
-                other.desk.hand_back(_unanswered(other))
+                other.desk.hand_back(other.unanswered())
             elif other is not call:
                 self._charge(other)
 
@@ -514,8 +414,3 @@ class Worker(Desk):
         identity = self.identity
         failure = Failure("RowError", text, "ValueError", worker=str(identity.pid), host=identity.host)
         return replace(result, outcome=Outcome.FAILED, payload=pack_failure(failure))
-
-
-def _unanswered(call: _Call) -> list[int]:
-    desk = call.desk
-    return [number for number in call.row_ids if number in desk.held and number not in desk.finished]

@@ -174,12 +174,12 @@ class _Shell:
         if self._notifier is None or self._exit:
             return
         machine = self._machine
-        self._was_ready |= machine.is_loaded and machine.is_open
-        is_stopping = machine.worker_state is WorkerState.DRAINING
+        self._was_ready |= machine.health.is_loaded and machine.is_open
+        is_stopping = machine.health.state is WorkerState.DRAINING
         phase = Phase.STOPPING if is_stopping else Phase.SERVING if self._was_ready else Phase.STARTING
         away = "" if machine.is_open else f", waiting for the broker: {machine.trouble}"
-        reason = f" ({machine.reason})" if machine.reason else ""
-        status = f"{self._settings.llm!r} is {machine.worker_state}{reason}, {machine.running} rows running{away}"
+        reason = f" ({machine.health.reason})" if machine.health.reason else ""
+        status = f"{self._settings.llm!r} is {machine.health.state}{reason}, {machine.running} rows running{away}"
         self._notifier.tick(now, phase, status, is_healthy=not machine.is_dying)
 
     def _is_over(self) -> bool:
@@ -187,7 +187,7 @@ class _Shell:
 
     def _finish(self) -> int:
         code = self._exit or 0
-        if code == 0 and self._machine.worker_state is WorkerState.DRAINING:
+        if code == 0 and self._machine.health.state is WorkerState.DRAINING:
             self._notify(time.monotonic())  # it may have had nothing to wait for
         if self._notifier is not None:
             self._notifier.close()

@@ -82,7 +82,7 @@ class _Process:
                 self._disturb()
             case 6 | 7:
                 self._receive(MAKERS[Welcome](self._choices, self._words))
-                if not worker.is_loaded:
+                if not worker.health.is_loaded:
                     worker.loaded(replace(self._identity, model_name="model"), now)
             case _:
                 self._hear()

@@ -159,7 +159,7 @@ class Bench:
         """All that a message may change."""
         worker = self.worker
         rows = dict(worker.held), dict(worker.finished)
-        return worker.state, worker.worker_state, *rows, sorted(worker.calls), worker._used, worker._credit()
+        return worker.state, worker.health.state, *rows, sorted(worker.calls), worker._used, worker._credit()
 
     def _effects(self, effects: list[object]) -> list[object]:
         self.logs += [effect.text for effect in effects if isinstance(effect, Log)]
@@ -566,8 +566,8 @@ def test_an_llm_that_stays_unwell_is_probed_ever_more_seldom() -> None:
         bench.done(number, outcome=Outcome.RETURNED)
         bench.end(number)
         since = bench.now
-        while not bench.worker._takes_rows():
-            assert bench.worker.worker_state is UNWELL
+        while not bench.worker.health.takes_rows:
+            assert bench.worker.health.state is UNWELL
             bench.tick(0.5)
             bench.tell(Ping(None))
         waits.append(bench.now - since)
@@ -582,7 +582,7 @@ def test_calls_that_find_it_unwell_together_lengthen_the_wait_once() -> None:
         bench.done(number, outcome=Outcome.RETURNED)
     bench.end(*range(16))
     bench.tick(1.0)
-    assert bench.worker._takes_rows()
+    assert bench.worker.health.takes_rows
     assert bench.logs == ["'llm' is unwell: no server"]
 
 
@@ -640,7 +640,7 @@ def test_an_unwell_worker_whose_server_answers_that_a_row_is_bad_is_well() -> No
     bench.tell(Assign([run(0)]))
     bench.done(0, outcome=Outcome.FAILED)
     bench.end(0)
-    assert (bench.worker.worker_state, bench.worker.reason) == (READY, "")
+    assert (bench.worker.health.state, bench.worker.health.reason) == (READY, "")
 
 
 def test_an_llm_whose_server_is_not_there_yet_is_loaded_again_and_again_until_it_is() -> None:
@@ -704,7 +704,7 @@ def test_an_unwell_worker_that_is_told_to_stop_drains() -> None:
     bench = Bench.ready()
     bench.worker.drain(bench.now)
     bench.worker.unwell("no server", bench.now)
-    assert bench.worker.worker_state is DRAINING
+    assert bench.worker.health.state is DRAINING
     assert bench.tick()[-1] == Exit(0)
 
 
@@ -759,7 +759,7 @@ def test_a_row_that_runs_too_long_is_aborted_and_charged_and_the_worker_goes_on(
     assert (failure.type, failure.builtin, failure.host) == ("TimeoutError", "TimeoutError", "host")
     assert failure.message == "the row ran for longer than 10 s and was ended (--row-timeout)"
     assert wait(bench, 20.0) == []
-    assert bench.worker.worker_state is READY
+    assert bench.worker.health.state is READY
     assert bench.logs == [f"row {short(ids(0, 1)[0])} of 'llm' failed: {failure.message}"]
 
 
@@ -777,7 +777,7 @@ def test_an_answer_that_comes_while_its_row_is_aborted_is_taken() -> None:
     bench.tell(Assign([run(0)]))
     wait(bench, 10.5)
     assert sent_result(bench.work(0, 0)[0]) == result(0, credit=2).message
-    assert bench.worker.worker_state is READY
+    assert bench.worker.health.state is READY
 
 
 def test_an_engine_that_does_not_abort_ends_its_process_once_all_that_is_finished_was_taken() -> None:
@@ -1038,10 +1038,10 @@ def check(bench: Bench, effects: list[object], after: tuple[str, str]) -> None:
     assert worker.held_bytes == sum(len(result.payload) for result in worker.finished.values()), after
     free = worker._credit() - worker._used
     assert 0 <= free <= worker.identity.concurrency, after
-    assert free == 0 or worker._takes_rows(), after
+    assert free == 0 or worker.health.takes_rows, after
     started = [number for effect in effects if isinstance(effect, StartCall) for number in effect.executions]
     assert len(started) == len(set(started)), after
-    assert not started or worker._takes_rows(), after
+    assert not started or worker.health.takes_rows, after
 
 
 def finish_all(bench: Bench) -> None:
