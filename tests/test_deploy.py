@@ -160,9 +160,8 @@ def test_a_units_command_can_be_parsed_and_it_waits_for_a_drain(unit: Path) -> N
 def test_systemd_takes_a_unit(unit: Path, tmp_path: Path) -> None:
     # The command must be there: it is, in another place.
     here = tmp_path / unit.name.replace("@.", "@qwen.")
-    here.write_text(
-        unit.read_text().replace("/opt/genpool/bin/genpool", str(Path(sys.executable).with_name("genpool")))
-    )
+    executable = Path(sys.executable).with_name("genpool")
+    here.write_text(unit.read_text().replace("/opt/genpool/bin/genpool", f'"{executable}"'))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(here)],
         capture_output=True,

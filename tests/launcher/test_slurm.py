@@ -59,7 +59,7 @@ def test_a_task_that_ends_while_it_is_asked_to_is_no_failure_and_the_others_are_
     listing = f"7|1|RUNNING|None|{comment}\n7|2|PENDING|Priority|{comment}\n"
     ended = "scancel: error: Kill job error on job id 7_1: Invalid job id specified"
     fails = f"[ $1 != --batch ] || {{ echo '{ended}' >&2; exit 1; }}"
-    (tmp_path / "scancel").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/called\n{fails}\n")
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\necho $@ >> '{tmp_path}/called'\n{fails}\n")
     (tmp_path / "scancel").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     # When the time is over, the last one has just gone, too.
@@ -141,14 +141,14 @@ def test_the_script_says_all_to_slurm_and_bash_can_read_it(tmp_path: Path) -> No
 def test_a_new_task_has_an_old_one_drain_and_cancels_one_that_has_begun_to_wait(
     tmp_path: Path, state: str, called: str
 ) -> None:
-    for name, line in (("squeue", f"echo {state}"), ("scancel", f"echo $@ >> {tmp_path}/called")):
+    for name, line in (("squeue", f"echo {state}"), ("scancel", f"echo $@ >> '{tmp_path}/called'")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     text = script(replace(WANTED, path=tmp_path / "fleet.toml"), Submit(SMALL, 1, (task(1),)), tmp_path)
     # In the worker's place something that tells that it is ready.
     (begin,) = [line for line in text.splitlines() if line.endswith("--restart &")]
     tell = "import os, socket; socket.socket(1, 2).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
-    wait = f"until [[ -S $NOTIFY_SOCKET ]]; do sleep 0.05; done; {sys.executable} -c {shlex.quote(tell)}; wait %1"
+    wait = f"until [[ -S $NOTIFY_SOCKET ]]; do sleep 0.05; done; {shlex.join([sys.executable, '-c', tell])}; wait %1"
     subprocess.run(
         ["bash"],
         input=text.replace(begin, wait).partition("worker=")[0],
