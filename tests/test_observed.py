@@ -137,7 +137,8 @@ def test_a_bad_address_is_refused_in_a_sentence(fleet: Fleet, given: str) -> Non
 
 def test_without_the_package_it_says_what_to_install(fleet: Fleet) -> None:
     (fleet.folder / "sitecustomize.py").write_text("import sys\nsys.modules['prometheus_client'] = None\n")
-    process = fleet.start("broker", "--http", "127.0.0.1:0", environment={"PYTHONPATH": str(fleet.folder)})
+    bind = ("--bind", "tcp://127.0.0.1:*")
+    process = fleet.start("broker", *bind, "--http", "127.0.0.1:0", environment={"PYTHONPATH": str(fleet.folder)})
     assert process.wait(PATIENCE_S) == 2
     assert (fleet.folder / "0-broker.log").read_text() == (
         'genpool: --http needs the package prometheus-client: pip install "genpool[metrics]" '
