@@ -207,6 +207,8 @@ class Worker(Desk):
 
     def drain(self, now: float, reason: str = _TOLD_TO_STOP) -> None:
         """Take no more, finish what runs, then exit with 0."""
+        if self.health.state is not DRAINING:
+            self._effect(Log("info", f"this worker drains: {reason}"))
         self.health.drain(reason)
         if not self.health.is_loaded:
             self._leave()
@@ -225,7 +227,6 @@ class Worker(Desk):
     def told_to_drain(self, reason: str, now: float) -> None:
         """A broker has passed on that somebody wants this worker away: from all brokers."""
         if self.health.state is not DRAINING:
-            self._effect(Log("info", f"this worker drains: {reason}"))
             self.drain(now, reason)
 
     def make_way(self, desk: Desk) -> None:

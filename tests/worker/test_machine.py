@@ -456,6 +456,7 @@ def test_a_drain_finishes_what_runs() -> None:
     bench.tell(Assign([run(0)]))
     bench.worker.drain(bench.now)
     assert bench.flush() == [Send(Grant(1, DRAINING, "it was told to stop"))]
+    assert bench.logs == ["this worker drains: it was told to stop"]
     assert bench.tick(6.0) == []  # it runs as long as it takes
     assert bench.work(0, 0) == [result(0, credit=1)]
     assert bench.tick(0.1) == []  # until its client has the answer
