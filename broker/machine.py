@@ -437,7 +437,8 @@ class Broker:
         self._forget_client(client)
 
     def _on_worker_goodbye(self, worker: Worker, message: Goodbye) -> None:
-        self._lost(worker, message.reason or "it said goodbye")
+        level = "info" if worker.is_draining else "warning"
+        self._lost(worker, message.reason or "it said goodbye", level=level)
         departure = self._departures.pop(worker.hello.instance)
         self.ledger.requeue(departure.worker.executions.values())
 
@@ -445,7 +446,7 @@ class Broker:
         """It gives this connection up, and opens another one."""
         self._lost(peer, message.reason, silent=True)
 
-    def _lost(self, peer: Peer, why: str, *, silent: bool = False) -> None:
+    def _lost(self, peer: Peer, why: str, *, silent: bool = False, level: str = "warning") -> None:
         """The connection is gone; the peer may come back with a new one."""
         self._unlink(peer)
         self._out.forget(peer)
@@ -469,7 +470,7 @@ class Broker:
                 self._unassign(peer.id, message)
             self._fleet_changed = True
             self._out.log(
-                "warning", f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}", peer.hello
+                level, f"worker {peer.hello.host}:{peer.hello.pid} of {llm.name!r} is away: {why}", peer.hello
             )
 
     def _unlink(self, peer: Peer) -> None:

@@ -33,7 +33,7 @@ from driven import (
 )
 
 from genpool.broker.blame import SURVIVOR_WAIT_S
-from genpool.broker.outgoing import Send
+from genpool.broker.outgoing import Log, Send
 from genpool.broker.peer import Client, Worker
 from genpool.broker.row import RowState
 from genpool.broker.settings import BrokerSettings
@@ -1400,6 +1400,18 @@ def test_a_worker_that_drains_and_says_goodbye_charges_nobody() -> None:
     bench.worker("two", credit=2)
     bench.tell("one", grant(0, WorkerState.DRAINING, "it was told to stop"))
     assert bench.tell("one", Goodbye("it was told to stop")) == [("two", assign(2, "a", "b"))]
+
+
+@pytest.mark.parametrize(
+    ("state", "level"), [(WorkerState.DRAINING, "info"), (WorkerState.UNWELL, "warning")], ids=["drained", "unwell"]
+)
+def test_a_goodbye_is_a_warning_unless_the_worker_was_drained(state: WorkerState, level: str) -> None:
+    bench = Bench()
+    bench.worker("one")
+    bench.tell("one", grant(0, state, "why"))
+    bench.broker.received(b"one", Goodbye("why"), bench.now)
+    logs = [effect for effect in bench.broker.flush(bench.now) if isinstance(effect, Log)]
+    assert logs == [Log(level, "worker one:8 of 'llm' is away: why")]
 
 
 def test_a_worker_that_is_killed_while_it_drains_charges_nobody() -> None:
