@@ -151,7 +151,8 @@ def _wait(link: Link, workers: Sequence[PeerInfo], timeout_s: float | None) -> l
             if left and now >= next_word:
                 next_word = now + _SAY_EVERY_S
                 rows = sum(running.get(key, 0) for key in left)
-                say(f"waiting for {plural(len(left), 'worker')} to end {plural(rows, 'row')}")
+                their_rows = f" {plural(rows, 'row')}" if rows else ""
+                say(f"waiting for {plural(len(left), 'worker')} to end{their_rows}")
         remains = [one for one in workers if _key(one) in left]
         left_s = _ASK_EVERY_S if timeout_s is None else begun + timeout_s - time.monotonic()
         if not remains or left_s <= 0:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from ..protocol.messages import LLMInfo
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from .standing import Standing
 
 log = logging.getLogger("genpool.generate")
@@ -46,7 +46,7 @@ class _Pace:
         """So many rows, failures and tokens."""
         seconds = max(time.monotonic() - self._began, 1e-3)
         rows_per_s = (now.rows - self._start.rows) / seconds
-        said = [f"{now.rows} rows written, {now.failed} failed", f"{rows_per_s:.1f} rows/s"]
+        said = [f"{plural(now.rows, 'row')} written, {now.failed} failed", f"{rows_per_s:.1f} rows/s"]
         if tokens := _tokens(now) - _tokens(self._start):
             said.append(f"{tokens / seconds:.0f} tokens/s")
         if self._total is not None and rows_per_s > 0:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
 from .parameter import SECONDS
 
@@ -162,7 +162,9 @@ def tables(report: Report, width: int) -> RenderableType:
     workers = [{"llm": llm.get("name"), **worker} for llm in llms for worker in _maps(llm, "workers")]
     clients = [client for client in _maps(report, "clients") if not _is_this_process(client)]
     uptime = _duration(report.get("uptime_s"))
-    parts: list[RenderableType] = [Text(f"broker up for {uptime}, {report.get('rows', '?')} rows there")]
+    rows = report.get("rows")
+    held = plural(rows, "row") if isinstance(rows, int) else "? rows"
+    parts: list[RenderableType] = [Text(f"broker up for {uptime}, {held} there")]
     if llms:
         hedges = {"hedges": "hedges"} if any(llm.get("hedged") for llm in llms) else {}
         columns = {heading: key for heading, key in _LLM_COLUMNS.items() if heading not in left_out}

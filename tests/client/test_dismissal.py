@@ -113,6 +113,7 @@ def test_a_host_is_drained_or_of_it_the_workers_of_one_llm(fleet: Served) -> Non
     fleet.wait_for(lambda report: [one["state"] for one in workers(report)] == ["ready"] * 3)
     done = run(fleet, "drain", "gpu1", "--llm", "other")
     assert (done.returncode, done.stdout) == (0, f"1 worker gone, which ran 0 rows: gpu1:{other.pid}\n")
+    assert done.stderr == "genpool: waiting for 1 worker to end\n"
     assert other.wait(PATIENCE_S) == 0
     assert noted_one.poll() is None
     done = run(fleet, "drain", "gpu1")

@@ -31,6 +31,7 @@ def test_lines_tell_the_pace_of_this_run_alone(
     lines = LineMeter(before, 2000)
     lines.wrote(Standing(rows=1001))
     assert caplog.text == ""
+    assert _Pace(Standing(), None).text(Standing(rows=1)).startswith("1 row written, 0 failed")
     now = 150.0
     lines.wrote(Standing(rows=1500, failed=3, made={"a": Made(1500, 0, 10_000)}))
     lines.wrote(Standing(rows=1501))

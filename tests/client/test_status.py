@@ -160,6 +160,7 @@ def test_an_empty_fleet_and_a_report_of_another_release_are_shown_too() -> None:
         "broker up for 1 min 1 s, 0 rows there",
         "no LLMs: no worker has connected",
     ]
+    assert shown({"uptime_s": 61, "rows": 1})[0] == "broker up for 1 min 1 s, 1 row there"
     assert shown({"llms": None}) == ["broker up for ?, ? rows there", "no LLMs: no worker has connected"]
 
 
