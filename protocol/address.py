@@ -132,9 +132,8 @@ def check(address: str, *, bind: bool = False) -> str:
         return address
     match = _HOST_AND_PORT.fullmatch(address.removeprefix("tcp://")) if address.startswith("tcp://") else None
     if match is None or (not bind and "*" in match.groups()):
-        raise ConfigurationError(
-            f"{address!r} is no broker's address: give tcp://HOST:PORT, HOST:PORT or a connection file's path"
-        )
+        forms = "tcp://HOST:PORT or ipc://PATH" if bind else "tcp://HOST:PORT, HOST:PORT or a connection file's path"
+        raise ConfigurationError(f"{address!r} is no broker's address: give {forms}")
     # Whoever binds port 0 gets a free one; nobody can connect to it.
     if match["port"] != "*" and not (0 if bind else 1) <= int(match["port"]) <= 65535:
         raise ConfigurationError(f"{address!r} is no broker's address: ports go from 1 to 65535")

@@ -43,6 +43,11 @@ def test_an_address_that_others_reach_is_refused(fleet: Fleet, host: str) -> Non
     )
 
 
+def test_an_address_that_is_none_to_listen_on_is_refused(fleet: Fleet) -> None:
+    said = refused(fleet, "--bind", "127.0.0.1:5555")
+    assert said == "genpool: '127.0.0.1:5555' is no broker's address: give tcp://HOST:PORT or ipc://PATH\n"
+
+
 def test_the_two_commands_that_it_names_work(fleet: Fleet) -> None:
     keys = fleet.folder / "keys"
     assert fleet.start("keys", "new", str(keys)).wait(PATIENCE_S) == 0
