@@ -141,7 +141,7 @@ class _Reader:
             raise _Wrong(("keys",), f"must be the path of a worker's key file, got {said!r}")
         path = self._base / said
         if not path.is_file():
-            raise _Wrong(("keys",), f"there is no key file {str(path)!r}: make one with `genpool keys new`")
+            raise _Wrong(("keys",), f"there is no key file {str(path)!r}: make one with `genpool keys new DIR`")
         return {KEYS: str(path)}
 
     def _gpus(self, content: Mapping[str, Any], services: Sequence[Service]) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def write_keys(path: Path, keys: KeyPair | PeerKeys) -> None:
 
 def _pair(said: Mapping[str, Any], where: str) -> KeyPair:
     if not is_key(said.get("public")) or not is_key(said.get("secret")):
-        raise ConfigurationError(f"{where} holds no pair of keys: make one with `genpool keys new`")
+        raise ConfigurationError(f"{where} holds no pair of keys: make one with `genpool keys new DIR`")
     return KeyPair(said["public"], said["secret"])
 
 
@@ -108,7 +108,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         refuse_shared(path, _WHAT)
         text = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigurationError(f"there is no key file {str(path)!r}: make one with `genpool keys new`") from None
+        raise ConfigurationError(f"there is no key file {str(path)!r}: make one with `genpool keys new DIR`") from None
     except OSError as error:
         raise ConfigurationError(f"{_name(path)} cannot be read: {error.strerror}") from None
     try:

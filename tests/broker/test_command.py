@@ -63,7 +63,7 @@ def test_a_socket_in_a_file_takes_no_keys(fleet: Fleet) -> None:
 
 def test_a_folder_without_keys_is_refused(fleet: Fleet) -> None:
     said = refused(fleet, "--bind", "tcp://127.0.0.1:*", "--keys", str(fleet.folder))
-    assert said == f"genpool: there is no key file '{fleet.folder}/broker.key': make one with `genpool keys new`\n"
+    assert said == f"genpool: there is no key file '{fleet.folder}/broker.key': make one with `genpool keys new DIR`\n"
 
 
 def test_an_address_that_others_reach_is_allowed_when_asked_for_with_a_warning(fleet: Fleet) -> None:
