@@ -25,7 +25,7 @@ def model_path(model: str | Path) -> Path:
     """
     path = Path(model).expanduser()
     if not path.is_file():
-        raise ConfigurationError(f"there is no model file at {path}")
+        raise ConfigurationError(f"there is no model file at {path.absolute()}")
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))

@@ -300,9 +300,12 @@ def test_a_chat_template_that_cannot_be_used_is_refused(smollm2_path: Path, temp
         LlamaCppLLM(smollm2_path, chat_template=template, **SMALL)
 
 
-def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"no model file at .*absent\.gguf"):
-        LlamaCppLLM(tmp_path / "absent.gguf")
+def test_a_missing_model_file_is_named_with_the_folder_that_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=rf"no model file at {tmp_path}/absent\.gguf"):
+        LlamaCppLLM("absent.gguf")
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
