@@ -65,7 +65,8 @@ def load_engine(
     required = [one.name for one in _parameters(cls).values() if one.default is one.empty]
     missing = [key for key in required if key not in settings and key != "task"]
     if missing:
-        raise ConfigurationError(f"the engine {name} needs {_names(missing)}")
+        options = " ".join("--model" if key == "model" else f"--set {key}=…" for key in missing)
+        raise ConfigurationError(f"the engine {name} needs {_names(missing)}: give {options}")
     return cls(**settings)
 
 

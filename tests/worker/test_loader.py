@@ -257,7 +257,7 @@ class TestLoadEngine:
         assert load_engine("scripted", "a.gguf", [], None, None, 256).concurrency == 1
 
     def test_what_is_needed_and_missing_is_named(self) -> None:
-        with pytest.raises(ConfigurationError, match="the engine scripted needs model"):
+        with pytest.raises(ConfigurationError, match=r"the engine scripted needs model: give --model$"):
             load_engine("scripted", None, [], None)
 
     def test_an_unknown_engine_is_told_the_known_ones(self) -> None:
