@@ -291,7 +291,13 @@ class _Connection:
             self._is_asking = True
             self._in_thread(self._ask_mechanism, self._sock, self._endpoint)
         else:
-            self.machine.broken(_TROUBLES.get(event, "the connection broke"), now)
+            self.machine.broken(self._trouble(event), now)
+
+    def _trouble(self, event: int) -> str:
+        """Why a connection has ended, or was none. The broker of local LLMs, at a socket's file, starts by itself."""
+        trouble = _TROUBLES.get(event, "the connection broke")
+        is_users = event == zmq.EVENT_CLOSED and self._endpoint.startswith("tcp://")
+        return f"{trouble}; does `genpool broker` run?" if is_users else trouble
 
     def _other_mechanism(self, now: float) -> None:
         self.machine.kept_out(_NEEDS_NO_KEYS if self._has_keys else _NEEDS_KEYS, now)
