@@ -26,6 +26,7 @@ from ..protocol.logs import bind
 from ..protocol.memory import keep_freed_memory
 from ..protocol.messages import Hello, Role, WorkerState
 from ..protocol.notify import Phase, notifier
+from ..protocol.printable import plural
 from ..protocol.session import SessionSettings
 from ..protocol.telemetry import flush
 from ..tasks.base import describe
@@ -287,7 +288,8 @@ class _Shell:
         # All at once and before any call, for a thread that cannot begin because memory is short hangs who starts it.
         for number in range(identity.concurrency):
             threading.Thread(target=self._make_calls, name=f"engine-{number}", daemon=True).start()
-        log.info("%r is ready: %s, %d at once", identity.llm, identity.model_name, identity.concurrency)
+        rows = plural(identity.batch_size * identity.concurrency, "row")
+        log.info("%r is ready: %s, %s at once", identity.llm, identity.model_name, rows)
         self._machine.loaded(identity, now)
 
     # Effects.

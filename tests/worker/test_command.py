@@ -252,6 +252,7 @@ def test_rows_are_generated_and_answered(fleet: Fleet, broker: HandBroker) -> No
 def test_batch_size_is_how_many_rows_go_into_a_call(fleet: Fleet, broker: HandBroker) -> None:
     _, hello = start_ready(fleet, broker, "--batch-size", "4")
     assert (hello.batch_size, hello.concurrency, hello.credit) == (4, 1, 1)
+    assert "is ready: scripted model, 4 rows at once" in said(fleet)
     broker.send(assign(0, "a", "b", "c"))
     answers: list[str] = []
     while len(answers) < 3:  # each goes out as soon as the loop hears of it
