@@ -31,6 +31,7 @@ from ..protocol.printable import plural
 from ..protocol.telemetry import exporting
 from .call import LOST_AFTER_S
 from .claim import Claim, Places, claim, errors_path, is_resumable, require_appendable
+from .column import Columns
 from .fingerprint import plain, task_settings
 from .fleet import Choice, Connected, connected
 from .formats.base import STANDARD_STREAM, Format, Line, Source
@@ -420,6 +421,7 @@ class _Run:
 
     def _check_late(self, there: Connected) -> bool:
         """Now that the LLMs have told of their tasks: whether all was read again. Raises ConfigurationError."""
+        self._check_mapping(there.columns)
         if not self.settings.strict or self.settings.choice.task is not None:
             return False
         if not there.columns.are_known:
@@ -429,6 +431,18 @@ class _Run:
         self.source.rewind()
         self._check(needed(there.columns, self.settings.mapping))
         return True
+
+    def _check_mapping(self, columns: Columns) -> None:
+        """Refuse an argument that the task has not: misspelt, it would do nothing. Raises ConfigurationError."""
+        if not columns.are_known or hasattr(self.settings.choice.task, "parse_output_of"):
+            return  # that may read whatever the row has
+        arguments = columns.needed()
+        for name, column in self.settings.mapping.items():
+            if name not in arguments:
+                has = ", ".join(map(repr, arguments)) or "none"
+                raise ConfigurationError(
+                    f"the task has no argument {name!r} to read from the column {column!r}: it has {has}"
+                )
 
     def _check(self, names: Sequence[str]) -> None:
         """Refuse a source with lines that cannot be used. Raises ConfigurationError."""

@@ -158,6 +158,14 @@ def test_strict_asks_the_llms_for_the_columns_of_their_task(generate: Run, targe
     assert len(rows(target)) == 2
 
 
+@pytest.mark.parametrize("task", [None, TextGenerationTask()], ids=["the LLMs' own", "given"])
+def test_an_argument_that_the_task_has_not_is_mapped_to_no_column(generate: Run, target: Path, task: Any) -> None:
+    """Misspelt, it would do nothing, and the rows be made of another column."""
+    with pytest.raises(ConfigurationError, match=r"no argument 'inptu' to read from the column 'text': it has 'input'"):
+        generate('{"input": "one", "text": "two"}', llms=("a",), task=task, mapping={"inptu": "text"})
+    assert not target.exists()
+
+
 def test_an_llm_that_nobody_serves_is_told_of_with_those_that_there_are(generate: Run, target: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"an LLM named 'c', 'd' at .* \(known there: a, b\)"):
         generate('{"input": "one"}', llms=("a", "c", "d"), wait_s=0.5)
