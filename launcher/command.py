@@ -129,7 +129,10 @@ def up(
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )
 def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
-    """Drain and end all that `genpool up` has started for a fleet file, on this host or on a cluster."""
+    """Drain and end all that `genpool up` has started for a fleet file, on this host or on a cluster.
+
+    Exit codes: 0 done, also when nothing was there, 2 usage.
+    """
     place = Place.of(file, logs)
     if on == "slurm":
         return slurm.down(_read(click.get_current_context().find_root(), file, place, on), timeout)
@@ -141,6 +144,8 @@ def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
     follower = Follower(place)
     status = place.status()
     if not place.ask(Request("down", timeout_s=timeout)):
+        if not file.exists():
+            raise ConfigurationError(f"there is no fleet file {file}, and nothing of it runs on this host")
         click.echo(f"nothing of {file} runs on this host", err=True)
         return 0
     # The broker's time begins when the workers' is over.

@@ -194,6 +194,12 @@ def test_down_drains_and_leaves_nothing(pair: Host, llm: ProcessLLM, tmp_path: P
     assert "nothing of" in pair.down()
 
 
+def test_down_of_a_file_that_is_not_there_is_a_mistake(host: Host) -> None:
+    assert host.run("down", str(host.file), code=2) == (
+        f"genpool: there is no fleet file {host.file}, and nothing of it runs on this host\n"
+    )
+
+
 def test_down_kills_what_does_not_drain_in_time(pair: Host, llm: ProcessLLM, tmp_path: Path) -> None:
     pids = pair.pids.values()
     llm.generate([{"input": "hang row"}])
