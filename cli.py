@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from . import __version__
 from .protocol.logs import JSON, TEXT, configure, say
@@ -64,6 +66,19 @@ def genpool(log_level: str, log_format: str) -> None:
     configure(log_level, log_format)
 
 
+def _name_variable(error: click.BadParameter) -> None:
+    """Where the environment gave a bad value, say by which variable: nobody typed the option."""
+    context, option = error.ctx, error.param
+    if context is None or option is None:
+        return
+    if context.get_parameter_source(option.name) is not ParameterSource.ENVIRONMENT:
+        return
+    given = option.envvar or f"{context.auto_envvar_prefix}_{option.name.upper()}"
+    names = [given] if isinstance(given, str) else given
+    variable = next((name for name in names if os.environ.get(name)), names[0])
+    error.param_hint = f"{option.get_error_hint(context)} ({variable})"
+
+
 def main() -> Any:
     """Run the command line. Errors that a user can mend are one sentence on stderr, never a traceback."""
     from .protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
@@ -74,6 +89,8 @@ def main() -> Any:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
+        if isinstance(error, click.BadParameter):
+            _name_variable(error)
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:

@@ -114,6 +114,11 @@ def test_a_number_that_makes_no_sense_is_refused(fleet: Fleet, option: str, valu
     assert f"Invalid value for '{option}'" in refused(fleet, option, value)
 
 
+def test_a_variable_that_makes_no_sense_is_named(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENPOOL_BROKER_SETTLE", "soon")
+    assert "Invalid value for '--settle' (GENPOOL_BROKER_SETTLE): 'soon' is not a valid" in refused(fleet)
+
+
 def test_every_option_has_an_environment_variable(fleet: Fleet) -> None:
     file = fleet.folder / "connection"
     environment = {
