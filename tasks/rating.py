@@ -258,8 +258,7 @@ def _judgement(section: str, scale: Scale) -> Judgement:
     marks = list(_MARK.finditer(section))
     rated = _values(section, marks)
     ratings = [_rating(value, scale) for value in rated]
-    leading = _LEADING_VALUE.match(section)
-    if leading is not None and not _LIST_BEGINS.match(section) and (said := _rating(leading, scale)) is not None:
+    if (said := _rating(_leading_value(section), scale)) is not None:
         ratings.append(said)  # what is marked may be of all outputs
     return Judgement(_agreed(ratings), _rationale(section, marks, rated[-1] if rated else None))
 
@@ -268,7 +267,12 @@ def _values(section: str, marks: Sequence[re.Match[str]]) -> list[re.Match[str] 
     """Those that are marked; without any, the one at the beginning, or all fractions."""
     if marked := [_marked_value(section, mark.end()) for mark in marks if mark["rating"]]:
         return marked
-    return [leading] if (leading := _LEADING_VALUE.match(section)) else list(_FRACTION.finditer(section))
+    return [leading] if (leading := _leading_value(section)) else list(_FRACTION.finditer(section))
+
+
+def _leading_value(section: str) -> re.Match[str] | None:
+    """The value at the beginning, where a list's first number is none."""
+    return None if _LIST_BEGINS.match(section) else _LEADING_VALUE.match(section)
 
 
 def _rationale(section: str, marks: Sequence[re.Match[str]], value: re.Match[str] | None) -> str | None:

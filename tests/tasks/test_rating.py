@@ -384,9 +384,16 @@ def test_nothing_is_read_by_an_order_that_the_text_denies(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("1. 4\n2. 3", 4), ("2. 4\n1. 3", 4), ("1. Rating: 4\n2. Reason: So.\n" * 2, 4)]
+    ("text", "count"),
+    [
+        ("1. 4\n2. 3", 4),
+        ("2. 4\n1. 3", 4),
+        ("1. Rating: 4\n2. Reason: So.\n" * 2, 4),
+        ("Output 1:\n1. It is true.\n2. It is short.\n\nOutput 2:\n1) It is false.", 2),
+        ("### Output 1\n**1.** It is true.\n\n### Output 2\n**1.** It is false.", 2),
+    ],
 )
-def test_the_numbers_of_a_list_are_no_outputs(text: str, count: int) -> None:
+def test_the_numbers_of_a_list_are_no_outputs_and_no_ratings(text: str, count: int) -> None:
     assert ratings(text, count) == [None] * count
 
 
