@@ -91,15 +91,18 @@ def _agreed(ratings: Sequence[float | None]) -> float | None:
 
 # Text.
 
-_QUOTES = r"[ \t*_`\"'(\[<]*"
+_SPACES = r" \t\u00a0\u202f"  # some languages have such before and after a sign
+_QUOTES = rf"[{_SPACES}*_`\"'(\[<]*"
 _GAP = r"[ \t]{0,3}[#(]?[ \t]{0,3}"
 _RATIONALE = r"(?:rationale|reason(?:ing)?|justification|explanation|comment|feedback)"
 
-# "4", "4.5", "**4**/5", "4 out of 5"; neither "4-5", "1 to 5", "4,5", "80%" nor "4th".
+# "4", "4.5", "**4**/5", "4 out of 5"; neither "4-5", "1 to 5", "4,5", "1 + 1", "80%" nor "4th".
+_OF_SCALE = r"(?:(?:stars?|points?)[ \t]+)?[(\[]?(?:/|(?:out )?of)"
 _VALUE = (
     rf"{_QUOTES}(?P<value>[+-]?\d{{1,6}}(?:\.\d{{1,6}})?)(?!\d)"
-    rf"(?:[ \t*_`\"')\]>]*(?:/|out[ ]of){_QUOTES}(?P<of>\d{{1,6}}(?:\.\d{{1,6}})?)(?!\d))?"
-    r"(?!\w|%|[.,]\d|[ \t]*(?:[-\u2013\u2014,/]|to\b|or\b|and\b)[ \t]*\d|[ \t]*out of\b)"
+    rf"(?:[{_SPACES}*_`\"')\]>]*{_OF_SCALE}{_QUOTES}(?P<of>\d{{1,6}}(?:\.\d{{1,6}})?)(?!\d))?"
+    rf"(?!\w|[{_SPACES}]*%|[.,]\d|[{_SPACES}]*(?:[-=]>|[-\u2013\u2014,/|~+\u2192]|to\b|or\b|and\b)[{_SPACES}]*\d"
+    r"|[ \t]*out of\b)"
 )
 _VALUE_HERE = re.compile(_VALUE)
 _VALUE_ON_NEXT_LINE = re.compile(rf"[ \t*_]*\n\s*{_VALUE}[*_`\"')\]> \t.]*(?:\n|$)")
