@@ -35,7 +35,7 @@ _OF_A_RATING = re.compile(
     rf"|\d[*_`\"')\]> \t]*[-\u2013\u2014:(]?[ \t(]*(?:(?:for|of)[ \t]+(?:the[ \t]+)?(?:{_NAME}|{_ORDINAL})"
     rf"|{_NAME}(?=[^\w\n]*$|\)))"
     # In its mark, as in "Rating [2]:" and "Rating (output B):".
-    rf"|\b{RATING}[ \t]*[(\[][ \t#]*(?:{_NAME}|{_WHICH})[ \t]*[)\]]",
+    rf"|\b{RATING}[ \t]*[(\[][ \t#]*(?:{_NAME}|{_WHICH}|{_ORDINAL})[ \t]*[)\]]",
     re.IGNORECASE | re.MULTILINE,
 )
 

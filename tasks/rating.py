@@ -216,11 +216,16 @@ def _kinds(marks: Iterable[re.Match[str]]) -> str:
 def _items_in_order(text: str, marks: Sequence[re.Match[str]], first: str) -> bool:
     """Whether the list in which the ratings stand, if it is one of outputs, has them in their order."""
     items: list[re.Match[str] | None] = []
+    heads: list[tuple[str, str]] = []
     since = 0
     for mark in marks:
         items.append(next(reversed([*_ITEM.finditer(text, since, mark.start())]), None))
+        if mark[first]:
+            heads.append(_head(text[since : mark.start()]))
         value = _marked_value(text, mark.end()) if mark["rating"] else None
         since = mark.end() if value is None else value.end()
+    if any(_tell_another_order(lines) for lines in zip(*heads, strict=True)):
+        return False
     numbers = [None if item is None else place(item[1]) for item in items]
     of_outputs = [number for number, mark in zip(numbers, marks, strict=True) if mark[first]]
     if None in of_outputs:
@@ -233,6 +238,18 @@ def _items_in_order(text: str, marks: Sequence[re.Match[str]], first: str) -> bo
     lines = len(numbers) // len(of_outputs)
     is_of_lines = lines > 1 and numbers in (_run(lines) * len(of_outputs), _run(len(numbers)))
     return is_of_lines or of_outputs == _run(len(of_outputs))
+
+
+def _head(before: str) -> tuple[str, str]:
+    """The first and the last line of the paragraph that ends ``before`` a rating: one may say what is rated."""
+    lines = re.split(r"\n[^\S\n]*\n", before.rstrip(f"{_AROUND}#"))[-1].strip().splitlines()
+    return (lines[0], lines[-1]) if lines else ("", "")
+
+
+def _tell_another_order(lines: Sequence[str]) -> bool:
+    """Whether the numbers or letters in which such lines as "Model B" and "Model A" differ are in another order."""
+    words = [re.findall(r"\d{1,6}|[^\W\d_]+", line) for line in lines]
+    return any(_is_another_order([place(word) for word in column]) for column in zip(*words, strict=False))
 
 
 def _split(text: str, begins: Sequence[re.Match[str]]) -> Iterable[tuple[re.Match[str], str]]:
