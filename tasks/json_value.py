@@ -16,7 +16,17 @@ def json_values(text: str) -> list[Any]:
     try:
         return [_DECODER.decode(text)]
     except (ValueError, RecursionError):
-        return list(_outermost(text))
+        return list(_outermost(_Unlined(text)))
+
+
+class _Unlined(str):
+    """A text of one line for json's errors, which else count all lines before them, at each opening that fails."""
+
+    def count(self, *_: object) -> int:
+        return 0
+
+    def rfind(self, *_: object) -> int:
+        return -1
 
 
 def _outermost(text: str) -> Iterator[Any]:

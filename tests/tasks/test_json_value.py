@@ -39,6 +39,12 @@ def test_the_values_of_a_text(text: str, values: list[Any]) -> None:
     assert json_values(text) == values
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("text", ["{", "[{}", "{'", "if {\n"])
+def test_a_completion_that_repeats_itself_is_read_soon(text: str) -> None:
+    assert json_values(text * (400_000 // len(text))) == []
+
+
 @given(st.text(alphabet='[]{}",:01 \\\n`ab', max_size=200) | st.text(max_size=200))
 @settings(deadline=None)
 def test_it_never_raises(text: str) -> None:
