@@ -89,7 +89,7 @@ class Endpoint:
             raise ConfigurationError("OpenAI serves many models: name one as the model")
         try:
             listed = await self._client.with_options(timeout=_QUICK_S, max_retries=1).models.list()
-            names = [one.id for one in listed.data]
+            names: list[Any] = [one.id for one in listed.data]
         except openai.APIStatusError as error:
             # Not every server lists its models, and not every key may ask for them.
             if model is not None and error.status_code != 401:
@@ -99,16 +99,19 @@ class Endpoint:
             raise EngineUnwell(f"{self.address} does not list its models: {sentence_of(error)}{hint}") from error
         except openai.OpenAIError as error:
             raise EngineUnwell(f"{self.address} cannot be reached: {sentence_of(error)}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise EngineUnwell(f"{self.address} is no OpenAI server: its list of models cannot be read") from error
-        if model is None and not names:
+        except (AttributeError, TypeError, ValueError):
+            names = [None]
+        if model is not None:
+            self.model = model  # which needs no list, and some servers have one of another form
+            return
+        if not names:
             raise EngineUnwell(f"{self.address} lists no model")
-        # The client library believes whatever a server answers. A model that was named needs no list.
-        if model is None and not all(isinstance(cast(object, name), str) for name in names):
+        # The client library believes whatever a server answers.
+        if not all(isinstance(name, str) for name in names):
             raise EngineUnwell(f"{self.address} is no OpenAI server: its list of models cannot be read")
-        if model is None and len(names) > 1:
+        if len(names) > 1:
             log.warning("%s has the models %s: %s is taken", self.address, ", ".join(names), names[0])
-        self.model = names[0] if model is None else model
+        self.model = names[0]
 
     async def ask(self, prompt: str | list[dict[str, Any]], fields: Mapping[str, Any], tokens: int) -> Answer:
         """The answer to one request.

@@ -619,17 +619,19 @@ class TestConnecting:
             (Reply({"hello": 1}), "no OpenAI server"),
             (Reply({"data": [{"id": 1}, {"id": 2}]}), "no OpenAI server"),
             (Reply({"data": [{"name": "m"}]}), "no OpenAI server"),
+            (Reply([{"id": "m"}]), "no OpenAI server"),
             (Reply("<html></html>", type="text/html"), "no OpenAI server"),
             (Reply("{"), "no OpenAI server"),
         ],
         ids=str,
     )
-    def test_a_server_without_models_is_unwell(
+    def test_a_server_without_models_is_unwell_unless_one_is_named(
         self, scripted: Scripted, connect: Connect, models: Reply, sentence: str
     ) -> None:
         scripted.models = models
         with pytest.raises(EngineUnwell, match=sentence):
             connect()
+        assert connect(model="mine").model_name == "mine"
 
     def test_the_address_may_come_from_the_environment(
         self, scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
