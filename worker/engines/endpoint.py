@@ -196,11 +196,20 @@ def _read_choice(part: object) -> Choice | None:
 
 
 def _http_client(concurrency: int) -> Any:
-    """Connections for so many requests at once: by default the client library keeps 100 open, and shares 1,000."""
+    """Connections for so many requests at once: by default the client library keeps 100 open, and shares 1,000.
+
+    Raises:
+        ConfigurationError: what the environment says of proxies and certificates cannot be used.
+    """
     limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
         max_connections=None, max_keepalive_connections=concurrency, keepalive_expiry=5.0
     )
-    return openai.DefaultAsyncHttpxClient(limits=limits)
+    try:
+        return openai.DefaultAsyncHttpxClient(limits=limits)
+    except (ImportError, OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"a proxy or a file of certificates that the environment names cannot be used: {error}"
+        ) from error
 
 
 def _base_url(given: str | None) -> str | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -601,6 +602,18 @@ class TestConnecting:
     def test_an_address_where_no_server_can_be_is_refused(self, address: str) -> None:
         with pytest.raises(ConfigurationError, match=r"base_url must be http://HOST:PORT/v1, .*, got '"):
             OpenAILLM("m", base_url=f"http://{address}")
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTP_PROXY", "ftp://127.0.0.1"), ("SSL_CERT_FILE", "/none/such")],
+    )
+    def test_a_proxy_or_certificates_of_the_environment_that_cannot_be_used_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "socksio", None)  # without which there is no SOCKS proxy
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(ConfigurationError, match="a proxy or a file of certificates that the environment names"):
+            OpenAILLM("m", base_url="http://127.0.0.1:9/v1")
 
     def test_a_password_in_an_address_that_is_refused_is_not_repeated(self) -> None:
         with pytest.raises(ConfigurationError, match="base_url must be http://HOST:PORT/v1") as raised:
