@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -103,6 +104,8 @@ def sentence_of(error: Exception) -> str:
     if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
         cause = error.__cause__
         return line(f"{error.message.rstrip('.')} ({str(cause) or type(cause).__name__})")
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return "answered with something that is no completion: a text that is no JSON"
     return line(str(error))
 
 

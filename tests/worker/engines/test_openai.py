@@ -530,8 +530,10 @@ class TestFaults:
             (Reply([{"generated_text": "a dream"}]), "JSON without choices"),
             (Reply({"error": {"message": "filtered", "code": 403}}), "filtered"),
             (Reply("<html>Welcome to nginx</html>", type="text/html"), "<html>Welcome to nginx"),
+            (Reply(""), "a text that is no JSON"),
+            (Reply('{"choices": [{"message": {"content": "a dream'), "a text that is no JSON"),
         ],
-        ids=["a list of parts", "a stream", "a list", "an error", "a page"],
+        ids=["a list of parts", "a stream", "a list", "an error", "a page", "nothing", "a part"],
     )
     def test_what_may_be_a_completion_in_another_form_is_not_repeated(
         self, scripted: Scripted, connect: Connect, reply: Reply, sentence: str
