@@ -219,6 +219,9 @@ def _base_url(given: str | None) -> str | None:
     got = "" if "@" in url else f", got {url!r}"
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"base_url must begin with http:// or https://{got}")
+    if "?" in url:
+        # Not repeated, for a query may hold a key.
+        raise ConfigurationError("base_url must have no '?': requests add their own path to its end")
     if not _has_host(url):
         raise ConfigurationError(f"base_url must be http://HOST:PORT/v1, or the same with https{got}")
     hide_login(url)

@@ -605,6 +605,10 @@ class TestConnecting:
         with pytest.raises(ConfigurationError, match=r"base_url must be http://HOST:PORT/v1, .*, got '"):
             OpenAILLM("m", base_url=f"http://{address}")
 
+    def test_an_address_with_a_query_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"^base_url must have no '\?': .* to its end$"):
+            OpenAILLM("m", base_url="http://gpu1:8000/v1?api-version=2024-10-21")
+
     @pytest.mark.parametrize(
         ("variable", "value"),
         [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTP_PROXY", "ftp://127.0.0.1"), ("SSL_CERT_FILE", "/none/such")],
