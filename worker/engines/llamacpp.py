@@ -120,6 +120,7 @@ class LlamaCppLLM(RowEngine):
         )
         numbers = {"max_new_tokens": max_new_tokens, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_threads": n_threads}
         check_positive(numbers, numbers)
+        _check_ends(max_new_tokens, stop, ConfigurationError)
         self._path = model_path(model)
         self._rows_at_once = n_parallel
         self._seed = seed
@@ -176,10 +177,14 @@ class LlamaCppLLM(RowEngine):
         used = sent_prompt(self.prompt_of(call), self._takes_text, self._takes_chat)
         body = sampling(_WIRE_NAMES, self._settings, call.options)
         body["prompt" if isinstance(used, str) else "messages"] = used
-        if isinstance(used, str) and "response_format" in body:
-            # llama.cpp heeds a response_format in chats only, and says nothing.
-            body["json_schema"] = _schema(body.pop("response_format"))
+        if "response_format" in body:
+            schema = _schema(body["response_format"])
+            if isinstance(used, str):
+                # llama.cpp heeds a response_format in chats only, and says nothing.
+                del body["response_format"]
+                body["json_schema"] = schema
         check_json(body)
+        _check_ends(body.get("max_tokens"), body.get("stop"), RowError)
         return used, body
 
     def _complete(self, call: RowCall, body: dict[str, Any], seed: int | None) -> list[_Choice]:
@@ -261,6 +266,15 @@ class _Joined:
 def _error(error: Mapping[str, Any]) -> Exception:
     sentence = f"llama.cpp: {error.get('message', error)}"
     return RowError(sentence) if error.get("code") == 400 else RuntimeError(sentence)
+
+
+def _check_ends(max_new_tokens: Any, stop: Any, error: type[Exception]) -> None:
+    """Raises ``error`` for what llama.cpp takes without a word: an empty stop text ends every completion at once."""
+    if max_new_tokens is not None and (type(max_new_tokens) is not int or max_new_tokens < 1):
+        raise error(f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}")
+    texts: Any = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(texts, list) or not all(isinstance(one, str) and one for one in cast(list[Any], texts)):
+        raise error(f"stop must be a list of texts that are not empty, got {stop!r}")
 
 
 def _schema(response_format: Any) -> Any:

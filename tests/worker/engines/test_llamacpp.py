@@ -174,6 +174,13 @@ def test_a_response_format_without_a_schema_is_the_rows_fault(response_format: A
         (row(options={"temperature": "hot"}), "temperature"),
         (row(options={"temperature": float("nan")}), "JSON"),
         (row(options={"stop": {1}}), "JSON"),
+        (row(options={"stop": ["e", ""]}), "stop must be a list of texts that are not empty"),
+        (row(options={"stop": ""}), "stop must be a list of texts that are not empty"),
+        (row(options={"stop": {"a": 1}}), "stop must be a list of texts that are not empty"),
+        (row(options={"max_new_tokens": 0}), "max_new_tokens must be a whole number of at least 1, got 0"),
+        (row(options={"max_new_tokens": -1}), "max_new_tokens must be a whole number of at least 1, got -1"),
+        (row(options={"max_new_tokens": 1.5}), "max_new_tokens must be a whole number of at least 1, got 1.5"),
+        (row(options={"response_format": "json"}), "response_format must be"),
         (row(options={"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}}), "schema"),
         (RowCall([{"role": "user"}], "prompt"), "content"),
         (RowCall([], "prompt"), "empty"),
@@ -326,6 +333,11 @@ def test_a_number_below_one_is_refused(smollm2_path: Path, name: str) -> None:
     settings: dict[str, Any] = {**SMALL, name: 0}
     with pytest.raises(ConfigurationError, match=name):
         LlamaCppLLM(smollm2_path, **settings)
+
+
+def test_an_empty_stop_text_is_refused(smollm2_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"stop must be a list of texts that are not empty, got \[''\]"):
+        LlamaCppLLM(smollm2_path, stop=[""])
 
 
 def test_close_stops_what_runs(smollm2_path: Path) -> None:
