@@ -201,7 +201,7 @@ class TransformersLLM(Engine):
         ]
 
     def _generate(self, inputs: list[dict[str, Any]], num_generations: int = 1) -> list[list[LLMOutput]]:
-        answers = self.generate_batch([RowCall(one, num_generations=num_generations) for one in inputs])
+        answers = self.generate_batch([RowCall(one, "input", num_generations, self.wishes) for one in inputs])
         return [_raised(answer) for answer in answers]
 
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:

@@ -293,6 +293,19 @@ def test_generate_keeps_the_order_of_its_inputs_and_raises_what_one_raises(llm: 
         llm.generate([{"input": "a"}, {"input": "red " * CONTEXT}])
 
 
+WISHES = {"max_new_tokens": 2, "min_p": 0.5}
+
+
+class Wishing(TextGenerationTask):
+    generation_kwargs = WISHES
+
+
+def test_generate_asks_for_what_the_task_would_like(tiny_model: Path) -> None:
+    result = load(tiny_model, task=Wishing("be brief"), max_new_tokens=5, temperature=0).generate([{"input": "a"}])
+    assert isinstance(result, list)
+    assert result[0][0].get("usage", {})["completion_tokens"] == 2
+
+
 # What goes wrong with a device.
 
 
