@@ -246,13 +246,16 @@ class _Provider:
         request = {"timeout": _TIMEOUT, **self._options, **fields, "messages": messages}
         try:
             # Its own retries would repeat what was refused for good.
-            return await litellm.acompletion(
+            answer: Any = await litellm.acompletion(
                 self._model, api_key=self._key.value, max_retries=0, num_retries=0, **request
             )
         except openai.APIStatusError as error:
             # What a server wants of retries, which litellm keeps apart for many providers.
             error.response.headers.update(getattr(error, "litellm_response_headers", None) or {})
             raise
+        if not answer.choices:
+            raise openai.OpenAIError("answered with something that is no completion: no choices")
+        return answer
 
 
 class _Blame(Blame):

@@ -389,7 +389,12 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         "reply",
-        [Reply("<html>Welcome to nginx</html>", type="text/html"), Reply("{broken"), Reply({"error": "no such thing"})],
+        [
+            Reply("<html>Welcome to nginx</html>", type="text/html"),
+            Reply("{broken"),
+            Reply({"error": "no such thing"}),
+            Reply({"choices": []}),
+        ],
         ids=lambda reply: str(reply.body)[:30],
     )
     def test_something_else_than_a_completion_is_the_servers_fault(
