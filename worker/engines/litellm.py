@@ -324,7 +324,7 @@ def _read(answer: Any) -> Answer:
 
 def _sentence_of(error: Exception) -> str:
     """What the provider said, in a line."""
-    text = _BEHIND.sub("", str(getattr(error, "message", error)).partition("\nTraceback ")[0])
+    text = _BEHIND.sub("", str(getattr(error, "message", error)).partition("Traceback (most ")[0])
     text = text[cast(re.Match[str], _BEFORE.match(text)).end() :]
     with suppress(ValueError):
         text = said(json.loads(text))

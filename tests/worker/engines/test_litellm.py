@@ -394,6 +394,7 @@ class TestFaults:
             Reply("{broken"),
             Reply({"error": "no such thing"}),
             Reply({"choices": []}),
+            Reply({"choices": [{"index": 0}]}),
         ],
         ids=lambda reply: str(reply.body)[:30],
     )
@@ -402,8 +403,9 @@ class TestFaults:
     ) -> None:
         scripted.answer = lambda body: reply
         for provider in ("openai", "mistral"):
-            with pytest.raises(EngineUnwell, match=f"{provider}/m: "):
+            with pytest.raises(EngineUnwell, match=f"{provider}/m: ") as raised:
                 connect(f"{provider}/m").generate_row(row())
+            assert "Traceback" not in str(raised.value)
 
 
 class TestKeys:
