@@ -34,6 +34,8 @@ class Answer:
 
 
 def counts_of(usage: object) -> dict[str, int] | None:
-    """The counts of tokens in what a server tells of its usage; None where it tells none."""
+    """The counts of tokens in what a server tells of its usage; None where it tells none, or nothing but zeros."""
     counts = {name: token_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: count for name, count in counts.items() if count is not None} or None
+    told = {name: count for name, count in counts.items() if count is not None}
+    # litellm says 0 where a provider says nothing, and no request is without a token.
+    return told if any(told.values()) else None

@@ -265,6 +265,10 @@ class TestRequests:
         other.close()
         until(lambda: not any("process_request_thread" in one.name for one in threading.enumerate()), "the end of all")
 
+    def test_tokens_that_the_provider_does_not_count_are_not_zero(self, connect: Connect) -> None:
+        # The minute's tokens that they were estimated at would all be given back.
+        assert "usage" not in connect().generate_row(row())[0]
+
 
 class TestFaults:
     @pytest.mark.parametrize("provider", ["openai", "mistral"])

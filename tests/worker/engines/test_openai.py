@@ -220,6 +220,8 @@ class TestRequests:
             ({"prompt_tokens": 3, "completion_tokens": 2**64 - 1}, {"prompt_tokens": 3}),
             ({"prompt_tokens": 2**70, "completion_tokens": 4}, {"completion_tokens": 4}),
             ({"prompt_tokens": -3, "completion_tokens": True}, None),
+            ({"prompt_tokens": 0, "completion_tokens": 0}, None),
+            ({"prompt_tokens": 3, "completion_tokens": 0}, {"prompt_tokens": 3, "completion_tokens": 0}),
         ],
         ids=str,
     )
