@@ -373,6 +373,8 @@ def _in_value(value: Any, scale: Scale, count: int | None, depth: int = 0) -> _F
         return _placed(numbered, count)
     ratings = _first(keys, [f"{key}s" for key in _RATING_KEYS] + list(_RATING_KEYS))
     if isinstance(ratings, list):
+        if any(isinstance(one, dict) for one in cast(list[Any], ratings)):
+            return _in_list(cast(list[Any], ratings), scale, count)
         reasons = _first(keys, [f"{key}s" for key in _RATIONALE_KEYS] + list(_RATIONALE_KEYS))
         if any(_is_another_order(said) for key, said in keys.items() if _NUMBER_KEY.fullmatch(key.removesuffix("s"))):
             return _NOTHING
