@@ -319,6 +319,9 @@ def _rating(value: re.Match[str] | None, scale: Scale) -> float | None:
 
 _RATING_KEYS = ("rating", "score", "grade")
 _RATIONALE_KEYS = ("rationale", "reason", "reasoning", "justification", "explanation", "comment", "feedback")
+_SAID_KEYS = frozenset(key + plural for key in (*_RATING_KEYS, *_RATIONALE_KEYS) for plural in ("", "s"))
+# "Model B", "2" and "b"; what is longer tells of other outputs, too.
+_SHORT_NAME = re.compile(rf"(?:[^\W\d_]{{1,20}}[ _#.-]{{0,3}})?(?:\d{{1,6}}|{LETTER})|[a-z]")
 _NUMBER_KEY = re.compile(rf"{NOUN}(?:[ _-]?(?:id|index|number|no))?")
 _NUMBER_KEYS = ("id", "index", "number", "no", "#")
 _NUMBERED = re.compile(rf"(?:{NOUN}[ _#-]*)?(\d{{1,6}})", re.IGNORECASE)
@@ -378,6 +381,8 @@ def _in_value(value: Any, scale: Scale, count: int | None, depth: int = 0) -> _F
         reasons = _first(keys, [f"{key}s" for key in _RATIONALE_KEYS] + list(_RATIONALE_KEYS))
         if any(_is_another_order(said) for key, said in keys.items() if _NUMBER_KEY.fullmatch(key.removesuffix("s"))):
             return _NOTHING
+        if any(_are_names_in_another_order(said) for key, said in keys.items() if key not in _SAID_KEYS):
+            return _NOTHING
         return _in_lists(cast(list[Any], ratings), reasons, scale, count)
     if _first(keys, _RATING_KEYS) is not None:
         return _in_list([keys], scale, count)
@@ -393,8 +398,21 @@ def _in_list(values: list[Any], scale: Scale, count: int | None) -> _Found:
     if None not in numbers:
         return _placed(zip(cast(list[int], numbers), judgements, strict=True), count)
     places = [_place_of(value) for value in values]
-    is_in_order = places == _run(len(places)) or all(at is None for at in places)
+    is_in_order = places == _run(len(places)) or (all(at is None for at in places) and not _are_named_otherwise(values))
     return _ordered(judgements, count) if is_in_order and all(number is None for number in numbers) else _NOTHING
+
+
+def _are_named_otherwise(values: Sequence[Any]) -> bool:
+    """Whether the objects tell under a key of any name, such as "model", that they are in another order."""
+    objects = [_lowered(value) for value in values if isinstance(value, dict)]
+    keys = [key for key in (objects[0] if objects else ()) if key not in _SAID_KEYS]
+    return any(_are_names_in_another_order([one.get(key) for one in objects]) for key in keys)
+
+
+def _are_names_in_another_order(said: Any) -> bool:
+    names = cast(list[Any], said) if isinstance(said, list) else []
+    are_names = all(isinstance(one, str) and _SHORT_NAME.fullmatch(one.strip()) for one in names)
+    return are_names and _tell_another_order(names)
 
 
 def _in_lists(ratings: list[Any], reasons: Any, scale: Scale, count: int | None) -> _Found:
