@@ -328,6 +328,8 @@ _NUMBERED = re.compile(rf"(?:{NOUN}[ _#-]*)?(\d{{1,6}})", re.IGNORECASE)
 
 _ITEM_WITH_OBJECT = re.compile(rf"^[^\w\n]*(\d{{1,3}}|{LETTER})[.):|\]][ \t*_]*(?:\n?```\w*)?\s*\{{", re.MULTILINE)
 
+_BEFORE_OBJECT = re.compile(r"^([^\n{]+)\{", re.MULTILINE)
+
 _JSON_RATING = re.compile(rf"[\"']{RATING}s?[\"']\s*:", re.IGNORECASE)
 _NOTHING_BUT_JSON = re.compile(r"(?:```\w*\s+)?[\[{].*[\]}]\s*(?:```)?", re.DOTALL)
 
@@ -356,6 +358,8 @@ def _stand_in_order(objects: Sequence[Any], text: str) -> bool:
     if any(_number_of(one) is not None for one in objects):
         return True
     items = [place(item) for item in _ITEM_WITH_OBJECT.findall(text)]
+    if _tell_another_order(_BEFORE_OBJECT.findall(text)):
+        return False
     return not objects or (items in ([], _run(len(objects))) and are_in_order(text, len(objects)))
 
 

@@ -327,6 +327,8 @@ SPELLINGS: dict[str, Callable[[int, int], str]] = {
     "sentence": lambda n, r: f"The rating is {r} for the {ORDINALS[n - 1]}.",
     "object": lambda n, r: f'Output {n}:\n{{"rating": {r}}}',
     "object in an item": lambda n, r: f'{n}. {{"rating": {r}}}',
+    "object after a space": lambda n, r: f'Sortie {n} : {{"rating": {r}}}',
+    "object and a small letter": lambda n, r: f'{"abcdef"[n - 1]}) {{"rating": {r}}}',
     "object with a letter": lambda n, r: f'{{"response": "{"ABCDEF"[n - 1]}", "rating": {r}}}',
 }
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
