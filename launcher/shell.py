@@ -38,6 +38,9 @@ log = logging.getLogger("genpool.launcher")
 # How often a service manager hears from here, where there is one.
 _NOTIFY_EVERY_S = 0.5
 
+# The kernel takes no longer time than 24 days to wait; a drain may have more.
+_LONGEST_WAIT_S = 86400.0
+
 # Who has asked looks for the answer many times a second. With fewer, one of as many who ask at once waits for ever.
 _KEPT_ANSWERS = 100
 
@@ -120,7 +123,7 @@ class Launcher:
                 was_ready = True
                 log.info("all are ready")
             next_at = self._machine.next_at()
-            timeout_s = None if next_at is None else max(0.0, next_at - now)
+            timeout_s = None if next_at is None else min(max(0.0, next_at - now), _LONGEST_WAIT_S)
             if manager is not None:
                 self._notify(manager, now, was_ready=was_ready)
                 timeout_s = _NOTIFY_EVERY_S if timeout_s is None else min(timeout_s, _NOTIFY_EVERY_S)

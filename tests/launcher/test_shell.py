@@ -35,6 +35,16 @@ def test_one_that_cannot_be_started_ends_neither_the_launcher_nor_another(
     assert "good-1 is started" in caplog.text
 
 
+@pytest.mark.parametrize("patience_s", [3e6, 1e308], ids=["a month", "for ever"])
+def test_a_drain_may_take_longer_than_the_kernel_waits(tmp_path: Path, patience_s: float) -> None:
+    place = Place(tmp_path)
+    pipe = place.occupy()
+    assert pipe is not None
+    services = (Service("good", Recipe(("--version",))),)
+    place.ask(Request("down", timeout_s=patience_s))
+    assert Launcher(place, pipe, lambda: Fleet(tmp_path / "fleet.toml", services)).run() == 0
+
+
 def test_each_of_those_who_ask_at_once_has_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
     pipe = place.occupy()
