@@ -11,7 +11,7 @@ import click
 from ..protocol.address import check
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import Limits
-from ..protocol.number import FiniteRange
+from ..protocol.number import COUNT, SECONDS, FiniteRange
 from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
@@ -47,7 +47,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--settle",
-    type=FiniteRange(0),
+    type=SECONDS,
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -55,7 +55,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--client-grace",
-    type=FiniteRange(0),
+    type=SECONDS,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -63,7 +63,7 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--worker-grace",
-    type=FiniteRange(0),
+    type=SECONDS,
     default=0.4,
     show_default=True,
     metavar="SECONDS",
@@ -81,31 +81,29 @@ log = logging.getLogger("genpool.broker")
     "--max-attempts",
     default=3,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     help="How often a row may end a worker or make an engine raise.",
 )
 @click.option(
     "--max-unread",
     default=64,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="MEBIBYTES",
     help="How much a client may be sent before it has read it; its rows are held back meanwhile.",
 )
 @click.option(
     "--max-clients",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="How many clients are taken in; without it, as many as the limit on open files leaves room for.",
 )
-@click.option(
-    "--max-workers", type=click.IntRange(1), metavar="N", help="How many workers are taken in; without it, as above."
-)
+@click.option("--max-workers", type=COUNT, metavar="N", help="How many workers are taken in; without it, as above.")
 @click.option(
     "--max-rows",
     default=BrokerSettings().max_rows,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="How many rows of all clients are kept. Who sends more keeps them, and is told when to try again.",
 )
@@ -113,7 +111,7 @@ log = logging.getLogger("genpool.broker")
     "--max-queued",
     default=BrokerSettings().max_bytes // _MEBI,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="MEBIBYTES",
     help="How much these rows may be in all.",
 )
@@ -121,7 +119,7 @@ log = logging.getLogger("genpool.broker")
     "--max-client-rows",
     default=Limits().max_client_rows,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="How many rows of one client are kept.",
 )
@@ -129,7 +127,7 @@ log = logging.getLogger("genpool.broker")
     "--max-client-queued",
     default=Limits().max_client_bytes // _MEBI,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="MEBIBYTES",
     help="How much the rows of one client may be in all.",
 )

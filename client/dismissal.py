@@ -15,9 +15,9 @@ from ..protocol.errors import ConfigurationError, NoBroker
 from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.logs import say
 from ..protocol.messages import Dismiss, PeerInfo, Role
+from ..protocol.number import POSITIVE_SECONDS
 from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
-from .parameter import SECONDS
 
 # How often it is asked who is still there. A worker whose connection breaks and is opened anew is not listed for a
 # moment, so it has gone when it is missing twice in a row.
@@ -57,7 +57,7 @@ class DrainSettings:
 @click.option("--no-wait", is_flag=True, help="Do not wait until they have gone.")
 @click.option(
     "--timeout",
-    type=SECONDS,
+    type=POSITIVE_SECONDS,
     metavar="SECONDS",
     help="How long to wait until they have gone; they go on draining.  [default: as long as it takes]",
 )

@@ -12,14 +12,13 @@ import click
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.logs import is_json
-from ..protocol.number import FiniteRange
+from ..protocol.number import COUNT, POSITIVE_SECONDS, FiniteRange
 from ..tasks.named import TASKS
 from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
 from .fleet import Choice
 from .formats.base import STANDARD_STREAM
 from .formats.format import NAMES
-from .parameter import SECONDS
 from .reason import MaxFailures
 from .task import client_task
 
@@ -38,9 +37,7 @@ from .task import client_task
 )
 @click.option("--input-format", type=click.Choice(NAMES), help="In place of what the name of the file tells.")
 @click.option("--output-format", type=click.Choice(NAMES), help="In place of what the name of the file tells.")
-@click.option(
-    "-n", "--num-generations", default=1, show_default=True, type=click.IntRange(1), help="Generations for each row."
-)
+@click.option("-n", "--num-generations", default=1, show_default=True, type=COUNT, help="Generations for each row.")
 @click.option(
     "--llm", "llms", multiple=True, metavar="NAME", help="Repeat for several.  [default: all that share the task]"
 )
@@ -79,11 +76,14 @@ from .task import client_task
 )
 @click.option("--weights", metavar="A,B,…", help="Unequal shares: a number for each LLM, in the order of --llm.")
 @click.option(
-    "--timeout", type=SECONDS, metavar="SECONDS", help="Rows that have no answer so long after the start have failed."
+    "--timeout",
+    type=POSITIVE_SECONDS,
+    metavar="SECONDS",
+    help="Rows that have no answer so long after the start have failed.",
 )
 @click.option(
     "--wait",
-    type=SECONDS,
+    type=POSITIVE_SECONDS,
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -99,7 +99,7 @@ from .task import client_task
 )
 @click.option(
     "--lost-after",
-    type=SECONDS,
+    type=POSITIVE_SECONDS,
     default=LOST_AFTER_S,
     show_default=True,
     metavar="SECONDS",

@@ -6,9 +6,7 @@ from numbers import Real
 from typing import Any, cast
 
 from ..protocol.errors import ConfigurationError
-
-# Three years: the longest that a timer of the operating system surely takes.
-LONGEST_S = 1e8
+from ..protocol.limits import LONGEST_S
 
 
 def checked_seconds(name: str, value: Any) -> float:

@@ -20,9 +20,9 @@ from rich.text import Text
 
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker
+from ..protocol.number import POSITIVE_SECONDS
 from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
-from .parameter import SECONDS
 
 _REDRAW_S = 1.0
 # Wide enough for whoever reads a table from a file; without a terminal rich would take 80 columns.
@@ -56,7 +56,7 @@ class StatusSettings:
 @click.option("--watch", is_flag=True, help="Draw it anew every second, until Ctrl-C.")
 @click.option(
     "--timeout",
-    type=SECONDS,
+    type=POSITIVE_SECONDS,
     default=5.0,
     show_default=True,
     metavar="SECONDS",

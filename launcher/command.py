@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from ..protocol.errors import ConfigurationError
-from ..protocol.number import FiniteRange
+from ..protocol.number import SECONDS
 from . import slurm
 from .fleet_file import read_fleet
 from .gpu import visible_gpus
@@ -57,7 +57,7 @@ _ON = click.option(
 )
 @click.option(
     "--timeout",
-    type=FiniteRange(0),
+    type=SECONDS,
     metavar="SECONDS",
     help="How long to wait until all are ready, where it runs in the background; it goes on after that.  "
     "[default: as long as it takes]",
@@ -124,7 +124,7 @@ def up(
 @_LOGS
 @click.option(
     "--timeout",
-    type=FiniteRange(0),
+    type=SECONDS,
     metavar="SECONDS",
     help="Kill what has not drained by then.  [default: the file's drain-timeout]",
 )

@@ -22,7 +22,7 @@ import click
 from ..protocol.address import KEYS, resolve
 from ..protocol.brokers import joined, split
 from ..protocol.errors import ConfigurationError
-from ..protocol.limits import MAX_NAME_BYTES
+from ..protocol.limits import LONGEST_S, MAX_NAME_BYTES
 from ..protocol.notify import VARIABLES
 from ..protocol.option import parse_file, public_options, typed_option
 from ..protocol.secret import has_login, is_secret_name, refuse_secret
@@ -39,6 +39,9 @@ _WRITE_BROKER = 'write broker = "tcp://HOST:5555"'
 
 # Options of ``sbatch`` that `up` itself sets.
 _NOT_OF_SBATCH = ("array", "job-name", "comment", "output", "open-mode", "requeue", "signal", "wrap", "parsable")
+
+# Of replicas, and of each one's GPUs. Many more would only be added for ever.
+_MOST = 10_000
 
 Path_ = tuple[str, ...]
 
@@ -303,13 +306,13 @@ def _table(content: Mapping[str, Any], path: Path_) -> dict[str, Any]:
 
 def _count(table: Mapping[str, Any], path: Path_, least: int, default: int = 0) -> int:
     value = table.get(path[-1], default)
-    if type(value) is not int or value < least:
-        raise _Wrong(path, f"must be a whole number from {least} on, got {value!r}")
+    if type(value) is not int or not least <= value <= _MOST:
+        raise _Wrong(path, f"must be a whole number from {least} on, got {value!r}: take one up to {_MOST}")
     return value
 
 
 def _number(table: Mapping[str, Any], path: Path_, default: float) -> float:
     value = table.get(path[-1], default)
-    if type(value) not in (int, float) or not 0 <= value < float("inf"):
-        raise _Wrong(path, f"must be a number of seconds, got {value!r}")
+    if type(value) not in (int, float) or not 0 <= value <= LONGEST_S:
+        raise _Wrong(path, f"must be a number of seconds, got {value!r}: take one from 0 to {LONGEST_S:.0f}")
     return float(value)

@@ -15,6 +15,9 @@ MAX_COUNT = 2**63 - 1
 # The head is never split over frames, so it bounds how many rows one message may name. 4096 ids are 64 KiB.
 MAX_ROWS_PER_MESSAGE = 4096
 
+# Three years: the longest that a timer of the operating system surely takes.
+LONGEST_S = 1e8
+
 # Names (of LLMs, models, hosts, options), and reasons. Hello has several, a task's description among them, and what it
 # says goes on to all clients: so it is bounded as a whole too.
 MAX_NAME_BYTES = 1024

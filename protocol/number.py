@@ -7,6 +7,10 @@ from typing import Any
 
 import click
 
+from .limits import LONGEST_S
+
+_MOST = 10**9
+
 
 class FiniteRange(click.FloatRange):
     """A number within bounds, for options of commands.
@@ -22,3 +26,28 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+class _Seconds(FiniteRange):
+    """A time that every timer takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if seconds > LONGEST_S:
+            self.fail(f"{seconds:g} is more than {LONGEST_S:.0f} seconds, which are three years.", param, ctx)
+        return seconds
+
+
+class _Count(click.IntRange):
+    """How many: a number that can be carried, and what is computed of two of them, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        count = super().convert(value, param, ctx)
+        if count > _MOST:
+            self.fail(f"{count} is more than {_MOST}, a billion.", param, ctx)
+        return count
+
+
+SECONDS = _Seconds(0)
+POSITIVE_SECONDS = _Seconds(0, min_open=True)
+COUNT = _Count(1)

@@ -13,7 +13,7 @@ from .. import __version__
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
-from ..protocol.number import FiniteRange
+from ..protocol.number import COUNT, POSITIVE_SECONDS, SECONDS, FiniteRange
 from ..protocol.telemetry import exporting
 from ..tasks.named import TASKS
 from .config import read_config
@@ -58,13 +58,11 @@ from .shell import WorkerSettings, run
     metavar="TASK",
     help=f"The LLM's own task: {', '.join(TASKS)}, or yours as MODULE:TASK.  [default: text generation]",
 )
-@click.option(
-    "--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Rows in one call of the engine."
-)
-@click.option("--concurrency", type=click.IntRange(1), help="Calls at once.  [default: what suits the LLM]")
+@click.option("--batch-size", default=1, show_default=True, type=COUNT, help="Rows in one call of the engine.")
+@click.option("--concurrency", type=COUNT, help="Calls at once.  [default: what suits the LLM]")
 @click.option(
     "--wait",
-    type=FiniteRange(0),
+    type=SECONDS,
     metavar="SECONDS",
     help="Exit with 3 when no broker is there by then.  [default: wait for ever]",
 )
@@ -78,7 +76,7 @@ from .shell import WorkerSettings, run
 )
 @click.option(
     "--row-timeout",
-    type=FiniteRange(0, min_open=True),
+    type=POSITIVE_SECONDS,
     metavar="SECONDS",
     help="End a row that runs for longer: it is aborted where the engine can, or else this process ends, and the row "
     "is tried again or fails.  [default: a row may run for ever]",

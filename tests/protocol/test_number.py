@@ -6,7 +6,7 @@ import click
 import pytest
 
 from genpool.cli import genpool
-from genpool.protocol.number import FiniteRange
+from genpool.protocol.number import COUNT, POSITIVE_SECONDS, SECONDS, FiniteRange
 
 COMMANDS = ("broker", "worker", "up", "down", "generate", "status", "drain")
 NOT_FINITE = ["nan", "inf", "-inf", "1e999", float("nan"), float("inf"), 10**400]
@@ -51,6 +51,42 @@ def test_no_option_takes_a_number_that_is_not_finite(name: str) -> None:
         if isinstance(option.type, click.types.FloatParamType) and not isinstance(option.type, FiniteRange)
     ]
     assert lenient == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_has_a_bound_below_what_timers_and_messages_take(name: str) -> None:
+    endless = [
+        option.opts[0]
+        for option in command_of(name).params
+        if isinstance(option, click.Option) and not option.hidden and not is_bounded(option)
+    ]
+    assert endless == []
+
+
+def is_bounded(option: click.Option) -> bool:
+    match option.type:
+        case click.IntRange():
+            return option.type is COUNT
+        case click.FloatRange() if option.metavar == "SECONDS":
+            return option.type in (SECONDS, POSITIVE_SECONDS) or option.type.max is not None
+        case _:
+            return True
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("worker", "--llm a --row-timeout 1e12", r"1e\+12 is more than 100000000 seconds"),
+        ("worker", f"--llm a --batch-size {10**30}", f"{10**30} is more than 1000000000"),
+        ("broker", f"--max-client-rows {10**30}", f"{10**30} is more than 1000000000"),
+        ("down", "fleet.toml --timeout 1e308", r"1e\+308 is more than 100000000 seconds"),
+        ("status", "--timeout 1e9", r"1e\+09 is more than 100000000 seconds"),
+    ],
+    ids=["a row's time", "a batch", "a client's rows", "a drain", "a wait"],
+)
+def test_what_no_timer_and_no_message_takes_is_refused(name: str, given: str, sentence: str) -> None:
+    with pytest.raises(click.BadParameter, match=sentence):
+        command_of(name).make_context(name, given.split())
 
 
 @pytest.mark.parametrize(
