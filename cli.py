@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -26,6 +27,9 @@ _COMMANDS = {
     "drain": (".client.dismissal:drain", "Have workers finish what they run, and end."),
     "kick": (".client.dismissal:kick", "End a client's session, and withdraw its rows."),
 }
+
+# Why a file that is open takes no more. Who has closed it knows: click ends the command without a word.
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Lazy(click.Group):
@@ -98,6 +102,13 @@ def main() -> Any:
     except GenpoolError as error:
         say(str(error), logging.ERROR)
         sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), 1))
+    except OSError as error:
+        if error.errno not in _UNWRITTEN or error.filename is not None:
+            raise
+        # The interpreter would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"the output cannot be written: {error.strerror}", logging.ERROR)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
