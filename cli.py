@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from . import __version__
-from .protocol.logs import JSON, TEXT, configure, say
+from .protocol.logs import JSON, TEXT, configure, open_standard_streams, say
 
 # Subcommand -> where it is, and its line in `genpool --help` (so that help imports none of them).
 _COMMANDS = {
@@ -87,6 +87,7 @@ def main() -> Any:
     """Run the command line. Errors that a user can mend are one sentence on stderr, never a traceback."""
     from .protocol.errors import ConfigurationError, GenpoolError, NoBroker, Refused
 
+    open_standard_streams()
     codes = {ConfigurationError: 2, NoBroker: 3, Refused: 4}
     try:
         sys.exit(genpool(standalone_mode=False) or 0)

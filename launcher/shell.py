@@ -47,6 +47,8 @@ _KEPT_ANSWERS = 100
 # What is looked at for a process's last line.
 _TAIL_BYTES = 4096
 
+_STDERR = 2
+
 EXIT_CANNOT_START = 71
 
 
@@ -103,7 +105,7 @@ class Launcher:
         """For ``genpool up`` and ``down`` elsewhere, which show what happens here."""
         path = self._place.own_log
         path.touch()
-        if os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat()):
+        if os.path.samestat(os.fstat(_STDERR), path.stat()):
             return
         handler = logging.FileHandler(path)
         handler.setFormatter(next((one.formatter for one in logging.getLogger().handlers), None))

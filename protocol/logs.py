@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from types import TracebackType
@@ -14,7 +15,18 @@ from .printable import printable
 
 TEXT, JSON = "text", "json"
 
+_STDERR = 2
+
 _TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def open_standard_streams() -> None:
+    """Those that are closed lead nowhere from now on. To be called before any file is opened, which would have the
+    number of one: what an engine writes would go into a socket of ours, and no process that we start could be given it.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 def configure(level: str, form: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
-from ..protocol.logs import TEXT, configure
+from ..protocol.logs import TEXT, configure, open_standard_streams
 from .call import builtin_name, message_of, traceback_of
 from .llm import LLM
 from .loader import load_user_llm
@@ -26,12 +26,11 @@ from .shell import WorkerSettings, run
 READY = b"R"
 FAILED = b"F"
 _LENGTH = struct.Struct("!Q")
-_STDERR = 2
 
 
 def main(descriptor: int) -> None:
     """Serve one LLM for the client at the other end of ``descriptor``, and end with it."""
-    _open_standard_streams()
+    open_standard_streams()
     configure("warning", os.environ.get("GENPOOL_LOG_FORMAT", TEXT))
     os.set_inheritable(descriptor, False)
     owner = socket.socket(fileno=descriptor)
@@ -45,13 +44,6 @@ def main(descriptor: int) -> None:
         release=__version__,
     )
     sys.exit(run(settings, lambda: _load(pickled), lambda error: _tell(owner, error)))
-
-
-def _open_standard_streams() -> None:
-    """Where the client has closed its own, what an engine writes there goes nowhere: else into a socket of ours."""
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        os.set_inheritable(opened, True)
-    os.close(opened)
 
 
 def _load(pickled: bytes) -> LLM:

@@ -282,6 +282,17 @@ def test_its_broker_serves_metrics_where_the_file_says_so(host: Host) -> None:
     host.down()
 
 
+@pytest.mark.parametrize("arguments", [["--detach"], []], ids=["in the background", "in the foreground"])
+def test_it_needs_no_standard_streams(host: Host, arguments: list[str]) -> None:
+    host.write(host.llm())
+    closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command("up", *arguments, str(host.file))]
+    with subprocess.Popen(closed) as process:
+        until(lambda: host.status().is_settled or process.poll(), "all to be ready")
+        host.down()
+        assert process.wait(PATIENCE_S) == 0
+    assert "all are ready" in host.place.own_log.read_text()
+
+
 def test_in_the_foreground_a_signal_drains_all_and_a_second_one_ends_them_at_once(host: Host) -> None:
     host.write(host.llm())
     process = host.start("up", str(host.file))
