@@ -26,6 +26,9 @@ from .service import Fleet, Service
 _LOOK_S = 1.0
 _SAY_EVERY_S = 30.0
 
+# A task that is requeued may be missing from the queue for so long, one that has ended is for ever.
+_GONE_AFTER_S = 60.0
+
 # Before the time limit, beyond what a drain may take: Slurm looks only now and then.
 _LEAD_S = 30
 
@@ -202,8 +205,10 @@ def up(fleet: Fleet, logs: Path, *, detach: bool, timeout_s: float | None) -> in
     if detach:
         return 0
     wanted = sum(service.replicas for service in fleet.services)
-    if not _wait(fleet, lambda tasks: _running(fleet, tasks) >= wanted, timeout_s):
-        click.echo("not all run yet; they stay in the queue", err=True)
+    if not _wait(fleet, lambda tasks: _running(fleet, tasks) >= wanted, timeout_s, wanted):
+        gone = wanted - len(_current(fleet, _queued(fleet)))
+        why = f"{gone} of {wanted} have ended: see the logs in {logs}" if gone > 0 else "they stay in the queue"
+        click.echo(f"not all run yet; {why}", err=True)
         return 1
     click.echo(f"all {wanted} run; logs are in {logs}", err=True)
     return 0
@@ -236,16 +241,26 @@ def _end(tasks: Sequence[Task]) -> None:
 
 
 def _running(fleet: Fleet, tasks: Iterable[Task]) -> int:
+    return sum(task.is_running for task in _current(fleet, tasks))
+
+
+def _current(fleet: Fleet, tasks: Iterable[Task]) -> list[Task]:
+    """Those that are as the file says."""
     digests = {service.name: digest_of(service) for service in fleet.services}
-    return sum(task.is_running and digests.get(task.llm) == task.digest for task in tasks)
+    return [task for task in tasks if digests.get(task.llm) == task.digest]
 
 
-def _wait(fleet: Fleet, condition: Callable[[list[Task]], bool], timeout_s: float | None) -> bool:
-    """Wait until it is true of what is in the queue, and say now and then what is waited for."""
-    begun = said = time.monotonic()
+def _wait(fleet: Fleet, condition: Callable[[list[Task]], bool], timeout_s: float | None, at_least: int = 0) -> bool:
+    """Wait until it is true of what is in the queue, and say now and then what is waited for.
+
+    Without ``at_least`` so many tasks of the file it will never be true.
+    """
+    begun = said = whole = time.monotonic()
     while not condition(tasks := _queued(fleet)):
         now = time.monotonic()
-        if timeout_s is not None and now - begun >= timeout_s:
+        if len(_current(fleet, tasks)) >= at_least:
+            whole = now
+        if now - whole >= _GONE_AFTER_S or (timeout_s is not None and now - begun >= timeout_s):
             return False
         if now - said >= _SAY_EVERY_S:
             said = now

@@ -20,7 +20,7 @@ from noted import began, noted
 from genpool import ProcessLLM
 from genpool.launcher.service import Fleet as Wanted
 from genpool.launcher.service import Recipe, Service
-from genpool.launcher.slurm import End, Submit, Task, digest_of, down, plan, script, tasks_in
+from genpool.launcher.slurm import End, Submit, Task, digest_of, down, plan, script, tasks_in, up
 from genpool.protocol.errors import ConfigurationError
 
 SMALL = Service("small", Recipe(("worker", "--llm=small", "--load=a:b"), (("A", "it's"),), 1), 2)
@@ -67,6 +67,20 @@ def test_a_task_that_ends_while_it_is_asked_to_is_no_failure_and_the_others_are_
     monkeypatch.setattr("genpool.launcher.slurm._queued", lambda fleet: tasks_in(next(listings), fleet))
     assert down(WANTED, 0.0) == 0
     assert (tmp_path / "called").read_text().splitlines() == ["--batch --signal=TERM 7_1", "7_2"]
+
+
+def test_up_does_not_wait_for_tasks_that_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("genpool.launcher.slurm._GONE_AFTER_S", 0.0)
+    monkeypatch.setattr("genpool.launcher.slurm._run", lambda *_: "7\n")
+    # One of each LLM's is left, then only one.
+    listings = iter([[], [task(1), task(1, LARGE)], [task(1)]])
+    monkeypatch.setattr("genpool.launcher.slurm._queued", lambda fleet: next(listings))
+    assert up(WANTED, tmp_path, detach=False, timeout_s=None) == 1
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        f"not all run yet; 2 of 3 have ended: see the logs in {tmp_path}"
+    ]
 
 
 # The plan.
