@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from . import __version__
-from .protocol.logs import JSON, TEXT, configure, open_standard_streams, say
+from .protocol.logs import JSON, TEXT, configure, is_json, open_standard_streams, say
 
 # Subcommand -> where it is, and its line in `genpool --help` (so that help imports none of them).
 _COMMANDS = {
@@ -96,7 +96,7 @@ def main() -> Any:
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
             _name_variable(error)
-        error.show()
+        say(error.format_message(), logging.ERROR) if is_json() else error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)

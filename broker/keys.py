@@ -9,6 +9,7 @@ import click
 from ..protocol.address import KEYS
 from ..protocol.errors import ConfigurationError
 from ..protocol.keys import is_key, read_pair
+from ..protocol.logs import say
 from ..protocol.messages import Role
 from .access import ROLES, Permission
 from .allowed import add_access, read_access
@@ -45,9 +46,9 @@ def new(folder: Path, names: tuple[str, ...]) -> int:
     for path in files:
         click.echo(path)
     if names:
-        click.echo(f"Now say what each may be: genpool keys allow {folder} {names[0]} --as worker", err=True)
+        say(f"Now say what each may be: genpool keys allow {folder} {names[0]} --as worker", lead="")
     else:
-        click.echo(f"Start the broker with --keys {folder}, and give each peer its file in {KEYS}", err=True)
+        say(f"Start the broker with --keys {folder}, and give each peer its file in {KEYS}", lead="")
     return 0
 
 

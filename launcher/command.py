@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.logs import JSON, TEXT, is_json, say
 from ..protocol.number import SECONDS
 from . import slurm
 from .fleet_file import read_fleet
@@ -20,6 +23,8 @@ from .gpu import visible_gpus
 from .place import Place, Request, Status
 from .service import Fleet
 from .shell import Launcher
+
+_say = partial(say, lead="")
 
 _LOOK_S = 0.05
 
@@ -146,11 +151,11 @@ def down(file: Path, on: str, logs: Path | None, timeout: float | None) -> int:
     if not place.ask(Request("down", timeout_s=timeout)):
         if not file.exists():
             raise ConfigurationError(f"there is no fleet file {file}, and nothing of it runs on this host")
-        click.echo(f"nothing of {file} runs on this host", err=True)
+        _say(f"nothing of {file} runs on this host")
         return 0
     # The broker's time begins when the workers' is over.
     if not follower.until_gone(None if timeout is None else time.monotonic() + 2 * timeout + _GRACE_S):
-        click.echo("the launcher does not answer; it is killed, and its processes end with it", err=True)
+        _say("the launcher does not answer; it is killed, and its processes end with it", logging.WARNING)
         if status is not None:
             os.kill(status.pid, signal.SIGKILL)
         place.leave()
@@ -177,17 +182,17 @@ class Follower:
                 if answer:
                     raise ConfigurationError(answer)
                 if status.is_settled:
-                    click.echo(f"all {len(status.processes)} are ready; logs are in {self._place.folder}", err=True)
+                    _say(f"all {len(status.processes)} are ready; logs are in {self._place.folder}")
                     return 0
                 if failed := [one["name"] for one in status.processes if one["state"] == "final"]:
-                    click.echo(f"{', '.join(failed)} ended; see the logs in {self._place.folder}", err=True)
+                    _say(f"{', '.join(failed)} ended; see the logs in {self._place.folder}", logging.ERROR)
                     return 1
             if end is not None and time.monotonic() >= end:
-                click.echo("not all are ready yet; it goes on", err=True)
+                _say("not all are ready yet; it goes on", logging.WARNING)
                 return 1
             time.sleep(_LOOK_S)
         self._show()
-        click.echo("the launcher has ended", err=True)
+        _say("the launcher has ended", logging.ERROR)
         return 1
 
     def until_gone(self, end: float | None) -> bool:
@@ -209,7 +214,9 @@ class Follower:
             return
         news = news[: news.rfind(b"\n") + 1]
         self._shown += len(news)
-        click.echo(news.decode(errors="replace"), nl=False, err=True)
+        for line in news.decode(errors="replace").split("\n")[:-1]:
+            # What another `genpool up` has started may log in the other form.
+            click.echo(line, err=True) if line.startswith("{") or not is_json() else _say(line)
 
 
 def _occupied(file: Path, place: Place) -> int:
@@ -222,7 +229,8 @@ def _occupied(file: Path, place: Place) -> int:
 def _start_detached(file: Path, place: Place, pipe: int, follower: Follower, end: float | None) -> int:
     # It is told all that it would else take from the environment, or find out: were it to detach or to follow, too, it
     # would start another one without end, or write the log into the log.
-    command = [sys.executable, "-m", "genpool.cli", "up", str(file), "--on=local", f"--pipe={pipe}"]
+    form = f"--log-format={JSON if is_json() else TEXT}"
+    command = [sys.executable, "-m", "genpool.cli", form, "up", str(file), "--on=local", f"--pipe={pipe}"]
     try:
         with place.own_log.open("ab") as stream:
             process = subprocess.Popen(

@@ -7,6 +7,7 @@ file, LLM and recipe it is, and what is in the queue is read from there.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shlex
 import shutil
 import subprocess
@@ -14,14 +15,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-import click
-
 from ..protocol.errors import ConfigurationError
+from ..protocol.logs import say
 from ..protocol.printable import printable
 from .service import Fleet, Service
+
+_say = partial(say, lead="")
 
 _LOOK_S = 1.0
 _SAY_EVERY_S = 30.0
@@ -197,20 +200,20 @@ def up(fleet: Fleet, logs: Path, *, detach: bool, timeout_s: float | None) -> in
     for one in plan(fleet, _queued(fleet)):
         if isinstance(one, End):
             _end(one.tasks)
-            click.echo(f"asked to end: {_listed(one.tasks)}", err=True)
+            _say(f"asked to end: {_listed(one.tasks)}")
             continue
         job = _run(["sbatch", "--parsable"], script(fleet, one, logs)).strip().partition(";")[0]
         then = f"; as each is ready, one of {_listed(one.replaces)} is asked to end" if one.replaces else ""
-        click.echo(f"job {job}: {one.count} of {one.service.name!r}{then}", err=True)
+        _say(f"job {job}: {one.count} of {one.service.name!r}{then}")
     if detach:
         return 0
     wanted = sum(service.replicas for service in fleet.services)
     if not _wait(fleet, lambda tasks: _running(fleet, tasks) >= wanted, timeout_s, wanted):
         gone = wanted - len(_current(fleet, _queued(fleet)))
         why = f"{gone} of {wanted} have ended: see the logs in {logs}" if gone > 0 else "they stay in the queue"
-        click.echo(f"not all run yet; {why}", err=True)
+        _say(f"not all run yet; {why}", logging.WARNING)
         return 1
-    click.echo(f"all {wanted} run; logs are in {logs}", err=True)
+    _say(f"all {wanted} run; logs are in {logs}")
     return 0
 
 
@@ -218,14 +221,14 @@ def down(fleet: Fleet, timeout_s: float | None) -> int:
     """Drain and end all tasks of the file. Returns the exit code."""
     tasks = _queued(fleet)
     if not tasks:
-        click.echo(f"nothing of {fleet.path} is in the queue", err=True)
+        _say(f"nothing of {fleet.path} is in the queue")
         return 0
     _end(tasks)
-    click.echo(f"asked to end: {_listed(tasks)}", err=True)
+    _say(f"asked to end: {_listed(tasks)}")
     if not _wait(fleet, lambda left: not left, fleet.drain_s if timeout_s is None else timeout_s):
         left = _queued(fleet)
         if left:
-            click.echo(f"not drained in time, and cancelled: {_listed(left)}", err=True)
+            _say(f"not drained in time, and cancelled: {_listed(left)}", logging.WARNING)
             _run(["scancel", *map(str, left)])
     return 0
 
@@ -264,7 +267,7 @@ def _wait(fleet: Fleet, condition: Callable[[list[Task]], bool], timeout_s: floa
             return False
         if now - said >= _SAY_EVERY_S:
             said = now
-            click.echo(f"in the queue: {_listed(tasks)}", err=True)
+            _say(f"in the queue: {_listed(tasks)}")
         time.sleep(_LOOK_S)
     return True
 

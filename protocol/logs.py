@@ -56,10 +56,13 @@ def is_json() -> bool:
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
-def say(text: str, level: int = logging.INFO) -> None:
-    """A sentence for whoever runs the command, on stderr whatever the level of the log; in JSON where the log is."""
+def say(text: str, level: int = logging.INFO, *, lead: str = "genpool: ") -> None:
+    """A sentence for whoever runs the command, on stderr whatever the level of the log; in JSON where the log is.
+
+    ``lead`` stands before it in text alone.
+    """
     if not is_json():
-        click.echo(f"genpool: {text}", err=True)
+        click.echo(f"{lead}{text}", err=True)
         return
     record = logging.getLogger("genpool").makeRecord("genpool", level, "", 0, "%s", (text,), None)
     for handler in logging.getLogger().handlers:

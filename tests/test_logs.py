@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from echo import ECHO
+from echo import ECHO, command
 from fleet import PATIENCE_S, Fleet, until
 
 JSON = {"GENPOOL_LOG_FORMAT": "json", "GENPOOL_LOG_LEVEL": "debug"}
@@ -62,6 +63,29 @@ def test_every_line_is_json_and_a_row_can_be_followed(tmp_path: Path) -> None:
         assert {line["llm"] for line in lines(at_worker)} == {"echo"}
         assert {line["pid"] for line in lines(at_worker)} == {worker.pid}
         assert any(line["message"].startswith("2 rows are written, 1 of them failed") for line in lines(at_client))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "message"),
+    [
+        (
+            ["worker", "--llm", "a", "--batch-size", "0"],
+            "error",
+            "Invalid value for '--batch-size': 0 is not in the range",
+        ),
+        (["keys", "new", "keys"], "info", "Start the broker with --keys keys, and give each peer its file"),
+    ],
+    ids=["wrong usage", "what to do next"],
+)
+def test_what_a_command_says_of_its_use_is_json_too(
+    tmp_path: Path, arguments: list[str], level: str, message: str
+) -> None:
+    done = subprocess.run(
+        command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    line = json.loads(done.stderr)
+    assert (line["level"], line["logger"]) == (level, "genpool")
+    assert line["message"].startswith(message)
 
 
 def line_of(log: Path, role: str) -> str:

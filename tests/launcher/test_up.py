@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -280,6 +281,21 @@ def test_its_broker_serves_metrics_where_the_file_says_so(host: Host) -> None:
     with urllib.request.urlopen(f"{found[1]}/metrics", timeout=PATIENCE_S) as answer:
         assert 'genpool_workers{llm="noted",state="ready"} 1.0' in answer.read().decode()
     host.down()
+
+
+def test_all_that_is_said_is_json_where_the_log_is(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.write(host.llm())
+    host.up()
+    monkeypatch.setenv("GENPOOL_LOG_FORMAT", "json")
+    # The first launcher logs text.
+    said = [host.up(), host.down(), host.up(), host.down(), host.down()]
+    messages = [[str(json.loads(line)["message"]) for line in one.splitlines()] for one in said]
+    ready = f"all 2 are ready; logs are in {host.place.folder}"
+    assert messages[0] == [ready]
+    assert messages[1][-1].endswith("broker-1 is stopped")
+    assert messages[2][-2:] == ["all are ready", ready]
+    assert messages[3][-1] == "broker-1 is stopped"
+    assert messages[4] == [f"nothing of {host.file} runs on this host"]
 
 
 @pytest.mark.parametrize("arguments", [["--detach"], []], ids=["in the background", "in the foreground"])
