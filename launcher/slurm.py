@@ -60,10 +60,12 @@ done
 exit $code
 """
 
-# The new replica tells that it is ready as it would tell systemd; then the one goes whose place it takes.
+# The new replica tells that it is ready as it would tell systemd; then the one goes whose place it takes. Not below
+# TMPDIR, whose path may be too long for a socket's.
 _TAKEOVER = """\
 replaced=({tasks})
-export NOTIFY_SOCKET=$(mktemp -d)/ready
+export NOTIFY_SOCKET=$(mktemp -d /tmp/genpool-XXXXXXXX)/ready
+trap 'rm -rf "${{NOTIFY_SOCKET%/ready}}"' EXIT
 {python} - "${{replaced[SLURM_ARRAY_TASK_ID - 1]}}" <<'END' &
 import os, socket, subprocess, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:

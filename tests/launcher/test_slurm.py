@@ -163,15 +163,23 @@ def test_a_new_task_has_an_old_one_drain_and_cancels_one_that_has_begun_to_wait(
     (begin,) = [line for line in text.splitlines() if line.endswith("--restart &")]
     tell = "import os, socket; socket.socket(1, 2).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
     wait = f"until [[ -S $NOTIFY_SOCKET ]]; do sleep 0.05; done; {shlex.join([sys.executable, '-c', tell])}; wait %1"
+    wait += f"; echo -n $NOTIFY_SOCKET > '{tmp_path}/ear'"
+    (tmp_path / ("deep" * 30)).mkdir()
     subprocess.run(
         ["bash"],
         input=text.replace(begin, wait).partition("worker=")[0],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "1"},
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_ARRAY_TASK_ID": "1",
+            "TMPDIR": str(tmp_path / ("deep" * 30)),
+        },
         text=True,
         check=True,
         timeout=PATIENCE_S,
     )
     assert (tmp_path / "called").read_text().splitlines() == [called]
+    assert not Path((tmp_path / "ear").read_text()).parent.exists(), "a folder was left"
 
 
 def test_no_part_of_a_name_or_a_folder_is_taken_for_slurms_own_in_a_logs_path() -> None:
