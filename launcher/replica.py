@@ -13,7 +13,6 @@ import select
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from ..protocol.backoff import FINAL, Backoff
 from ..protocol.lifeline import Lifeline, describe_exit, kill_session
 from ..protocol.notify import VARIABLES
 from ..protocol.printable import printable
+from .ear import ear_folder
 
 log = logging.getLogger("genpool.launcher")
 
@@ -80,7 +80,7 @@ class Replica:
 
     def _run(self) -> None:
         backoff = Backoff(random.random)
-        with Lifeline() as lifeline, tempfile.TemporaryDirectory(prefix="genpool-") as sockets:
+        with Lifeline() as lifeline, ear_folder() as sockets:
             while not self._leaving.is_set():
                 code = self._run_once(lifeline, Path(sockets) / str(self._restarts))
                 ready_at, self._ready_at, self._popen, self._code = self._ready_at, None, None, code

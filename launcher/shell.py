@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ..protocol.lifeline import Lifeline, kill_session
 from ..protocol.notify import VARIABLES, Notifier, Phase, notifier
 from ..protocol.printable import printable
 from ..protocol.signals import Signals
+from .ear import ear_folder
 from .gpu import VISIBLE
 from .machine import Drain, Kill, Machine, Note, Process, Start
 from .place import Place, Request, Status, parsed_request
@@ -93,7 +93,7 @@ class Launcher:
             self._lifeline = stack.enter_context(Lifeline())
             self._signals = stack.enter_context(Signals(*_stops(), signal.SIGCHLD))
             self._selector = stack.enter_context(selectors.DefaultSelector())
-            self._sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="genpool-up-")))
+            self._sockets = Path(stack.enter_context(ear_folder()))
             self._log_to_file(stack)
             self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
             self._selector.register(self._pipe, selectors.EVENT_READ, self._on_requests)

@@ -45,6 +45,22 @@ def test_a_drain_may_take_longer_than_the_kernel_waits(tmp_path: Path, patience_
     assert Launcher(place, pipe, lambda: Fleet(tmp_path / "fleet.toml", services)).run() == 0
 
 
+def test_the_temporary_folder_may_have_a_path_that_is_too_long_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    place = Place(tmp_path)
+    pipe = place.occupy()
+    assert pipe is not None
+    place.ask(Request("down"))
+    services = (Service("good", Recipe(("--version",))),)
+    with caplog.at_level(logging.INFO, "genpool.launcher"):
+        assert Launcher(place, pipe, lambda: Fleet(tmp_path / "fleet.toml", services)).run() == 0
+    assert "good-1 is started" in caplog.text
+
+
 def test_each_of_those_who_ask_at_once_has_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
     pipe = place.occupy()
