@@ -91,7 +91,8 @@ class Host(Fleet):
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # launchers that are killed leave their folders there
     with Host(tmp_path) as host:
         yield host
 
