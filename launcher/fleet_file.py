@@ -22,6 +22,7 @@ import click
 from ..protocol.address import KEYS, resolve
 from ..protocol.brokers import joined, split
 from ..protocol.errors import ConfigurationError
+from ..protocol.home import expanded
 from ..protocol.limits import LONGEST_S, MAX_NAME_BYTES
 from ..protocol.notify import VARIABLES
 from ..protocol.option import parse_file, public_options, typed_option
@@ -127,7 +128,7 @@ class _Reader:
         _known(given, ("broker",), sorted(options))
         arguments = self._arguments("broker", options, given, ("broker",))
         key = _key(given, "connection-file")
-        connection_file = self._base / given.get(key, self._folder / "broker.json")
+        connection_file = self._base / expanded(given.get(key, self._folder / "broker.json"))
         if key not in given:
             arguments.append(f"--connection-file={connection_file}")
         return [Service(BROKER, Recipe(("broker", *arguments)), is_broker=True)], str(connection_file)
@@ -135,14 +136,14 @@ class _Reader:
     def _address(self, said: str) -> str:
         """A path is meant from the file's folder."""
         is_path = "://" not in said and (os.sep in said or said.endswith(".json"))
-        return str(self._base / said) if is_path else said
+        return str(self._base / expanded(said)) if is_path else said
 
     def _keys(self, said: object) -> dict[str, str]:
         if said is None:
             return {}
         if not isinstance(said, str):
             raise _Wrong(("keys",), f"must be the path of a worker's key file, got {said!r}")
-        path = self._base / said
+        path = self._base / expanded(said)
         if not path.is_file():
             raise _Wrong(("keys",), f"there is no key file {str(path)!r}: make one with `genpool keys new DIR`")
         return {KEYS: str(path)}
@@ -220,7 +221,8 @@ class _Reader:
             if isinstance(value, bool):
                 arguments += [option.opts[0]] if value else []
             else:
-                arguments.append(_passable(f"{option.opts[0]}={value}", (*path, key)))
+                text = expanded(value) if isinstance(option.type, click.Path) else value
+                arguments.append(_passable(f"{option.opts[0]}={text}", (*path, key)))
         return arguments
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .brokers import joined, split
 from .errors import ConfigurationError
+from .home import expanded
 from .private import refuse_shared, write_private
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def _resolved(given: str) -> str:
         return check(given)
     if _HOST_AND_PORT.fullmatch(given):
         return check(f"tcp://{given}")
-    path = Path(given).absolute()
+    path = expanded(given).absolute()
     is_path = os.sep in given or given.endswith(".json")
     if not is_path or _is_there(path):
-        read_connection_file(Path(given))
+        read_connection_file(expanded(given))
     return str(path)
 
 
@@ -114,7 +115,7 @@ def _named_keys() -> PeerKeys | None:
         return None
     from .keys import read_peer_keys  # who has no keys does without
 
-    return read_peer_keys(Path(named).expanduser())
+    return read_peer_keys(expanded(named))
 
 
 def check(address: str, *, bind: bool = False) -> str:

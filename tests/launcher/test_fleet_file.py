@@ -94,6 +94,19 @@ def test_all_that_it_may_say(read: Read, tmp_path: Path) -> None:
     assert (second.replicas, second.recipe.gpus) == (1, None)
 
 
+def test_a_path_below_the_home_folder_is_one(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "worker.key").touch()
+    monkeypatch.setenv("HOME", str(home))
+    worker = only(read('broker = "~/broker.json"\nkeys = "~/worker.key"\n' + LLM))
+    assert f"--broker={home}/broker.json" in worker.recipe.arguments
+    assert ("GENPOOL_KEYS", f"{home}/worker.key") in worker.recipe.environment
+    broker, worker = read('[broker]\nconnection-file = "~/broker.json"\nkeys = "~/keys"\n' + LLM).services
+    assert broker.recipe.arguments == ("broker", f"--connection-file={home}/broker.json", f"--keys={home}/keys")
+    assert f"--broker={home}/broker.json" in worker.recipe.arguments
+
+
 def test_the_worker_can_parse_what_it_is_given(read: Read) -> None:
     _, *arguments = only(read(LLM + 'batch-size = 8\n[llm.a.set]\nstop = ["x"]')).recipe.arguments
     said = COMMANDS["worker"].make_context("worker", arguments).params

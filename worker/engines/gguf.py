@@ -6,6 +6,7 @@ import mmap
 from pathlib import Path
 
 from ...protocol.errors import ConfigurationError
+from ...protocol.home import expanded
 
 _MAGIC = b"GGUF"
 
@@ -23,7 +24,7 @@ def model_path(model: str | Path) -> Path:
     Raises:
         ConfigurationError: there is no such file, or it is no GGUF file.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.is_file():
         raise ConfigurationError(f"there is no model file at {path.absolute()}")
     try:

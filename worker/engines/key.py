@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...protocol.errors import ConfigurationError
+from ...protocol.home import expanded
 from ...protocol.private import refuse_shared
 from ..secret import hide, hide_environment
 
@@ -42,7 +43,7 @@ def _variable(name: str) -> str:
 
 
 def _content(path: Path) -> str:
-    path = path.expanduser()
+    path = expanded(path)
     try:
         refuse_shared(path, "api_key_file")
         key = path.read_text().strip()

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...protocol.errors import ConfigurationError, RowError
+from ...protocol.home import expanded
 from ...tasks.base import TaskLike
 from ...tasks.output import LLMOutput
 from ...tasks.prompt import SupportedFormats
@@ -302,7 +303,7 @@ def _source(model: str | Path, gguf_file: str | None) -> _Source:
     Raises:
         ConfigurationError: there is no such folder or file.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_dir():
         if gguf_file is None:
             return _Source(str(path), None, path.resolve().name)
