@@ -530,7 +530,7 @@ class Broker:
             return Dismissed([], refusal, is_refused=True)
         if is_worker:
             serving = [one for one in self.workers.values() if message.llm in ("", one.hello.llm)]
-            found = find(message.name, f"worker of {message.llm!r}" if message.llm else "worker", serving)
+            found = find(message.name, "worker", serving, message.llm)
         else:
             found = find(message.name, "client", [one for one in self.clients.values() if one is not client])
         if isinstance(found, str):

@@ -25,8 +25,12 @@ def info_of(peer: Client | Worker) -> PeerInfo:
     return PeerInfo(hello.host, hello.pid, hello.llm, rows)
 
 
-def find(name: str, what: str, peers: Iterable[P]) -> list[P] | str:
-    """Which of ``peers`` go by ``name``; or why it is none, in a sentence that calls one of them ``what``."""
+def find(name: str, what: str, peers: Iterable[P], of: str = "") -> list[P] | str:
+    """Which of ``peers`` go by ``name``; or why it is none, in a sentence that calls one of them ``what``.
+
+    ``of`` is the LLM whose workers they are, where they are not all.
+    """
+    owner = f" of {of!r}" if of else ""
     known = list(peers)
     if found := [peer for peer in known if name_of(peer) == name]:
         return found
@@ -35,8 +39,8 @@ def find(name: str, what: str, peers: Iterable[P]) -> list[P] | str:
     found = [peer for peer in known if str(peer.hello.pid) == name]
     if len({name_of(peer) for peer in found}) > 1:
         return f"{name} is the process id of {_names(found)}: name one of them as HOST:PID"
-    others = f"there are {_names(known)}" if known else "there is none at all"
-    return found or f"there is no {what} {name!r}; {others}"
+    others = f"there are {_names(known)}" if known else f"there is none{owner} at all"
+    return found or f"there is no {what} {name!r}{owner}; {others}"
 
 
 def _names(peers: Iterable[Peer]) -> str:

@@ -144,7 +144,8 @@ def test_a_loading_worker_is_drained_too() -> None:
     ("message", "reason"),
     [
         (Dismiss(Role.WORKER, "three"), "there is no worker 'three'; there are one:8, two:8"),
-        (Dismiss(Role.WORKER, "one", "other"), "there is no worker of 'other' 'one'; there is none at all"),
+        (Dismiss(Role.WORKER, "one", "other"), "there is no worker 'one' of 'other'; there is none of 'other' at all"),
+        (Dismiss(Role.WORKER, "three", "llm"), "there is no worker 'three' of 'llm'; there are one:8, two:8"),
         (Dismiss(Role.WORKER, "client"), "there is no worker 'client'; there are one:8, two:8"),
         (Dismiss(Role.WORKER, "8"), "8 is the process id of one:8, two:8: name one of them as HOST:PID"),
         (Dismiss(Role.CLIENT, "client"), "there is no client 'client'; there are client:7"),
