@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import click
 
@@ -43,6 +44,9 @@ _NOT_OF_SBATCH = ("array", "job-name", "comment", "output", "open-mode", "requeu
 
 # Of replicas, and of each one's GPUs. Many more would only be added for ever.
 _MOST = 10_000
+
+# What a file's name may have, 255 bytes, less the numbers of replicas and of Slurm's jobs.
+_LONGEST_QUOTED = 220
 
 Path_ = tuple[str, ...]
 
@@ -181,6 +185,8 @@ class _Reader:
             raise _Wrong(path, f"must be a table: write [llm.{name}]")
         if name == BROKER or not name or len(name.encode()) > MAX_NAME_BYTES:
             raise _Wrong(path, f"cannot be an LLM's name here: take one of 1 to {MAX_NAME_BYTES} bytes, not 'broker'")
+        if len(quote(name, safe="")) > _LONGEST_QUOTED:
+            raise _Wrong(path, "is too long for the names of its logs' files: shorten it")
         table = cast(dict[str, Any], said)
         options = {
             key: option for key, option in public_options(self._commands["worker"]).items() if key not in _NOT_HERE

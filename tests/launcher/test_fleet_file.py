@@ -230,6 +230,8 @@ def test_the_same_text_is_the_same_state(read: Read) -> None:
         ),
         (LLM + f"batch-size = {10**30}", 3, "llm.a.batch-size", f"{10**30} is more than 1000000000, a billion"),
         (LLM + "row-timeout = 1e12", 3, "llm.a.row-timeout", "1e+12 is more than 100000000 seconds"),
+        pytest.param(f"[llm.{'n' * 300}]", 1, f"llm.{'n' * 300}", "is too long for the names", id="300 letters"),
+        pytest.param(f'[llm."{"ä" * 40}"]', 1, f"llm.{'ä' * 40}", "is too long for the names", id="40 quoted letters"),
         ("drain-timeout = 1e9\n" + LLM, 1, "drain-timeout", "must be a number of seconds, got 1000000000.0: take one"),
         pytest.param(
             f"drain-timeout = {10**400}\n" + LLM,
