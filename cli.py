@@ -104,12 +104,16 @@ def main() -> Any:
         say(str(error), logging.ERROR)
         sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), 1))
     except OSError as error:
-        if error.errno not in _UNWRITTEN or error.filename is not None:
+        if error.filename is not None:
+            say(f"{error.filename!r} cannot be used: {error.strerror}", logging.ERROR)
+            logging.getLogger("genpool").debug("where that was", exc_info=True)
+        elif error.errno in _UNWRITTEN:
+            # The interpreter would complain when it flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            say(f"the output cannot be written: {error.strerror}", logging.ERROR)
+        else:
             raise
-        # The interpreter would complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        say(f"the output cannot be written: {error.strerror}", logging.ERROR)
-        sys.exit(2)
+        sys.exit(1)  # and not 2: who starts commands anew does so after this
 
 
 if __name__ == "__main__":

@@ -26,4 +26,19 @@ def test_what_a_full_disk_does_not_take_is_told_in_a_sentence(tmp_path: Path, wh
             check=False,
         )
     assert done.stderr == "genpool: the output cannot be written: No space left on device\n"
-    assert done.returncode == 2
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["keys", "new"], ["keys", "show"], ["down", "fleet.toml", "--logs"]],
+    ids=["new keys", "shown keys", "logs"],
+)
+def test_a_path_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / ("long" * 70)
+    done = subprocess.run(
+        command(*arguments, str(path)), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    # Some Pythons say of such a path that nothing is there.
+    assert "File name too long" in line or line == "nothing of fleet.toml runs on this host"
