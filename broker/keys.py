@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -46,9 +47,10 @@ def new(folder: Path, names: tuple[str, ...]) -> int:
     for path in files:
         click.echo(path)
     if names:
-        say(f"Now say what each may be: genpool keys allow {folder} {names[0]} --as worker", lead="")
+        allow_it = shlex.join(["genpool", "keys", "allow", str(folder), names[0], "--as", "worker"])
+        say(f"Now say what each may be: {allow_it}", lead="")
     else:
-        say(f"Start the broker with --keys {folder}, and give each peer its file in {KEYS}", lead="")
+        say(f"Start the broker with --keys {shlex.quote(str(folder))}, and give each peer its file in {KEYS}", lead="")
     return 0
 
 

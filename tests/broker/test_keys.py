@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_folder_with_keys_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="has a broker's key already"):
         run("new", folder)
     assert (folder / "broker.key").read_text() == before
+
+
+def test_what_to_do_next_can_be_called_as_it_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "my keys"
+    run("new", folder)
+    told = CliRunner().invoke(keys, ["new", str(folder), "lab 2"], standalone_mode=False).stderr
+    command = told.partition("genpool keys ")[2]
+    assert run(*shlex.split(command)) == "lab 2 may be worker\n"
 
 
 def test_more_peers_are_allowed_by_their_names_or_keys(folder: Path) -> None:
