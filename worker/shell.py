@@ -278,7 +278,7 @@ class _Shell:
         )
         try:
             decode(encode(identity, self._machine.limits.max_frame_bytes))
-        except (DecodeError, TypeError, ValueError) as error:
+        except (DecodeError, TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(
                 f"{type(llm).__name__} does not say of itself what a broker can use: {error}"
             ) from error

@@ -100,6 +100,9 @@ class Unclosable(Scripted):
 class Nameless(Scripted):
     model_name = None
 
+class Endless(Scripted):
+    concurrency = 10**30
+
 class Uncallable(LLM):
     pass
 
@@ -126,6 +129,9 @@ def forking():
 
 def unclosable():
     return Unclosable(TextGenerationTask())
+
+def endless():
+    return Endless(TextGenerationTask())
 
 def nameless():
     return Nameless(TextGenerationTask())
@@ -361,6 +367,10 @@ def test_a_setting_in_a_file_that_cannot_be_used_is_named(fleet: Fleet) -> None:
         (["--load", "scripted_llm:not_callable"], "scripted_llm:not_callable is int 7, and cannot be called"),
         (["--load", "scripted_llm:nothing"], "the loader scripted_llm:nothing must return an LLM"),
         (["--load", "scripted_llm:too_much"], "the loader scripted_llm:too_much must need no more than the task"),
+        (
+            ["--load", "scripted_llm:endless"],
+            "Endless does not say of itself what a broker can use: Integer value out of",
+        ),
         (["--load", "scripted_llm:nameless"], "Nameless does not say of itself what a broker can use"),
         (["--load", "scripted_llm:load", "--task", "scripted_llm:absent"], "has no 'absent'"),
         (
