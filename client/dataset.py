@@ -34,7 +34,7 @@ from .claim import Claim, Places, claim, errors_path, is_resumable, require_appe
 from .column import Columns
 from .fingerprint import plain, task_settings
 from .fleet import Choice, Connected, connected
-from .formats.base import STANDARD_STREAM, Format, Line, Source
+from .formats.base import STANDARD_STREAM, Format, Line, Source, check_path
 from .formats.format import format_of, open_source
 from .formats.target import Target, check_errors, check_input, check_target, keep_mode, sync_folder
 from .generator import CallOptions
@@ -223,6 +223,8 @@ def run(settings: GenerateSettings) -> int:
 def _run(settings: GenerateSettings, progress: Progress, interrupt: Interrupt) -> tuple[Standing, list[str]]:
     if not (settings.source and settings.target):  # which `Path` takes for the folder that the command was started in
         raise ConfigurationError("the name of the input or the output is empty: name a file")
+    check_path(settings.source)
+    check_path(settings.target)
     with open_source(
         settings.source,
         settings.source_format,

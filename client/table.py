@@ -16,6 +16,7 @@ from .claim import is_resumable
 from .column import OF_EVERY_ROW, Columns, columns_of
 from .dataset import GenerateSettings, Progress, generate
 from .fleet import Choice, Connected
+from .formats.base import check_path
 from .formats.format import JSONL, format_of
 from .formats.memory import is_dataset, source_of
 from .formats.working import rows_of
@@ -91,6 +92,7 @@ def generate_dataset(
     given = cast(dict[str, Any], dict(options))
     output = given.pop("output", None)
     if output is not None:
+        check_path(str(output))
         if format_of(str(output)).name != JSONL:
             raise ConfigurationError(f"`output` is a JSONL file, and {output} is named otherwise")
         if not is_resumable(str(output)):

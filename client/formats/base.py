@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +94,22 @@ class Source(ABC):
     def at(self, number: int) -> str:
         """Where a row is, for a sentence."""
         return f"{self.name}, {self.unit} {number}"
+
+
+def check_path(path: str) -> None:
+    """Look whether ``path`` can be looked at. What is not there can.
+
+    Raises:
+        ConfigurationError: links go in a circle, a folder may not be read or entered, or the name is too long.
+    """
+    try:
+        if stat.S_ISDIR(Path(path).stat().st_mode) and not os.access(path, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"{path} cannot be reached: {problem}") from None
 
 
 class Encode(Protocol):

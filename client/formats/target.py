@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ...protocol.errors import ConfigurationError, GenpoolError
-from .base import STANDARD_STREAM, Format, Source
+from .base import STANDARD_STREAM, Format, Source, check_path
 
 
 def check_target(path: str, source: Source, format: Format) -> None:
@@ -47,6 +47,7 @@ def check_errors(path: str, source: Source, others: Sequence[Path]) -> None:
     Raises:
         ConfigurationError: says why not.
     """
+    check_path(path)
     found = _stat(path)
     if found is not None and source.is_at(found):
         raise ConfigurationError(f"{source.name} is the input and the file of errors: name another file of errors")

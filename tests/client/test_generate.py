@@ -72,6 +72,28 @@ def test_strict_input_from_a_pipe(genpool: Genpool) -> None:
     assert (done.returncode, len(rows(done.stdout))) == (0, 1)
 
 
+@pytest.mark.parametrize("option", ["-i", "-o", "--errors"], ids=["the input", "the output", "the file of errors"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("loop.jsonl", "loop.jsonl cannot be reached: Too many levels of symbolic links"),
+        ("loop.jsonl/file.csv", "loop.jsonl/file.csv cannot be reached: Too many levels of symbolic links"),
+        (f"{'x' * 300}/file.parquet", "cannot be reached: File name too long"),
+    ],
+    ids=["a loop", "in a loop", "too long"],
+)
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(
+    genpool: Genpool, source: Path, target: Path, option: str, name: str, said: str
+) -> None:
+    write(source, "one")
+    loop = target.with_name("loop.jsonl")
+    loop.symlink_to(loop)
+    done = genpool("generate", "-i", str(source), "-o", str(target), option, str(target.parent / name))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert said in done.stderr
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -99,6 +99,17 @@ def test_an_output_that_cannot_grow_is_refused(pool: LLMPool, tmp_path: Path) ->
         generate_dataset(pool, [], output=tmp_path / "out.parquet")
 
 
+def test_an_output_that_cannot_be_looked_at_is_refused(pool: LLMPool, tmp_path: Path) -> None:
+    loop = tmp_path / "loop.jsonl"
+    loop.symlink_to(loop)
+    with pytest.raises(ConfigurationError, match=r"loop\.jsonl cannot be reached: Too many levels of symbolic links"):
+        generate_dataset(pool, [{"input": "one"}], output=loop)
+    with pytest.raises(ConfigurationError, match=r"loop\.jsonl cannot be reached: Too many levels of symbolic links"):
+        generate_dataset(pool, [{"input": "one"}], errors=loop)
+    with pytest.raises(ConfigurationError, match="cannot be reached: embedded null byte"):
+        generate_dataset(pool, [{"input": "one"}], output="one\0.jsonl")
+
+
 @pytest.mark.parametrize("output", ["-", "/dev/null"])
 def test_an_output_that_cannot_be_read_back_is_refused(pool: LLMPool, output: str) -> None:
     with pytest.raises(ConfigurationError, match=f"rows are read back from, and {output} is none"):
