@@ -148,11 +148,14 @@ def claim(places: Places, asked: Mapping[str, Any], *, overwrite: bool, is_retry
         is_retry: go back to a finished run.
 
     Raises:
-        ConfigurationError: its name is too long, another run has it, it belongs to one with other options, or to none;
-            or its files are not as they were left.
+        ConfigurationError: its name is too long, or something else is where its files go; another run has it, it
+            belongs to one with other options, or to none; or its files are not as they were left.
     """
     if len(os.fsencode(f".{places.report.name}.tmp")) > _LONGEST_NAME:  # which is written last, and is the longest
         raise ConfigurationError(f"{places.target} has too long a name for the files beside it: name another output")
+    for own in (places.working, places.journal, places.report):
+        if own.exists() and not own.is_file():
+            raise ConfigurationError(f"{own} is no regular file, and the run writes one there: name another output")
     journal = Journal(places.journal)
     try:
         if overwrite:

@@ -188,7 +188,8 @@ def replacing(target: Path) -> Generator[BufferedWriter]:
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be opened, as it is a folder, is not removed either
+            beside.unlink()
 
 
 def keep_mode(target: Path, beside: Path) -> None:

@@ -256,6 +256,30 @@ def test_a_name_that_is_too_long_for_its_report_is_refused_first(generate: Run, 
     assert generate(output=target.with_name(f"{'o' * 232}.jsonl")) == 0
 
 
+@pytest.mark.parametrize("name", ["out.csv.partial.jsonl", "out.csv.journal", "out.csv.report.json"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["begun", "begun afresh"])
+def test_what_stands_where_a_file_of_the_run_goes_is_left_alone(
+    generate: Run, target: Path, name: str, make: Callable[[Path], None], overwrite: bool
+) -> None:
+    make(target.with_name(name))
+    with pytest.raises(ConfigurationError, match=f"{name} is no regular file, and the run writes one there"):
+        generate("one", output=target.with_suffix(".csv"), overwrite=overwrite)
+    assert names(target) == [name]
+
+
+def test_a_folder_where_a_whole_file_is_written_first_is_told_of_and_gone_on_after(
+    generate: Run, target: Path, echo_fleet: Fleet
+) -> None:
+    beside = target.with_name(".out.csv.tmp")  # as a dataset's is, of a run that was killed
+    beside.mkdir()
+    with pytest.raises(GenpoolError, match=r"out\.csv cannot be written: Is a directory"):
+        generate("one", output=target.with_suffix(".csv"))
+    beside.rmdir()
+    before = done(echo_fleet)
+    assert (generate(output=target.with_suffix(".csv")), done(echo_fleet)) == (0, before)
+
+
 def test_two_runs_never_have_one_output(generate: Run, target: Path) -> None:
     journal = Journal(target.with_name("out.jsonl.journal"))
     with pytest.raises(ConfigurationError, match="another run has the journal"):
