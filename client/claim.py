@@ -14,12 +14,13 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self, cast
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.limits import MAX_COUNT
 from .entry import standing_fields, standing_of
 from .fingerprint import changes
 from .formats.base import STANDARD_STREAM
@@ -33,8 +34,15 @@ AFRESH = "name another output, or start afresh with --overwrite"
 # The bytes that file systems give a name.
 _LONGEST_NAME = 255
 
-# What a report has of the header of its run.
-_KEPT = ("run", "started", "pool", "drawn", "settings", "errors")
+# What a report has of the header of its run, and of what type that is.
+_KEPT = {
+    "run": str,
+    "started": str,
+    "pool": list,
+    "drawn": (list, NoneType),
+    "settings": dict,
+    "errors": (str, NoneType),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +233,30 @@ def errors_path(errors: str, held: Claim | None, *, overwrite: bool) -> Path:
 
 
 def finished_report(places: Places) -> dict[str, Any] | None:
-    """The report of a finished run whose output is there still."""
+    """The report of a finished run whose output is there still; None for one that was changed and is of no use."""
     if not places.target.exists():
         return None
     try:
-        report = json.loads(places.report.read_bytes())
-        _standing(report["standing"])
-        return cast(dict[str, Any], report) if report["finished"] and all(name in report for name in _KEPT) else None
-    except (OSError, ValueError, TypeError, KeyError):
+        report = cast(dict[str, Any], json.loads(places.report.read_bytes()))
+        return report if report["finished"] and _is_whole(report) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _is_whole(report: Mapping[str, Any]) -> bool:
+    """Whether a report has all that is read of it. Raises as ``_standing``, and AttributeError."""
+    standing, pool, drawn = _standing(report["standing"]), report["pool"], report["drawn"]
+    of_llms = [number for made in standing.made.values() for number in astuple(made)[:-1]]
+    counts = [standing.rows, standing.size, standing.line, standing.errors_size, standing.failed, standing.repeated]
+    counts += [*standing.reasons.values(), *of_llms, *(drawn or ())]
+    numbers = [*counts, standing.seconds, *(made.cost for made in standing.made.values())]
+    return (
+        all(isinstance(report[name], kind) for name, kind in _KEPT.items())
+        and all(isinstance(name, str) for name in pool)
+        and (drawn is None or len(drawn) == len(pool))
+        and all(type(count) is int for count in counts)
+        and all(0 <= number <= MAX_COUNT for number in numbers)
+    )
 
 
 def _standing(fields: Mapping[str, Any]) -> Standing:

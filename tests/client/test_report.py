@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from genpool.client.claim import Places, finished_report
+from genpool.client.formats.format import format_of
 from genpool.client.report import report_of, summary, write_report
 from genpool.client.standing import Made, Standing
 
@@ -49,6 +53,53 @@ def test_it_tells_what_became_of_the_rows_and_who_was_lost(tmp_path: Path) -> No
     ]
     write_report(tmp_path / "report.json", report)
     assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def changed(report: Any, *place: str | int, value: Any) -> Any:
+    """A copy of the report with ``value`` in a place."""
+    if not place:
+        return value
+    copy, (name, *rest) = report.copy(), place
+    copy[name] = changed(report[name], *rest, value=value)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((), []),
+        (("run",), 7),
+        (("pool",), "a"),
+        (("pool", 0), []),
+        (("drawn",), "ab"),
+        (("drawn",), [1]),
+        (("drawn", 0), -1),
+        (("settings",), []),
+        (("errors",), 1),
+        (("standing",), None),
+        (("standing", "rows"), "100"),
+        (("standing", "size"), 1.5),
+        (("standing", "chain"), "xyz"),
+        (("standing", "reasons"), ["often"]),
+        (("standing", "seconds"), float("nan")),
+        (("standing", "made"), []),
+        (("standing", "made", "a"), {"outputs": None}),
+    ],
+    ids=lambda one: ".".join(map(str, one)) or "whole" if isinstance(one, tuple) else json.dumps(one),
+)
+def test_a_report_that_was_edited_and_is_of_no_use_is_none(
+    tmp_path: Path, place: tuple[str | int, ...], value: Any
+) -> None:
+    places = Places.of(str(tmp_path / "out.jsonl"), format_of("out.jsonl"))
+    places.target.touch()
+    standing = Standing(rows=100, failed=1, reasons={"often": 1}, made={"a": Made(90, 900, 1800, 0.25)}, seconds=1.0)
+    report = report_of(HEADER | {"drawn": [2, 1]}, standing, None, is_finished=True)
+    write_report(places.report, report)
+    assert finished_report(places) == report
+    write_report(places.report, changed(report, *place, value=value))
+    assert finished_report(places) is None
+    places.report.write_bytes(json.dumps(report).encode()[:-9])
+    assert finished_report(places) is None
 
 
 def test_what_others_have_told_takes_no_more_than_its_line() -> None:
