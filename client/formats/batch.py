@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from ...protocol.limits import MAX_COUNT
 from ...tasks.output import LLMOutput, tokens_told
 from .base import Line
 from .jsonl import JsonlSource, encode
@@ -108,6 +109,8 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not isinstance(body.get("seed", 0), int) or body.get("seed") is True:
         raise ValueError(f"the seed is an integer, and not {body['seed']!r}")
+    if abs(body.get("seed", 0)) > MAX_COUNT:
+        raise ValueError(f"the seed is an integer of 64 bits, and {body['seed']} has more")
     return {_OPTIONS[name]: value for name, value in body.items() if name in _OPTIONS}
 
 

@@ -76,6 +76,7 @@ def test_a_request_is_a_row_with_options_of_its_own(path: Path) -> None:
         (request("first"), "the custom_id 'first' is that of line 1 too"),
         (request(None), "a request has a `custom_id`, which is a text"),
         (request("bad", seed="x"), "the seed is an integer, and not 'x'"),
+        (request("bad", seed=1 << 64), f"the seed is an integer of 64 bits, and {1 << 64} has more"),
         (request("bad", max_tokens=1, max_completion_tokens=2), "which are one and the same: leave one out"),
         ({**request("bad"), "url": "/v1/embeddings"}, "only POST /v1/chat/completions can be answered"),
         ({**request("bad"), "method": "GET"}, "and this is GET /v1/chat/completions"),
