@@ -229,6 +229,8 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     for name, equals, value in pairs:
         if not (name and equals and value):
             raise ConfigurationError(f"{option} takes NAME=VALUE, and not {name + equals + value!r}")
+        if [one for one, _, _ in pairs].count(name) > 1:
+            raise ConfigurationError(f"{option} says {name!r} more than once: leave one")
     return {name: value for name, _, value in pairs}
 
 
