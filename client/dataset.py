@@ -409,7 +409,17 @@ class _Run:
                 )
             self.source.rewind()
             return islice(self.source.read(), held.standing.rows, None)
-        return after(self.source, held.standing, id_column, held.places)
+        lines = after(self.source, held.standing, id_column, held.places)
+        return lines if held.standing.rows else self._with_ids(lines)
+
+    def _with_ids(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """``lines``, after a look whether the first has what rows are known by. Raises ConfigurationError."""
+        name = self.settings.id_column
+        if name is None or (first := next(lines, None)) is None:
+            return lines
+        if not first.problem and (lacking := self.source.lacking(first.number, first.row, [name])):
+            raise ConfigurationError(f"rows are to be known by their column {name!r}: {lacking}")
+        return joined([first], lines)
 
     def _check_early(self) -> None:
         """What can be checked before the LLMs are asked. Raises ConfigurationError."""

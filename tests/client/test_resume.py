@@ -226,6 +226,20 @@ def test_with_an_id_column_what_else_is_in_a_row_may_change(
     assert [row["input"] for row in rows(target)] == [*TEXTS[:4], *(f"new {text}" for text in TEXTS[4:])]
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_id_column_that_the_first_row_lacks_is_refused_before_anything_is_written(
+    generate: Run, source: Path, target: Path, strict: bool
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"known by their column 'name': .*, line 1: the column 'name' is missin"
+    ):
+        generate("one", "two", id_column="name", strict=strict)
+    assert names(target) == []
+    assert generate("one", "two", id_column="id", strict=strict) == 0
+    source.write_text('no row\n{"input": "two"}\n')
+    assert generate(output=target.with_suffix(".csv"), id_column="id", strict=False) == 1
+
+
 def test_a_torn_line_is_cut_off_and_done_again(generate: Run, target: Path, stop_at: Callable[..., None]) -> None:
     stop_at(4)
     with pytest.raises(Stopped):
