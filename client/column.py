@@ -154,10 +154,13 @@ def replaced(given: Mapping[str, Any], made: Sequence[str], *, are_labels: bool 
     return [name for name in (*made, *_of_every_output(are_labels), usage, ERROR) if name in given]
 
 
-def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The row as a line, and what had to be left out of it: a parsed output that JSON cannot hold, say."""
+def encoded(row: Mapping[str, Any], *, has_nan: bool = False) -> tuple[bytes, str]:
+    """The row as a line, and what had to be left out of it: a parsed output that JSON cannot hold, say.
+
+    ``has_nan`` is as for ``encode``.
+    """
     try:
-        return encode(row), ""
+        return encode(row, has_nan=has_nan), ""
     except (TypeError, ValueError):
         pass
     writable: dict[str, Any] = {}
@@ -170,4 +173,5 @@ def encoded(row: Mapping[str, Any]) -> tuple[bytes, str]:
             writable[name] = [None] * len(cast(list[Any], value)) if isinstance(value, list) else None
             problems.append(f"the column {name!r} cannot be written as JSON: {error}")
     problem = "; ".join(problems)
-    return encode(writable | {ERROR: "; ".join(filter(None, (str(row.get(ERROR, "")), problem)))}), problem
+    error = "; ".join(filter(None, (str(row.get(ERROR, "")), problem)))
+    return encode(writable | {ERROR: error}, has_nan=has_nan), problem

@@ -380,6 +380,7 @@ class _Run:
             id_column=settings.id_column,
             max_failures=settings.max_failures,
             encode_row=settings.format.encode_row,
+            has_nan=settings.format.has_nan,
             drawn=drawn,
         )
         return Runner(work, self.source, lines, there, meter, retry)

@@ -33,7 +33,7 @@ def old_rows(path: Path, format: Format) -> Iterator[Old]:
         for line in source.read():
             if line.problem:
                 raise ConfigurationError(f"a row that was to be kept cannot be read: {line.problem}")
-            yield Old(encoded(line.row)[0], bool(line.row.get(ERROR)))
+            yield Old(encoded(line.row, has_nan=format.has_nan)[0], bool(line.row.get(ERROR)))
 
 
 def _old_lines(path: Path) -> Iterator[Old]:

@@ -44,7 +44,7 @@ class Work:
         mapping: the task's argument -> the column that it is read from, where that has another name.
         id_column: the column that rows are known by.
         max_failures: how many rows of this run may fail; None for all.
-        encode_row: as in Format.
+        encode_row, has_nan: as in Format.
         drawn: the shares of every row, where they are drawn once for all and for every time that the run is started.
     """
 
@@ -54,6 +54,7 @@ class Work:
     id_column: str | None
     max_failures: MaxFailures | None
     encode_row: Encode | None
+    has_nan: bool
     drawn: Sequence[int] | None
 
 
@@ -166,7 +167,8 @@ class Runner:
         if self._work.encode_row is not None:
             written, problem = self._work.encode_row(line, row.outputs, error), ""
         else:
-            written, problem = encoded(output_row(line.row, row.outputs, names, error, are_labels=are_labels))
+            made = output_row(line.row, row.outputs, names, error, are_labels=are_labels)
+            written, problem = encoded(made, has_nan=self._work.has_nan)
         if problem and failure is None:
             failure = _Failure(problem, reason_of(problem))
         return written, failure, _made_by(self._names, row)

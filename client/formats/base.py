@@ -134,6 +134,7 @@ class Format:
         open: reads it.
         export: writes the rows of a JSONL file to a path, whole or not at all; None where rows are written one by one.
         encode_row: makes a line in place of the row as a JSON object; None where that is what is written.
+        has_nan: whether its numbers may be NaN or infinite, which JSON has not.
         is_folder: whether it is a folder and no file.
         package: what has to be installed for it, beside genpool.
         extra: which of genpool's extras installs that.
@@ -144,6 +145,7 @@ class Format:
     open: Open
     export: Callable[[Path, Path], None] | None = None
     encode_row: Encode | None = None
+    has_nan: bool = False
     is_folder: bool = False
     package: str = ""
     extra: str = ""

@@ -59,15 +59,25 @@ def _batch(path: str, *, num_generations: int | None, is_read_twice: bool) -> So
     return BatchSource(path, num_generations=num_generations, is_read_twice=is_read_twice)
 
 
-DATASET = Format("dataset", (), _dataset, _export_dataset, is_folder=True, package="datasets", extra="datasets")
+DATASET = Format(
+    "dataset", (), _dataset, _export_dataset, has_nan=True, is_folder=True, package="datasets", extra="datasets"
+)
 
 _FORMATS = {
     known.name: known
     for known in (
         Format(JSONL, (".jsonl", ".ndjson"), _jsonl),
         Format("jsonl.gz", (".jsonl.gz", ".ndjson.gz"), _gzip, export_gzip),
-        Format("csv", (".csv",), _csv, export_csv),
-        Format("parquet", (".parquet", ".pq"), _parquet, _export_parquet, package="pyarrow", extra="parquet"),
+        Format("csv", (".csv",), _csv, export_csv, has_nan=True),
+        Format(
+            "parquet",
+            (".parquet", ".pq"),
+            _parquet,
+            _export_parquet,
+            has_nan=True,
+            package="pyarrow",
+            extra="parquet",
+        ),
         DATASET,
         Format("openai-batch", (), _batch, encode_row=encode_answer),
     )

@@ -99,24 +99,29 @@ def parse(raw: bytes) -> dict[str, Any]:
     raise ValueError(f'a row is a JSON object such as {{"input": …}}, and this is {kind}')
 
 
-def encode(row: Mapping[str, Any]) -> bytes:
+def encode(row: Mapping[str, Any], *, has_nan: bool = False) -> bytes:
     """One row as a line, in readable UTF-8; a lone surrogate, which UTF-8 has no form for, makes it plain ASCII.
+
+    NaN and infinities, which JSON has not, are null, or with ``has_nan`` written so that ``parse`` has them again.
 
     Raises:
         ValueError: a value contains itself, or is nested too deeply.
         TypeError: a key that JSON cannot have.
     """
     try:
-        return _dumps(row, ensure_ascii=False).encode()
+        return _dumps(row, has_nan, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return _dumps(row, ensure_ascii=True).encode()
+        return _dumps(row, has_nan, ensure_ascii=True).encode()
 
 
-def _dumps(row: Mapping[str, Any], *, ensure_ascii: bool) -> str:
+def _dumps(row: Mapping[str, Any], has_nan: bool, *, ensure_ascii: bool) -> str:
     try:
-        return json.dumps(row, ensure_ascii=ensure_ascii, default=_plain) + "\n"
+        text = json.dumps(row, ensure_ascii=ensure_ascii, default=_plain)
+        if not has_nan and ("NaN" in text or "Infinity" in text):
+            text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=ensure_ascii)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return text + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,12 @@ def test_what_json_has_no_form_for_is_written_as_text_or_refused() -> None:
 
     row = {"score": Score(3), "bytes": b"\xff", "set": {1}, "other": io.StringIO}
     assert json.loads(encode(row)) == {"score": {"value": 3}, "bytes": "\\xff", "set": [1], "other": str(io.StringIO)}
+    numbers = {"a": math.nan, "b": [{"c": -math.inf, "Infinity": "NaN ü\ud800"}, 1.5]}
+    assert json.loads(encode(numbers), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [{"c": None, "Infinity": "NaN ü\ud800"}, 1.5],
+    }
+    assert encode({"a": math.nan}, has_nan=True) == b'{"a": NaN}\n'
     itself: list[Any] = []
     itself.append(itself)
     with pytest.raises(ValueError, match="Circular"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from extras import require
 
 from genpool.client.formats.format import NAMES, format_of, open_source
 
-ROWS = [{"input": "one"}, {"input": "fail"}, {"input": "three"}]
+ROWS = [{"input": "one", "score": 0.5}, {"input": "fail", "score": math.nan}, {"input": "three", "score": math.inf}]
 
 
 @pytest.fixture(params=[name for name in NAMES if name != "openai-batch"])
@@ -40,6 +41,9 @@ def test_a_run_into_each_format_and_out_of_it_again(genpool: Genpool, tmp_path: 
     made = [json.loads(row["generations"]) if name == "csv" else row["generations"] for row in rows]
     assert made == [["ONE"], [None], ["THREE"]]
     assert "this row is bad" in rows[1]["error"]
+    keeps_all = format_of("-", name).has_nan
+    scores = ["0.5", "nan", "inf"] if keeps_all else ["0.5", "non", "non"]  # of None
+    assert [str(row["score"]).lower()[:3] for row in rows] == scores
     assert not middle.with_name("middle.partial.jsonl").exists()
 
     done = genpool("generate", "-i", str(middle), "-o", str(target), "--input-format", name, *options)
