@@ -28,6 +28,7 @@ from ..protocol.errors import (
 )
 from ..protocol.frames import Payload
 from ..protocol.messages import Outcome
+from ..protocol.printable import plural
 from ..tasks.base import text_of
 from ..tasks.output import LLMOutput, empty_output, parsed_output
 from .ahead import Ahead
@@ -593,7 +594,7 @@ class Call:
                 return _remote_error(self._voices[share.at].llm_name, unpack_failure(ending.payload), ending)
             outputs: list[Any] = unpack_outputs(ending.payload)
             if len(outputs) != share.count:
-                raise DecodeError(f"the worker answered with {len(outputs)} outputs of {share.count}")
+                raise DecodeError(f"the worker answered with {plural(len(outputs), 'output')} of {share.count}")
             task = self._tasks[share.at]
             if task is not None:
                 for output in outputs:

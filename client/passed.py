@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..protocol.errors import ConfigurationError
+from ..protocol.printable import plural
 from .claim import AFRESH, Places
 from .column import OF_EVERY_ROW, encoded
 from .fingerprint import chained, digest
@@ -27,8 +28,8 @@ def after(source: Source, done: Standing, id_column: str | None, places: Places)
         line = next(lines, None)
         if line is None:
             raise ConfigurationError(
-                f"{source.name} has {number} rows, and {done.rows} of it are in {places.target} already: it was "
-                f"changed meanwhile; put it back, or {AFRESH}"
+                f"{source.name} has {plural(number, 'row')}, and {done.rows} of it are in {places.target} already: it "
+                f"was changed meanwhile; put it back, or {AFRESH}"
             )
         chain = chained(chain, digest(line, id_column))
     if chain != done.chain:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..protocol.errors import GenpoolError, NoBroker, Refused
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from ..tasks.output import LLMOutput, tokens_told
 from .column import ERROR, Columns, encoded, output_row, replaced
 from .fingerprint import chained, contents, digest
@@ -200,8 +200,8 @@ class Runner:
         if limit is not None and limit.are_passed(self._failed, self._rows):
             reason, rows = by_number(self._reasons)[0]
             raise GenpoolError(
-                f"{self._failed} of {self._rows} rows have failed, which is more than --max-failures {limit}; "
-                f"{rows} of them for this: {printable(reason)}"
+                f"{self._failed} of {plural(self._rows, 'row')} {'has' if self._failed == 1 else 'have'} failed, "
+                f"which is more than --max-failures {limit}; {rows} of them for this: {printable(reason)}"
             )
 
     def _tell_failure(self, line: Line, failure: _Failure) -> None:

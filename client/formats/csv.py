@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...protocol.errors import ConfigurationError
+from ...protocol.printable import plural
 from .base import Line, Source
 from .file import ByteFile
 from .target import replacing
@@ -85,7 +86,8 @@ class CsvSource(Source):
 
     def _problem(self, fields: Sequence[str]) -> str:
         if len(fields) != len(self._columns):
-            return f"there are {len(fields)} fields, and the header names {len(self._columns)} columns"
+            there = f"there {'is' if len(fields) == 1 else 'are'} {plural(len(fields), 'field')}"
+            return f"{there}, and the header names {plural(len(self._columns), 'column')}"
         return self._undecodable(fields)
 
     @staticmethod

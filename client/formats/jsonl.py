@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from ...protocol.printable import plural
 from .base import Line, Source
 from .file import ByteFile, CutOff
 from .target import replacing
@@ -70,7 +71,8 @@ class JsonlSource(Source):
                     yield self._line(number, raw)
                     good += 1
         except CutOff as error:
-            yield Line(number + 1, {}, f"{self.at(number + 1)}: {error}; the {good} rows before it are whole")
+            whole = f"the {plural(good, 'row')} before it {'is' if good == 1 else 'are'} whole"
+            yield Line(number + 1, {}, f"{self.at(number + 1)}: {error}; {whole}")
 
     def _line(self, number: int, raw: bytes) -> Line:
         try:

@@ -324,7 +324,7 @@ def test_an_answer_of_too_few_outputs_is_a_failure() -> None:
     run = Run(settings(4), FakeLink(lambda asked: done({"raw_output": "only one"})))
     (record,) = run.over(inputs("x")).values()
     assert record.failure is not None
-    assert "1 outputs" in record.failure.message
+    assert "1 output of" in record.failure.message
 
 
 @pytest.mark.parametrize("given", ["text", 7, None, ["input"]])

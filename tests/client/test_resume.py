@@ -193,6 +193,7 @@ def test_an_empty_output_is_nobodys(generate: Run, target: Path) -> None:
         (["row 0", "other", *TEXTS[2:]], "in.jsonl, line 2 is the first that is another one"),
         (["row 0", "new", *TEXTS[1:]], "in.jsonl, line 2 is the first that is another one"),
         (TEXTS[:2], "in.jsonl has 2 rows, and 4 of it are in"),
+        (TEXTS[:1], "in.jsonl has 1 row, and 4 of it are in"),
     ],
 )
 def test_an_input_that_has_changed_is_refused_and_says_where(

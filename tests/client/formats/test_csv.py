@@ -42,7 +42,7 @@ def test_a_spreadsheets_file_is_read_by_its_header_and_numbered_as_an_editor_doe
     ("record", "said"),
     [
         (b"one,two,three", "there are 3 fields, and the header names 2 columns"),
-        (b"one", "there are 1 fields, and the header names 2 columns"),
+        (b"one", "there is 1 field, and the header names 2 columns"),
         (b"\xff,2", "this is no UTF-8: 0xff"),
         (b'"one"two,3', "this is no CSV: ',' expected after '\"'"),
         (b"one\rtwo,3", "this is no CSV: new-line character seen in unquoted field"),

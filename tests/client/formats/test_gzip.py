@@ -56,6 +56,11 @@ def test_what_is_cut_off_gives_the_rows_that_are_whole_and_says_how_many(path: P
     )
 
 
+def test_a_file_that_is_cut_off_after_one_row_says_so(path: Path) -> None:
+    _, cut = read(path, packed(1) + packed(2)[:20])
+    assert cut.problem.endswith("the file is cut off; the 1 row before it is whole")
+
+
 @pytest.mark.parametrize("missing", range(1, 9))
 def test_not_a_byte_of_the_end_may_be_missing(path: Path, missing: int) -> None:
     assert "cut off; the 2 rows before" in read(path, packed(1, 2)[:-missing])[-1].problem
