@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError
 from ..tasks.base import TaskLike
+from ..tasks.output import empty_output
 from .claim import is_resumable
-from .column import OF_EVERY_ROW, Columns, columns_of
+from .column import OF_EVERY_ROW, Columns, columns_of, output_row
 from .dataset import GenerateSettings, Progress, generate
 from .fleet import Choice, Connected
 from .formats.base import check_path
@@ -123,7 +124,7 @@ def _generated(
         _, said = generate(settings, source, there.connected, Progress(settings), Interrupt())
     for line in said:
         log.info("%s", line)
-    return _as_dataset(target, rows, voices) if is_dataset(rows) else list(rows_of(target))
+    return _as_dataset(target, rows, voices, num_generations) if is_dataset(rows) else list(rows_of(target))
 
 
 def _stable_name(llm: ProcessLLM, at: int) -> str:
@@ -151,10 +152,13 @@ class _Given:
         yield Connected(self.llm, self.names, link, columns)
 
 
-def _as_dataset(target: Path, rows: Any, voices: Sequence[ProcessLLM]) -> Any:
+def _as_dataset(target: Path, rows: Any, voices: Sequence[ProcessLLM], num_generations: int) -> Any:
     from .formats.huggingface import as_dataset
 
-    return as_dataset(target, rows, sorted(OF_EVERY_ROW.union(*map(_made_by, voices))))
+    columns = Columns(voices[0].given_task, voices[0].link(), [voice.llm_name for voice in voices])
+    outputs = [empty_output("")] * num_generations
+    example = output_row(dict.fromkeys(rows.column_names), outputs, columns.made(), are_labels=columns.are_labels)
+    return as_dataset(target, rows, sorted(OF_EVERY_ROW.union(*map(_made_by, voices))), example)
 
 
 def _made_by(llm: ProcessLLM) -> list[str]:

@@ -171,9 +171,7 @@ class Tables:
         self._working = working
         kinds = kinds_of(rows_of(working))
         self._mixed = [name for name, kind in kinds.items() if not _has_type(kind)]
-        self.schema: Any = pa.schema(
-            [(name, pa.json_() if name in self._mixed else arrow_type(kind)) for name, kind in kinds.items()]
-        )
+        self.schema = schema_of(kinds)
         if self._mixed:
             names = ", ".join(map(repr, self._mixed))
             log.warning("%s: values of no common type are written as JSON, in the column %s", target, names)
@@ -204,6 +202,11 @@ def _has_type(kind: Kind) -> bool:
     if isinstance(kind, Fields):
         return bool(kind.of) and all(map(_has_type, kind.of.values()))
     return kind != "mixed"
+
+
+def schema_of(kinds: Mapping[str, Kind]) -> Any:
+    """A column for each, of Arrow's JSON type where it has no other."""
+    return pa.schema([(name, arrow_type(kind) if _has_type(kind) else pa.json_()) for name, kind in kinds.items()])
 
 
 def arrow_type(kind: Kind) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import datasets
 import pyarrow as pa
 
 from ...protocol.errors import ConfigurationError
-from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, translated
+from .arrow import ROWS_AT_ONCE, ArrowSource, Tables, one_line, schema_of, translated
+from .schema import kinds_of
 from .target import cannot_write, sync_folder
 
 
@@ -137,7 +138,9 @@ def _no_bar() -> Generator[None]:
             datasets.enable_progress_bars()
 
 
-def as_dataset(working: Path, given: Any | None = None, made: Sequence[str] = ()) -> Any:
+def as_dataset(
+    working: Path, given: Any | None = None, made: Sequence[str] = (), example: Mapping[str, Any] | None = None
+) -> Any:
     """The rows of a run as a ``datasets.Dataset`` in memory.
 
     Args:
@@ -145,15 +148,19 @@ def as_dataset(working: Path, given: Any | None = None, made: Sequence[str] = ()
         given: the ``Dataset`` that the rows were read from, all of them and in its order: its columns keep their types,
             and what is stored in them.
         made: columns that are taken from ``working`` although ``given`` has them too.
+        example: a row, for the columns of a ``working`` that has none.
 
     Raises:
         GenpoolError: ``working`` cannot be read.
     """
     tables = Tables(working, working)
-    groups = list(tables)
-    made_now = datasets.Dataset(pa.concat_tables(groups) if groups else tables.schema.empty_table())
+    groups = list(tables) or [schema_of(kinds_of([example or {}])).empty_table()]
+    made_now = datasets.Dataset(pa.concat_tables(groups))
     if given is None:
         return made_now
     kept = [name for name in given.column_names if name in made_now.column_names and name not in made]
     made_now = made_now.remove_columns(kept)
+    if not len(given):  # of datasets without rows, `concatenate_datasets` gives back one
+        features = {**{name: given.features[name] for name in kept}, **made_now.features}
+        return datasets.Dataset.from_dict(dict.fromkeys(features, ()), datasets.Features(features))
     return datasets.concatenate_datasets([given.select_columns(kept), made_now], axis=1) if kept else made_now

@@ -37,6 +37,12 @@ def test_a_dataset_comes_back_as_one(pool: LLMPool, tmp_path: Path) -> None:
         assert made.features["number"] == given.features["number"]
 
 
+def test_a_dataset_without_rows_has_the_columns_of_one_with_rows(pool: LLMPool) -> None:
+    given = datasets.Dataset.from_dict({"input": ["one"], "number": [1]})
+    made, empty = (generate_dataset(pool, one, 2) for one in (given, given.select([])))
+    assert (len(empty), empty.features) == (0, made.features)
+
+
 class Again(TextGenerationTask):
     """Makes a column that its dataset has already."""
 
