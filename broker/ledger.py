@@ -585,7 +585,7 @@ class Ledger:
         is_known = execution_id >> _COUNTER_BITS != self._life or execution_id < self._next_execution
         if execution is None and is_known:
             row = self.rows.get(row_id) or self._orphan(worker, execution_id, row_id, now)
-            if row is not None and not _has_answer(row) and execution_id not in row.record.raised:
+            if row is not None and _may_be_claimed(row, worker, execution_id):
                 execution = self.executions[execution_id] = Execution(execution_id, row, worker, now)
                 worker.executions[execution_id] = execution
                 row.executions += (execution,)
@@ -665,6 +665,12 @@ class Ledger:
             if row.state is SUSPECTED:
                 llm.suspects.remove(row)
                 llm.queue.push(row, front=True)
+
+
+def _may_be_claimed(row: Row, worker: Worker, execution_id: int) -> bool:
+    """Whether an execution of it that is not known may go on. A worker is given a row once at a time."""
+    is_there = any(one.worker is worker for one in row.executions)
+    return not is_there and not _has_answer(row) and execution_id not in row.record.raised
 
 
 def _has_answer(row: Row) -> bool:

@@ -577,6 +577,18 @@ def test_a_worker_may_not_claim_more_rows_than_there_is_room_for() -> None:
     assert len(bench.broker.ledger.rows) == 2
 
 
+def test_a_worker_may_not_claim_a_row_again_and_again() -> None:
+    bench = Bench()
+    bench.client()
+    bench.worker("one")
+    bench.tell("client", submit("a"))
+    other_life = list(range(5))
+    bench.tell("liar", worker_hello("liar"))
+    sent = bench.tell("liar", Hold(other_life, ids("a") * 5, [False] * 5, False))
+    assert sent == [("liar", Settle([number])) for number in other_life[1:]]
+    assert bench.picture()[1] == {b"one": [FIRST], b"liar": [0]}
+
+
 def test_a_peer_that_never_reads_is_given_up() -> None:
     bench = Bench(replace(SETTINGS, limits=Limits(max_client_rows=10)))
     bench.client("deaf")
