@@ -69,7 +69,7 @@ class Ledger:
     ) -> None:
         self.rows: dict[bytes, Row] = {}
         self.executions: dict[int, Execution] = {}
-        self.row_bytes = 0  # of all rows' payloads
+        self.row_bytes = 0  # of all rows
         self._settings = settings
         self._has_row_times = settings.has_row_times
         self._outgoing = outgoing
@@ -112,10 +112,10 @@ class Ledger:
 
     def submit(self, client: Client, run: SubmitRun, now: float) -> None:
         """Enter rows, new or sent again, as far as there is room for them."""
-        size = sum(map(len, run.payloads))
-        if client.refused or not self._has_place(client, len(run.ids), size):
+        size = _size_of(run)
+        if client.refused or not self._has_place(client, len(run.ids), size - len(run.options)):
             run = self._admitted(client, run, now)
-            size = sum(map(len, run.payloads))
+            size = _size_of(run)
         else:
             client.busy_s = 0.0
         deadline = None if run.seconds_left is None else now + run.seconds_left
@@ -136,7 +136,7 @@ class Ledger:
             elif row.state is MISSING and row.client is client:
                 row.payload, row.spec = payload, spec  # and what is held against it stays
             else:
-                known_bytes += len(payload)
+                known_bytes += len(payload) + len(run.options)
                 self._submitted_again(client, row, payload, spec)
                 continue
             if must_settle:
@@ -151,7 +151,10 @@ class Ledger:
             queue.push_new(client, new)
 
     def _has_place(self, client: Client, count: int, size: int) -> bool:
-        """Whether so many new rows may be entered, of so many bytes in all."""
+        """Whether so many new rows may be entered, of so many bytes in all.
+
+        The options of one are not among these, for a row may be as long as all that a client may have.
+        """
         settings, limits = self._settings, self._settings.limits
         return (
             len(client.rows) + count <= limits.max_client_rows
@@ -174,8 +177,8 @@ class Ledger:
             known = self.rows.get(row_id)
             if known is None or (known.state is MISSING and known.client is client):
                 count += known is None
-                size += len(payload)
-                if refused or not self._has_place(client, count, size):
+                size += len(payload) + len(run.options)
+                if refused or not self._has_place(client, count, size - len(run.options)):
                     refused.append(row_id)
                     continue
             ids.append(row_id)
@@ -286,7 +289,7 @@ class Ledger:
             self.executions.pop(number, None)
             own.executions.pop(number, None)
             unread += row.unread_bytes
-            size += len(row.payload or b"")
+            size += len(row.payload or b"") + len(row.spec.options)
             row.state, row.payload, row.executions, row.unread_bytes = GONE, None, (), 0
             settled.append(number)
         client.unread_bytes -= unread
@@ -665,6 +668,11 @@ class Ledger:
             if row.state is SUSPECTED:
                 llm.suspects.remove(row)
                 llm.queue.push(row, front=True)
+
+
+def _size_of(run: SubmitRun) -> int:
+    """How many bytes its rows have, as Row.size counts them."""
+    return sum(map(len, run.payloads)) + len(run.options) * len(run.ids)
 
 
 def _may_be_claimed(row: Row, worker: Worker, execution_id: int) -> bool:

@@ -74,7 +74,7 @@ class Client(Peer):
     the rows whose answers stay at their workers until it reads on, with the answers' sizes. ``reconciled`` turns true
     when it has said which rows it awaits; until then ``awaited`` has those that it has named, in its order.
 
-    ``row_bytes`` counts the payloads of its ``rows``. ``refused`` has the ids of rows that there was no room for and
+    ``row_bytes`` counts the bytes of its ``rows``. ``refused`` has the ids of rows that there was no room for and
     that it has not taken home yet: its ledger counts them. It was told to wait for ``busy_s``, until ``busy_until``.
     """
 

@@ -107,8 +107,8 @@ class Row:
 
     @property
     def size(self) -> int:
-        """How many bytes its payload has."""
-        return len(self.payload or b"")
+        """How many bytes its payload and its options have: rows of one run share these, and may be a single one."""
+        return len(self.payload or b"") + len(self.spec.options)
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,7 @@ from .limits import (
     MAX_COUNT,
     MAX_HELLO_BYTES,
     MAX_NAME_BYTES,
+    MAX_OPTIONS_BYTES,
     MAX_REASON_BYTES,
     MAX_ROWS_PER_MESSAGE,
     PROTOCOL_VERSION,
@@ -157,6 +158,12 @@ def _trace(value: Any) -> str:
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise DecodeError("is no byte string")
+    return value
+
+
+def _options(value: Any) -> bytes:
+    if len(_bytes(value)) > MAX_OPTIONS_BYTES:
+        raise DecodeError(f"is longer than {MAX_OPTIONS_BYTES} bytes")
     return value
 
 
@@ -295,7 +302,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
         "llm": _name,
         "kind": _one_of(RowKind),
         "num_generations": _positive,
-        "options": _bytes,
+        "options": _options,
         "seconds_left": _optional(_seconds),
         "again": _flag,
         "ids": _ids,
@@ -329,7 +336,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     AssignRun: {
         "kind": _one_of(RowKind),
         "num_generations": _positive,
-        "options": _bytes,
+        "options": _options,
         "seconds_left": _optional(_seconds),
         "charged": _count,
         "first_execution": _first_of_run,

@@ -41,7 +41,7 @@ class Limits:
         max_row_bytes: the longest row or answer that is carried.
         max_rows: the most rows in one message.
         max_client_rows, max_client_bytes: how many rows a client may have at the broker, and how many bytes they may
-            have in all. The broker takes no row beyond that, and says so (Busy).
+            have in all, with the options of each. The broker takes no row beyond that, and says so (Busy).
     """
 
     max_frame_bytes: int = 512 * 1024

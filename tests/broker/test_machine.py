@@ -474,16 +474,20 @@ def limited(**said: Any) -> Bench:
 
 
 @pytest.mark.parametrize(
-    "limit", [{"max_rows": 3}, {"max_bytes": 3}, {"max_client_bytes": 3}], ids=["rows", "bytes", "bytes of a client"]
+    ("limit", "options"),
+    [({"max_rows": 3}, b"hot"), ({"max_bytes": 3}, b""), ({"max_client_bytes": 3}, b""), ({"max_bytes": 9}, b"hot")],
+    ids=["rows", "bytes", "bytes of a client", "bytes of options"],
 )
-def test_rows_beyond_the_room_are_not_taken_and_their_client_is_told_when_to_come_back(limit: dict[str, int]) -> None:
+def test_rows_beyond_the_room_are_not_taken_and_their_client_is_told_when_to_come_back(
+    limit: dict[str, int], options: bytes
+) -> None:
     bench = limited(**limit)
-    sent = bench.tell("one", submit("a", "b"), submit("c", "d", "e"))
+    sent = bench.tell("one", submit("a", "b", options=options), submit("c", "d", "e", options=options))
     assert told(sent) == {"one": [(ids("d", "e"), 0.5)]}
     assert [*map(bench.state_of, "abcde")] == [RowState.QUEUED] * 3 + [None] * 2
     assert bench.tell("one", Ping(5)) == [], "its ledger has them until it releases them"
     assert bench.tell("one", Release(ids("d", "e")), Ping(3)) == []
-    assert bench.tell("one", Release(ids("a")), submit("d"), Ping(3)) == []
+    assert bench.tell("one", Release(ids("a")), submit("d", options=options), Ping(3)) == []
     assert bench.state_of("d") is RowState.QUEUED
 
 
@@ -554,6 +558,12 @@ def test_a_row_that_was_asked_for_may_find_no_room_for_its_bytes() -> None:
     sent = bench.tell("one", submit("long", "a", again=True), Ping(2))
     assert sent == [("one", Busy(ids("long", "a"), 0.5))]
     assert bench.tell("one", Release(ids("long", "a")), Ping(0)) == []
+
+
+def test_a_row_that_is_as_long_as_all_that_a_client_may_have_is_taken_with_its_options() -> None:
+    bench = limited(max_client_bytes=4)
+    assert bench.tell("one", submit("long", options=b"hot"), Ping(1)) == []
+    assert told(bench.tell("one", submit("", options=b"hot"))) == {"one": [(ids(""), 0.5)]}
 
 
 def test_a_row_that_is_named_twice_is_taken_or_refused_once() -> None:

@@ -698,6 +698,7 @@ LONG_NAMES: dict[str, tuple[list[bytes], str]] = {
     "model": (spoiled("Hello", model_name="m" * 1025), "Hello: model_name is longer than 1024 bytes"),
     "option": (spoiled("Hello", options=["o" * 1025]), "Hello: options is longer than 1024 bytes"),
     "llm of rows": (spoiled_run("Submit", llm="l" * 1025), "Submit: runs llm is longer than 1024 bytes"),
+    "options of rows": (spoiled_run("Submit", options=bytes(65537)), "Submit: runs options is longer than 65536 bytes"),
     "reason": (spoiled("Grant", reason="r" * 4097), "Grant: reason is longer than 4096 bytes"),
     "hello": (
         spoiled("Hello", options=["o" * 1000] * 33),
