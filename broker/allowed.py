@@ -70,6 +70,9 @@ def read_access(path: Path) -> Access:
         raise ConfigurationError(
             f"{_WHAT} {str(path)!r} can be written by others, who could let themselves in: run `chmod go-w {path}`"
         )
+    if not content.strip():
+        # What writes in place leaves it so for a while, and all peers would have to go.
+        raise ConfigurationError(f"{_WHAT} {str(path)!r} is empty: leave a comment in it to allow nobody")
     try:
         said = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:

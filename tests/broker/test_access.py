@@ -70,6 +70,8 @@ def test_a_list_is_written_read_and_added_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("", "is empty: leave a comment in it to allow nobody"),
+        ("\n \n", "is empty: "),
         ("[[allowed]", "is no TOML"),
         ("\x00", "is no TOML"),
         ("keys = 1", r"must have tables \[\[allowed\]\] and nothing else"),
@@ -114,7 +116,7 @@ def test_a_list_that_changes_is_followed_and_one_that_breaks_is_not(tmp_path: Pa
     assert changed is not None
     assert [*changed.permissions] == [OTHER]
     assert file.changed() is None
-    for spoil in (lambda: path.write_text("[["), path.unlink):
+    for spoil in (lambda: path.write_text("[["), lambda: path.write_text(""), path.unlink):
         spoil()
         os.utime(path.parent)
         with pytest.raises(ConfigurationError):
