@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,15 +100,25 @@ def write_access(path: Path, permissions: Iterable[Permission]) -> None:
 
 
 def add_access(path: Path, permission: Permission) -> None:
-    """Append to the list, which keeps what people have written into it.
+    """Append to the list, which keeps its owner, its mode, and what people have written into it.
 
     Raises:
         ConfigurationError: when the key is there already, or the list cannot be used.
     """
-    known = read_access(path).permissions.get(permission.key)
-    if known is not None:
-        raise ConfigurationError(f"{str(path)!r} has this key already, as {known.name!r}: change that entry")
-    write_private(path, path.read_text().rstrip("\n") + "\n" + _entry(permission), _WHAT)
+    try:
+        with path.open("rb+", buffering=0) as file:
+            # Of several at once, each sees what those before it have added.
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            known = read_access(path).permissions.get(permission.key)
+            if known is not None:
+                raise ConfigurationError(f"{str(path)!r} has this key already, as {known.name!r}: change that entry")
+            size, entry = file.seek(0, os.SEEK_END), _entry(permission).encode()
+            if file.write(entry) != len(entry):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise ConfigurationError(f"{_WHAT} {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def _entry(permission: Permission) -> str:

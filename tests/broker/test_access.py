@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from genpool.broker.access import OPEN, Access, Permission
 from genpool.broker.allowed import AccessFile, add_access, read_access, write_access
 from genpool.protocol.errors import ConfigurationError
+from genpool.protocol.keys import new_pair
 from genpool.protocol.messages import Hello, Role
 
 # Two that ZeroMQ's documentation shows.
@@ -65,6 +68,39 @@ def test_a_list_is_written_read_and_added_to(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(ConfigurationError, match="has this key already, as 'gpus': change that entry"):
         add_access(path, second)
+
+
+def test_who_adds_to_a_list_at_once_with_others_takes_nothing_away(tmp_path: Path) -> None:
+    path = tmp_path / "allowed.toml"
+    write_access(path, [])
+    added = [Permission(new_pair().public, f"peer {number}", frozenset(["client"])) for number in range(50)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda permission: add_access(path, permission), added))
+    assert {*read_access(path).permissions} == {permission.key for permission in added}
+
+
+def test_a_list_that_is_added_to_stays_where_it_is_with_its_mode(tmp_path: Path) -> None:
+    path, link = tmp_path / "allowed.toml", tmp_path / "link.toml"
+    write_access(path, [])
+    path.chmod(0o640)
+    link.symlink_to(path)
+    add_access(link, Permission(KEY, "lab", frozenset(["client"])))
+    assert [*read_access(path).permissions] == [KEY]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_entry_that_finds_no_room_on_the_disk_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "allowed.toml"
+    write_access(path, [])
+    before = path.read_text()
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, former[1]))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written: No space left on device"):
+            add_access(path, Permission(KEY, "lab", frozenset(["client"])))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize(
