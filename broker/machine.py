@@ -247,9 +247,10 @@ class Broker:
             self._ping()
         if self._fleet_changed:
             self._fleet_changed = False
+            fleet = self._fleet()
             for peer in self.peers.values():
                 if isinstance(peer, Client):
-                    self._out.send(peer, self._fleet())
+                    self._out.send(peer, fleet)
         return self.flush(now)
 
     def stop(self, reason: str) -> list[Effect]:

@@ -2668,7 +2668,9 @@ def test_clients_are_told_of_the_fleet_once_a_tick_however_much_has_changed() ->
         ("x", 0, 1, "no quota"),
         ("y", 1, 0, ""),
     ]
-    assert bench.tick() == [("one", fleet), ("two", fleet)]
+    sent = bench.tick()
+    assert sent == [("one", fleet), ("two", fleet)]
+    assert sent[0][1] is sent[1][1], "it is made once for all"
     assert bench.tick(0.1) == []
     bench.tell("b", grant(3))
     assert bench.tick(0.1) == []  # credit is no news
