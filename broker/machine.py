@@ -527,7 +527,8 @@ class Broker:
         is_worker = message.role == Role.WORKER
         if (refusal := self.access.refusal_to_dismiss(client.key)) is not None:
             what = "drain a worker" if is_worker else "kick a client"
-            self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}", client.hello)
+            if not self._offences.is_too_many(_REFUSED + _name_of(client.hello, client.key), self._now):
+                self._out.log("warning", f"client {name_of(client)} may not {what}: {refusal}", client.hello)
             return Dismissed([], refusal, is_refused=True)
         if is_worker:
             serving = [one for one in self.workers.values() if message.llm in ("", one.hello.llm)]

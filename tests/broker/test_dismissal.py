@@ -260,6 +260,12 @@ def test_with_keys_only_an_admin_may() -> None:
     assert ("client", Refuse(KICKED)) in bench.tell("admin", Dismiss(Role.CLIENT, "client:7"))
 
 
+def test_who_may_not_and_tries_again_and_again_does_not_fill_the_log() -> None:
+    bench = guarded()
+    bench.tell("client", *[Dismiss(Role.WORKER, "one")] * 100)
+    assert len([line for line in bench.logs if "may not drain a worker" in line]) == SETTINGS.max_malformed
+
+
 def test_a_worker_may_dismiss_nobody() -> None:
     bench = Pair()
     sent = bench.tell("one", Dismiss(Role.WORKER, "two"))
