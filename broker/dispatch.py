@@ -135,6 +135,7 @@ class Dispatcher:
         runs: list[AssignRun] = []
         size = 0
         for run, run_size in self._runs(rows, worker.hello.batch_size):
+            run_size += len(run[0].spec.options)
             if runs and size + run_size > self._limits.target_message_bytes:
                 self._outgoing.send(worker, Assign(runs))
                 runs, size = [], 0

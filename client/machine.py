@@ -562,6 +562,7 @@ class Client(Session):
                 spec = row.spec
                 ids, payloads = [], []
                 runs.append(_submit_run(spec, ids, payloads, again=is_again, now=now))
+                size += len(spec.options)
             ids.append(row.id)
             payloads.append(row.payload)
             size += row_size

@@ -36,8 +36,8 @@ class Limits:
         max_frame_bytes: a body is cut into frames of at most this size. A ZeroMQ heartbeat waits behind the frame
             that is being sent, so this must stay below three quarters of the heartbeat timeout times the slowest
             link (7.5 s at 70 kB/s here); smaller frames cost a little more work for large rows.
-        target_message_bytes: a sender closes a message when its body passes this; a single longer row still goes, and
-            rows that go into one engine call, up to ``max_row_bytes`` in all.
+        target_message_bytes: a sender closes a message when its rows and their options pass this; a single longer row
+            still goes, and rows that go into one engine call, up to ``max_row_bytes`` in all.
         max_row_bytes: the longest row or answer that is carried.
         max_rows: the most rows in one message.
         max_client_rows, max_client_bytes: how many rows a client may have at the broker, and how many bytes they may

@@ -1007,6 +1007,16 @@ def test_a_batch_goes_whole_where_it_is_no_larger_than_a_row_may_be() -> None:
     assert assigned(bench.tell("worker", grant(2))) == {"worker": [60 * "d"]}
 
 
+def test_rows_with_long_options_of_their_own_share_no_message_that_is_too_long_to_be_read() -> None:
+    bench = Bench()
+    bench.client()
+    names = numbered("row", 100)
+    bench.tell("client", *(submit(name, options=name.encode() * 10_000) for name in names))
+    bench.tell("worker", worker_hello("worker", credit=100))
+    sent = bench.tell("worker", hold())
+    assert assigned(sent) == {"worker": names}
+
+
 def test_an_llm_gets_its_own_rows_only() -> None:
     bench = Bench()
     bench.client()

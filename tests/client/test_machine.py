@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ from voices import info
 from genpool.client.machine import Client, Ended, FleetSeen, HasDismissed, Reported, TurnedAway
 from genpool.client.row import Ending, Row, RowSpec
 from genpool.client.run import Run
+from genpool.protocol.codec import decode, encode
 from genpool.protocol.errors import (
     Closed,
     ConfigurationError,
@@ -53,6 +55,7 @@ from genpool.protocol.messages import (
 from genpool.protocol.session import Close, Log, Open, Send, SessionSettings, SessionState
 
 LEAST_WINDOW = 256
+FRAME_BYTES = 1 << 20
 
 
 class Owner:
@@ -395,6 +398,15 @@ def test_messages_are_bounded_in_rows_and_bytes() -> None:
     sizes = [[len(payload) for run in submit.runs for payload in run.payloads] for submit in driven.of(Submit)]
     assert [len(size) for size in sizes[:3]] == [10, 10, 5]
     assert sizes[3:] == [[60], [60], [60], [60], [500], [4]]
+
+
+def test_rows_with_long_options_of_their_own_share_no_message_that_is_too_long_to_be_read(driven: Driven) -> None:
+    payloads = numbered(100)
+    specs = [replace(spec_of(), options=payload.ljust(60_000)) for payload in payloads]
+    driven.client.submit(list(map(driven.row, payloads, specs)), driven.now)
+    driven.flush()
+    assert driven.payloads == payloads
+    assert all(decode(encode(submit, FRAME_BYTES)) == submit for submit in driven.of(Submit))
 
 
 # What a broker takes of one client, and one that has no room.
