@@ -50,6 +50,11 @@ log = logging.getLogger("genpool.broker")
 # How many messages are read before rows are handed out: larger batches more, smaller answers sooner.
 _BURST = 512
 
+# The longest message has some hundred frames. What is beyond is skipped, so many at a time, for the loop must turn: of
+# five million empty ones, 10 MB, to read a message took 8 s.
+_MOST_FRAMES = 4096
+_SKIPPED_FRAMES = 20_000
+
 # Messages (not bytes) that ZeroMQ keeps for one peer; what is over waits in the peer's outbox in the machine.
 _SEND_MARK = 64
 
@@ -328,6 +333,7 @@ class _Loop:
         self.is_orphaned = False
         self._stopping = False
         self._must_look = False
+        self._is_skipping = False  # the rest of a message of too many frames
         # A signal's byte in this pipe wakes the poll; the handlers themselves only note that it came.
         self._ear, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
@@ -433,6 +439,9 @@ class _Loop:
         """One burst: what is left after it is there at the next poll, so that no flood keeps the ticks away."""
         size = 0
         for number in range(_BURST):
+            if self._is_skipping:
+                self._skip()
+                break
             # As a rule a message is alone, and to ask takes less than half the time of an exception.
             if size > BURST_BYTES or (number == 1 and not is_readable(self._router)):
                 break
@@ -440,12 +449,20 @@ class _Loop:
                 envelope = self._router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            size += self._take(envelope, receive(self._router))
+            size += self._take(envelope, receive(self._router, most=_MOST_FRAMES))
         self._perform(self._machine.flush(self._now()))
+
+    def _skip(self) -> None:
+        """Read on in a message whose frames nobody wants. All of them are there."""
+        for _ in range(_SKIPPED_FRAMES):
+            self._is_skipping = self._router.recv(zmq.NOBLOCK, copy=False).more
+            if not self._is_skipping:
+                break
 
     def _take(self, envelope: zmq.Frame, frames: list[Frame]) -> int:
         """Give the machine one message. Returns how many bytes it has."""
         peer, size = envelope.bytes, sum(map(len, frames))
+        self._is_skipping = len(frames) == _MOST_FRAMES and bool(self._router.rcvmore)
         if peer in self._visitors:
             return size
         if not peer.startswith(_AUTOMATIC):
@@ -456,6 +473,8 @@ class _Loop:
             return size
         self._machine.loop.received_bytes += size
         try:
+            if self._is_skipping:
+                raise DecodeError(f"a message of more than {_MOST_FRAMES} frames")
             # It has a head and rows up to a limit, or one longer row. Of two frames, libzmq bounds each.
             if size > self._message_bytes and len(frames) > 2:
                 raise DecodeError(f"a message of {size} bytes, more than {self._message_bytes}")

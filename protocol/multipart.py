@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import cast
 
@@ -22,11 +23,14 @@ def send(sock: zmq.Socket[bytes], frames: Sequence[Frame], *, copy: bool = True)
     sock.send(frames[-1], _NOW, copy)
 
 
-def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[Frame]:
-    """The frames of the next message, the large ones behind the first not copied. Raises as ``Socket.recv``."""
+def receive(sock: zmq.Socket[bytes], flags: int = 0, most: int = sys.maxsize) -> list[Frame]:
+    """The frames of the next message, the large ones behind the first not copied. Raises as ``Socket.recv``.
+
+    When it gives as many as ``most``, the rest may be still to be read: ``Socket.rcvmore`` says so.
+    """
     frame = sock.recv(flags, copy=False)
     frames: list[Frame] = [frame.bytes]
-    while frame.more:  # which is told without a question of its own, unlike RCVMORE
+    while frame.more and len(frames) < most:  # which is told without a question of its own, unlike RCVMORE
         frame = sock.recv(flags, copy=False)
         # A zmq.Frame is a buffer with a length as a memoryview is, and unlike one it can be sent on without a copy.
         frames.append(cast(memoryview, frame) if len(frame) >= LARGE_BYTES else frame.bytes)

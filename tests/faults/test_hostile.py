@@ -189,6 +189,17 @@ def test_a_huge_frame_that_is_announced_ends_its_connection_and_takes_no_memory(
     work(fleet, "after")
 
 
+def test_a_message_of_very_many_frames_is_not_read_to_its_end_at_once(fleet: Fleet) -> None:
+    serve(fleet)
+    frames = 1_000_000
+    with zmtp(fleet) as sock:
+        sock.sendall(b"\x01\x01Q" + b"\x01\x00" * (frames - 2) + b"\x00\x00" + b"\x00\x01?")
+        until(lambda: "an unknown peer sent something unusable: a message of the unknown kind" in said(fleet))
+    assert "an unknown peer sent something unusable: a message of more than 4096 frames" in said(fleet)
+    assert said(fleet).count("unusable") == 2
+    work(fleet, "after")
+
+
 def nested(levels: int) -> bytes:
     return b"\x91" * levels
 
