@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from .json_value import json_values
 from .output_name import LETTER, NOUN, RATING, are_in_order, is_full_name, place, place_called
+from .thought import without_thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def read_judgements(text: str, scale: Scale, count: int | None = None) -> list[J
 
     With a ``count`` of None there are as many outputs as the text tells of, and none may be missing in between.
     """
+    text = without_thought(text)
     found = _in_json(text, scale, count)
     text = _without_overall(text)
     for read in (_in_sections, _in_numbered_list, _in_order, _in_bare_numbers):

@@ -15,6 +15,7 @@ from typing import Any, cast
 from .base import Task
 from .json_value import json_values
 from .prompt import Prompt
+from .thought import without_thought
 
 _SYSTEM_PROMPT = "You answer with JSON and with nothing else."
 
@@ -79,7 +80,7 @@ class StructuredTask(Task):
         Raises:
             ValueError: there is no JSON in it, or none that fits.
         """
-        values = json_values(output)
+        values = json_values(without_thought(output))
         problem = "the completion holds no JSON that is whole"
         for value in reversed(values):
             try:

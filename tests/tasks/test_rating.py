@@ -49,6 +49,8 @@ def ratings(text: str, count: int | None = 2) -> list[float | None]:
         '{"Output 2": {"Rating": 2, "Rationale": "Bad."}, "Output 1": {"Rating": 4, "Rationale": "Good."}}',
         '{"outputs": [{"id": 2, "score": 2, "comment": "Bad."}, {"id": 1, "score": 4, "comment": "Good."}]}',
         '{"output": "Output 1", "rating": 4, "rationale": "Good."}\n{"output": 2, "rating": 2, "rationale": "Bad."}',
+        "<think>\nOutput 1: Rating: 3? No.\n</think>\n\nRating: 4\nRationale: Good.\n\nRating: 2\nRationale: Bad.",
+        "Rating: 3? No.\n</think>\n\nOutput 1:\nRating: 4\nRationale: Good.\nOutput 2:\nRating: 2\nRationale: Bad.",
     ],
 )
 def test_what_judges_write(text: str) -> None:
@@ -159,6 +161,8 @@ def test_what_is_missing_or_in_doubt_is_none_and_moves_nothing(text: str, found:
         # Which rationale belongs to which rating?
         "Rationale: Good.\nRating: 4\nRating: 2\nRationale: Bad.",
         '{"ratings": [4]}',
+        # A thought that was cut off.
+        "<think>Output 1:\nRating: 4\nOutput 2:\nRating: 2",
         # Cut off, so that it is no JSON: the numbers are lost, and the order is not ours.
         '[{"output": 2, "rating": 4}, {"output": 1, "rating": 2}, ',
         '[{"rating": 4}, {"rating": 2}] or rather [{"rating": 2}, {"rating": 4}]',

@@ -70,6 +70,7 @@ def test_what_engines_are_asked_for() -> None:
         'Of course!\n```json\n{"name": "Ann", "age": 7}\n```\nAnything else?',
         'Maybe {"name": "Bob"}? No: {"name": "Ann", "age": 7}.',
         '<think>{"name": "Bob", "age": 3} is wrong.</think>{"name": "Ann", "age": 7}',
+        '<think>{"name": "Bob" is wrong.</think>{"name": "Ann", "age": 7}',
         '{"name": "Ann", "age": 7} {"name": "Bob", "age": -1}',
     ],
 )
@@ -89,6 +90,7 @@ def test_the_last_json_that_fits_is_found(schema: Any, text: str) -> None:
         ('{"name": "Ann", "age": "old"}', "does not fit the schema: .*age"),
         ('{"name": "Ann", "age": -1}', "does not fit the schema: .*age"),
         ("[]", "does not fit the schema"),
+        ('<think>{"name": "Ann", "age": 7}, or', "holds no JSON that is whole"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_says_where(schema: Any, text: str, problem: str) -> None:
