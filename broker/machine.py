@@ -193,7 +193,7 @@ class Broker:
                 self._lost(peer, "it fell silent" if silent else "its connection broke", silent=silent)
             self._unassign(peer_id, message)
         elif peer is not None and not isinstance(message, Ping):  # the next ping says more
-            peer.put_off(message)
+            peer.outbox.put_back(message)
 
     def connection_broke(self, now: float) -> None:
         """Some connection broke: the pings of the next tick find out whose."""
@@ -231,7 +231,7 @@ class Broker:
             if len(peer.outbox) > _MOST_UNREAD + self.settings.limits.max_client_rows:
                 self._give_up(peer, "you do not read what you are sent")
                 continue
-            for message in peer.take_outbox():
+            for message in peer.outbox.take():
                 self._out.send_past(peer.id, message)
         self._end_graces()
         self._offences.tick(now)
@@ -467,7 +467,7 @@ class Broker:
             # One that was told to stop and is killed before it has finished was not ended by what it ran.
             is_blameless = silent or was_deaf or peer.is_draining
             self._departures[peer.hello.instance] = _Departure(peer, self._now + grace_s, is_blameless, why)
-            for message in reversed(peer.take_outbox()):
+            for message in reversed(peer.outbox.take_all()):
                 self._unassign(peer.id, message)
             self._fleet_changed = True
             self._out.log(

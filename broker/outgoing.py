@@ -90,7 +90,7 @@ class Outgoing:
         if isinstance(peer, Worker) and peer in self._settles:
             self._send_settles(peer)
         if peer.outbox:
-            peer.put_off(message)
+            peer.outbox.put_off(message)
         else:
             self._effects.append(Send(peer.id, message))
 

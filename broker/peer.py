@@ -7,27 +7,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ..protocol.limits import MAX_COUNT
-from ..protocol.messages import (
-    Dismissed,
-    Drain,
-    Fleet,
-    Hello,
-    LLMInfo,
-    Message,
-    Reset,
-    Status,
-    Welcome,
-    WorkerState,
-)
+from ..protocol.messages import Hello, LLMInfo, WorkerState
+from .outbox import Outbox
 from .queue import FairQueue
 from .row import SUSPECTED, Execution, Row
 from .straggler import Stragglers
 from .tally import Rate, Tally
-
-# A peer can have these sent as often as it likes and need not read them: of some the last one counts, and of the
-# others the first, which must stay before what was sent behind it.
-_LAST_COUNTS = (Fleet, Status, Dismissed)
-_FIRST_COUNTS = (Reset, Welcome, Drain)
 
 # Replicas of one LLM say the same; many names of models are a mistake, and would only be long.
 _MOST_MODEL_NAMES = 16
@@ -35,7 +20,7 @@ _MOST_MODEL_NAMES = 16
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One connection. ``outbox`` holds what ZeroMQ would not take, in order.
+    """One connection.
 
     ``key`` is the public key that the connection has proven, "" where there are none. A process keeps it.
     """
@@ -43,22 +28,7 @@ class Peer:
     id: bytes
     hello: Hello
     key: str
-    outbox: deque[Message] = field(default_factory=deque[Message])
-
-    def put_off(self, message: Message) -> None:
-        """Keep ``message`` until ZeroMQ takes more. Of some kinds only one is kept."""
-        kind = type(message)
-        if kind in _LAST_COUNTS:
-            self.outbox = deque(one for one in self.outbox if type(one) is not kind)
-        elif kind in _FIRST_COUNTS and any(type(one) is kind for one in self.outbox):
-            return
-        self.outbox.append(message)
-
-    def take_outbox(self) -> list[Message]:
-        """All that waits, in order; the outbox is empty then."""
-        waiting = list(self.outbox)
-        self.outbox.clear()
-        return waiting
+    outbox: Outbox = field(default_factory=Outbox)
 
     def is_same_process(self, hello: Hello) -> bool:
         """Whether another hello on this connection comes from who said the first one."""
@@ -98,7 +68,7 @@ class Client(Peer):
     def reconnect(self, peer_id: bytes, hello: Hello) -> None:
         """It is here on a new connection, and is about to say what it awaits."""
         self.id, self.hello, self.lost = peer_id, hello, None
-        self.take_outbox()
+        self.outbox = Outbox()
         self.reconciled = False
         self.awaited.clear()
         self.refused.clear()

@@ -142,6 +142,7 @@ class Bench:
         self.dropped: list[str] = []
         self.gone: set[str] = set()
         self.full: set[str] = set()
+        self.failed = 0  # how many sends they did not take
         self._ids = count()
 
     # What goes in.
@@ -205,6 +206,7 @@ class Bench:
             assert decode(encode(effect.message, 1 << 20)) == effect.message
             if name in self.gone or name in self.full:
                 blocked.add(name)
+                self.failed += 1
                 self.broker.send_failed(effect.peer, effect.message, gone=name in self.gone, now=self.now)
             else:
                 assert name not in blocked

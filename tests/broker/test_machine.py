@@ -605,7 +605,8 @@ def test_a_peer_that_never_reads_is_given_up() -> None:
     bench.full.add("deaf")
     bench.tell("deaf", *(Await([], False), *(Ask() for _ in range(200))))
     assert len(bench.peer("deaf").outbox) <= 3, "of the status the last word counts"
-    bench.peer("deaf").outbox.extend(Busy([], 1.0) for _ in range(10_011))
+    for _ in range(10_011):
+        bench.peer("deaf").outbox.put_off(Busy([], 1.0))
     bench.full.clear()
     assert bench.tick(0.1) == [("deaf", Reset("you do not read what you are sent"))]
     assert not bench.broker.peers
@@ -2748,6 +2749,22 @@ def test_what_a_full_peer_did_not_take_is_tried_again_in_order_at_each_tick() ->
     waiting = [("client", answer([name], number)) for number, name in enumerate("abc")]
     assert bench.tick(0.1) == [waiting[0], waiting[1], fleet, waiting[2]]
     assert bench.tick(0.1) == []
+
+
+def test_of_much_that_a_peer_does_not_read_little_is_tried_at_a_tick_and_when_it_reads_on_all_comes_soon() -> None:
+    bench = Bench()
+    bench.client()
+    bench.full.add("client")
+    waiting = [Busy(ids(str(number)), 1.0) for number in range(10_000)]
+    for message in waiting:
+        bench.peer("client").outbox.put_off(message)
+    for _ in range(3):
+        bench.failed = 0
+        assert bench.tick(0.05) == []
+        assert bench.failed < 150
+    bench.full.clear()
+    got = [message for _ in range(10) for _, message in bench.tick(0.05) if not isinstance(message, Fleet)]
+    assert got == waiting
 
 
 def test_pings_do_not_pile_up_for_a_peer_that_does_not_read() -> None:
