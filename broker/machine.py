@@ -39,6 +39,7 @@ from ..protocol.messages import (
     Welcome,
     WorkerState,
 )
+from ..protocol.printable import plural
 from .access import OPEN, Access
 from .dispatch import Dispatcher
 from .ledger import Ledger
@@ -454,7 +455,7 @@ class Broker:
         if isinstance(peer, Client):
             peer.lost = self._now
             if peer.rows:
-                kept = f"its {len(peer.rows)} rows are kept for {self.settings.client_grace_s:g} s"
+                kept = f"{_rows_are(peer)} kept for {self.settings.client_grace_s:g} s"
                 self._out.log(
                     "warning", f"client {peer.hello.host}:{peer.hello.pid} is away: {why}; {kept}", peer.hello
                 )
@@ -502,9 +503,7 @@ class Broker:
             if client.lost is not None and self._now >= client.lost + self.settings.client_grace_s:
                 if client.rows:
                     who = f"client {client.hello.host}:{client.hello.pid}"
-                    self._out.log(
-                        "warning", f"{who} did not come back: its {len(client.rows)} rows are dropped", client.hello
-                    )
+                    self._out.log("warning", f"{who} did not come back: {_rows_are(client)} dropped", client.hello)
                 self._forget_client(client)
         for llm in [llm for llm in self.llms.values() if llm.is_forgotten(self._now - self.settings.llm_memory_s)]:
             del self.llms[llm.name]
@@ -688,3 +687,7 @@ class Broker:
 def _name_of(hello: Hello, key: str) -> bytes:
     """Who answers for what is sent: the key, where there are keys, for a process may call itself what it likes."""
     return key.encode() if key else hello.instance
+
+
+def _rows_are(client: Client) -> str:
+    return f"its {plural(len(client.rows), 'row')} {'is' if len(client.rows) == 1 else 'are'}"

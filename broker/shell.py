@@ -31,7 +31,7 @@ from ..protocol.messages import Hello, Message, Refuse
 from ..protocol.monitor import next_event
 from ..protocol.multipart import is_readable, receive, send
 from ..protocol.notify import Notifier, Phase, notifier
-from ..protocol.printable import printable
+from ..protocol.printable import plural, printable
 from ..protocol.trace import trace
 from .access import OPEN, Access
 from .allowed import AccessFile
@@ -298,7 +298,7 @@ class _Door:
             log.error("%s; what it said before stays in force", error)
             return None
         if changed is not None:
-            log.info("the list of allowed keys has changed: %d keys", len(changed.permissions))
+            log.info("the list of allowed keys has changed: %s", plural(len(changed.permissions), "key"))
             self.access = self._doorman.access = changed
         return changed
 
@@ -412,7 +412,8 @@ class _Loop:
         is_short = used + _SPARE_DESCRIPTORS > self._descriptors
         self._ended += self._visitors.tick(now, self._connections.inodes, is_short=is_short)
         if self._ended and now >= self._next_ended:
-            log.warning("ended %d connections that were no client's or worker's", self._ended)
+            were = "that was" if self._ended == 1 else "that were"
+            log.warning("ended %s %s no client's or worker's", plural(self._ended, "connection"), were)
             self._ended, self._next_ended = 0, now + _ENDED_EVERY_S
 
     def _tell_board(self, now: float) -> None:

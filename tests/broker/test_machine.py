@@ -243,7 +243,7 @@ def test_who_sends_too_many_unusable_messages_is_dropped_and_kept_out_for_a_whil
     assert bench.dropped == ["bad"]
     assert bench.logs[-2:] == [
         "client bad:7 is kept out for 60 s: it sent more than 10 unusable messages a minute",
-        "client bad:7 is away: it sent more than 10 unusable messages a minute; its 1 rows are kept for 10 s",
+        "client bad:7 is away: it sent more than 10 unusable messages a minute; its 1 row is kept for 10 s",
     ]
     bench.now += 20
     ((_, word),) = bench.tell("bad/2", client_hello("bad"))
