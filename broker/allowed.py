@@ -117,6 +117,7 @@ def add_access(path: Path, permission: Permission) -> None:
             if file.write(entry) != len(entry):
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
     except OSError as error:
         raise ConfigurationError(f"{_WHAT} {str(path)!r} cannot be written: {error.strerror}") from None
 

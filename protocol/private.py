@@ -31,6 +31,8 @@ def write_private(path: Path, text: str, what: str) -> None:
         draft = Path(name)
         with os.fdopen(handle, "w") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else the name may be there before the text, and the power go between
         draft.replace(path)
     except OSError as error:
         if draft is not None:
