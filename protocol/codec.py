@@ -75,6 +75,12 @@ _checked = cast("Callable[[Check, Any], Any]", call)
 
 MAX_HEAD_BYTES = 4 * 1024 * 1024
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
+# Of a message without options; the longest has some 30 bytes for each of its rows.
+_MAX_PLAIN_BYTES = 256 * 1024
+# In a longer head than this, lists and maps are counted: of four million empty ones, 4 MiB, it took 0.6 s to read one.
+# A run of rows has two.
+_UNCOUNTED_BYTES = 64 * 1024
+_MOST_NESTED = 3 * MAX_ROWS_PER_MESSAGE
 _ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
 _MOST_PEERS = 100_000
@@ -408,7 +414,8 @@ _USUAL: dict[type[Any], tuple[tuple[str, ...], tuple[Check, ...]]] = {
 
 # How many bytes a head may have and a list in it items, where others than usual: a hello's is passed on to all clients,
 # and what is collected of many hellos is longer.
-_LARGEST = dict.fromkeys(_FIELDS, (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE)) | {
+_LARGEST = dict.fromkeys(_FIELDS, (_MAX_PLAIN_BYTES, MAX_ROWS_PER_MESSAGE)) | {
+    **dict.fromkeys((Submit, Assign), (MAX_HEAD_BYTES, MAX_ROWS_PER_MESSAGE)),
     Hello: (MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE),
     Fleet: (MAX_COLLECTED_BYTES, _MOST_LLMS),
     Status: (MAX_COLLECTED_BYTES, _MOST_LLMS),
@@ -510,12 +517,28 @@ def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
     return Refuse(_field("reason", _text, plain) if "reason" in plain else "", plain["version"])
 
 
+def _counting() -> Callable[[Any], Any]:
+    """What is called for each list and map of a head, and raises where there are too many."""
+    numbers = iter(range(_MOST_NESTED))
+
+    def count(value: Any) -> Any:
+        if next(numbers, None) is None:
+            raise DecodeError(f"its head has more than {_MOST_NESTED} lists and maps")
+        return value
+
+    return count
+
+
 def _unpack(head: bytes, longest: int) -> dict[str, Any]:
+    is_counted = longest == MAX_ROWS_PER_MESSAGE and len(head) > _UNCOUNTED_BYTES
+    count = _counting() if is_counted else None
     try:
         # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
         # takes a byte at least.
         most = min(longest, len(head))
-        plain: dict[str, Any] = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=most)
+        plain: dict[str, Any] = msgpack.unpackb(
+            head, unicode_errors="surrogatepass", max_array_len=most, list_hook=count, object_hook=count
+        )
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None

@@ -558,6 +558,11 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a body without rows": (spoiled("Ping", b"body"), "Ping: has a body and no rows"),
     "a body without runs": (spoiled("Submit", b"body", runs=[]), "Submit: has a body and no rows"),
     "a state that is not known": (spoiled("Grant", state="asleep"), "Grant: state is none of loading, ready"),
+    "a head of very many lists": (
+        [b"S" + msgpack.packb({"runs": [], "other": [[[]] * 4000] * 500})],
+        "Submit: its head has more than 12288 lists and maps",
+    ),
+    "a long head without options": ([b"P" + bytes(300_000)], "Ping: its head has 300001 bytes, more than 262144"),
     "a huge head": ([b"G" + bytes(MAX_HEAD_BYTES)], f"Goodbye: its head has {MAX_HEAD_BYTES + 1} bytes, more than"),
 }
 
@@ -568,6 +573,20 @@ def test_what_is_malformed_is_an_error_with_a_sentence(frames: list[bytes], comp
         decode(frames)
 
     assert complaint in str(caught.value)
+
+
+def test_the_longest_messages_are_read() -> None:
+    rows = MAX_ROWS_PER_MESSAGE
+    ids, numbers = [bytes(ROW_ID_BYTES)] * rows, [2**63 - 1] * rows
+    payloads: list[Payload] = [b"x"] * rows
+    runs = [SubmitRun("m" * 500, RowKind.INPUT, 1, b"", None, False, [one], [b"x"]) for one in ids]
+    for message in (
+        Submit(runs),
+        Answer(ids, [Outcome.DONE] * rows, numbers, payloads),
+        Hold(numbers, ids, [True] * rows, False),
+        Result(numbers, [Outcome.DONE] * rows, 0, 0, payloads),
+    ):
+        assert decode(encode(message, 1_000_000)) == message
 
 
 def decoded(frames: list[bytes]) -> Message | None:
