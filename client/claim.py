@@ -14,7 +14,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Self, cast
@@ -249,10 +249,13 @@ def _is_whole(report: Mapping[str, Any]) -> bool:
     of_llms = [number for made in standing.made.values() for number in astuple(made)[:-1]]
     counts = [standing.rows, standing.size, standing.line, standing.errors_size, standing.failed, standing.repeated]
     counts += [*standing.reasons.values(), *of_llms, *(drawn or ())]
+    counts += [number for one in standing.lost for number in (one.pid, one.rows)]
+    texts = [asdict(one)[name] for one in standing.lost for name in ("llm", "host", "why")]
     numbers = [*counts, standing.seconds, *(made.cost for made in standing.made.values())]
+    numbers += [one.ago_s for one in standing.lost]
     return (
         all(isinstance(report[name], kind) for name, kind in _KEPT.items())
-        and all(isinstance(name, str) for name in pool)
+        and all(isinstance(text, str) for text in [*pool, *texts])
         and (drawn is None or len(drawn) == len(pool))
         and all(type(count) is int for count in counts)
         and all(0 <= number <= MAX_COUNT for number in numbers)

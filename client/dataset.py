@@ -43,7 +43,7 @@ from .meter import LineMeter, Meter, awaited, bar
 from .output import LineFile, Output, ResumableOutput
 from .passed import after
 from .reason import MaxFailures
-from .report import now_text, report_of, summary, write_report
+from .report import now_text, report_of, summary, workers_lost, write_report
 from .retry import Retry, old_rows
 from .runner import SHOWN_FAILURES, Runner, Work, needed
 from .share import check_weights, draw_shares
@@ -274,7 +274,8 @@ class _Run:
                 runner = self._runner(there, meter, self.source.read(), _drawn(settings, there))
                 path = self._errors_path(None)
                 with Output(Target(settings.target), LineFile(path) if path else None) as output:
-                    done = self._work(runner, output)
+                    self._work(runner, output)
+                    done = output.summary()
         return done, [_written(done)]
 
     def resumable(self, held: Claim) -> tuple[Standing, list[str]]:
@@ -298,15 +299,13 @@ class _Run:
         with self.connect(choice) as there:
             if self._check_late(there):
                 lines = self._lines(held)
-            done, fleet = self._resumed(held, there, lines)
-        report = report_of(held.header, done, fleet, is_finished=True)
+            done = self._resumed(held, there, lines)
+        report = report_of(held.header, done, is_finished=True)
         _finish(held, settings.format, report)
         return done, [_written(done), *summary(report)]
 
-    def _resumed(
-        self, held: Claim, there: Connected, lines: Iterator[Line]
-    ) -> tuple[Standing, Mapping[str, Any] | None]:
-        """Write what is left, and return what is written then, and the broker's report."""
+    def _resumed(self, held: Claim, there: Connected, lines: Iterator[Line]) -> Standing:
+        """Write what is left, and return what is written then."""
         settings, places = self.settings, held.places
         header = {**held.header, **self._errors} if held.is_going_on else self._header(held, there)
         retry = None
@@ -321,11 +320,14 @@ class _Run:
                 with ResumableOutput(places.working, path, held.journal, held.standing) as output:
                     if not settings.format.is_folder:
                         keep_mode(places.target, places.working)
-                    done = self._work(runner, output)
+                    try:
+                        self._work(runner, output)
+                    finally:
+                        output.note_lost(workers_lost(_fleet_report(there), there.names, output.seconds))
+                    return output.summary()
             except BaseException:
                 self._report_stop(held)
                 raise
-        return done, _fleet_report(there)
 
     def _errors_path(self, held: Claim | None) -> Path | None:
         settings = self.settings
@@ -334,16 +336,15 @@ class _Run:
     def _report_stop(self, held: Claim) -> None:
         """The report of a run that was cut off."""
         try:
-            write_report(held.places.report, report_of(held.header, self.progress.summary, None, is_finished=False))
+            write_report(held.places.report, report_of(held.header, self.progress.summary, is_finished=False))
         except GenpoolError as error:
             log.warning("%s", error)
 
-    def _work(self, runner: Runner, output: Output) -> Standing:
+    def _work(self, runner: Runner, output: Output) -> None:
         self.progress.output = output
         runner.run(output, self.interrupt)
         if not output.standing.rows:
             log.warning("%s holds no rows", self.source.name)
-        return output.summary()
 
     def _header(self, held: Claim, there: Connected) -> dict[str, Any]:
         """What a run is begun with; one that goes on from a finished one keeps what that was begun with."""

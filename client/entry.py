@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from ..protocol.content import pack, unpack
 from ..protocol.errors import DecodeError
-from .standing import Block, Entry, Finished, Made, Standing
+from .standing import Block, Entry, Finished, LostWorker, Made, Standing
 
 _HEAD = struct.Struct(">II")
 _FINISHED, _BLOCK, _STANDING = range(3)
@@ -73,4 +73,6 @@ def standing_fields(standing: Standing) -> dict[str, Any]:
 def standing_of(fields: dict[str, Any]) -> Standing:
     """The Standing that ``standing_fields`` gave. Raises TypeError and KeyError."""
     made = {llm: Made(**one) for llm, one in fields["made"].items()}
-    return Standing(**{name: value for name, value in fields.items() if name != "made"}, made=made)
+    lost = [LostWorker(**one) for one in fields.get("lost", [])]  # which what an older version wrote has not
+    others = {name: value for name, value in fields.items() if name not in ("made", "lost")}
+    return Standing(**others, made=made, lost=lost)

@@ -23,7 +23,7 @@ from .item import Planned
 from .journal import Journal
 from .record import Record, Share
 from .row import Ending
-from .standing import Block, Finished, Made, Standing, planned
+from .standing import Block, Finished, LostWorker, Made, Standing, planned
 
 # What a host that loses its power may cost; each sync takes the disk some milliseconds.
 _SYNC_EVERY_S = 1.0
@@ -110,6 +110,7 @@ class Output:
         self.standing = standing or Standing()
         self._rows, self._errors = rows, errors
         self._repeated = 0
+        self._lost: Sequence[LostWorker] = ()
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -157,10 +158,23 @@ class Output:
 
     def summary(self) -> Standing:
         """How far it is now, with all that is counted."""
-        now = self.standing
+        now, seconds = self.standing, self.seconds
+        before = [dataclasses.replace(one, ago_s=round(one.ago_s + seconds, 3)) for one in now.lost]
         return dataclasses.replace(
-            now, repeated=now.repeated + self._repeated, seconds=now.seconds + time.monotonic() - self._began
+            now,
+            repeated=now.repeated + self._repeated,
+            seconds=now.seconds + seconds,
+            lost=[*before, *self._lost],
         )
+
+    @property
+    def seconds(self) -> float:
+        """How long it is being written, this time."""
+        return time.monotonic() - self._began
+
+    def note_lost(self, lost: Sequence[LostWorker]) -> None:
+        """The workers that were lost in these seconds."""
+        self._lost = lost
 
     def _note(self, block: Block) -> None:
         """``block`` is about to be written."""
@@ -187,7 +201,7 @@ class ResumableOutput(Output):
         errors_size = self._errors_file.size if self._errors_file else standing.errors_size
         super().__init__(self._working, self._errors_file, dataclasses.replace(standing, errors_size=errors_size))
         self._failure: GenpoolError | None = None
-        self._synced = -1
+        self._synced: tuple[int, int] | None = None
         self._is_over = threading.Event()
         self._syncing = threading.Thread(target=self._sync_now_and_then, name="genpool-journal", daemon=True)
         self._syncing.start()
@@ -235,10 +249,11 @@ class ResumableOutput(Output):
 
     def _sync(self) -> None:
         now = self.summary()  # first: what is written from here on is not synced yet
-        if now.rows == self._synced:
+        what = (now.rows, len(now.lost))
+        if what == self._synced:
             return
         self._working.sync()
         if self._errors_file is not None:
             self._errors_file.sync()
         self._journal.sync(now)
-        self._synced = now.rows
+        self._synced = what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..protocol.printable import plural, printable
 from .entry import standing_fields
 from .formats.target import replacing
 from .reason import by_number
-from .standing import Made, Standing
+from .standing import LostWorker, Made, Standing
 
 _SHOWN_REASONS = 5
 
@@ -22,15 +23,12 @@ def now_text() -> str:
     return datetime.now(tz=UTC).astimezone().isoformat(timespec="seconds")
 
 
-def report_of(
-    header: Mapping[str, Any], standing: Standing, fleet: Mapping[str, Any] | None, *, is_finished: bool
-) -> dict[str, Any]:
+def report_of(header: Mapping[str, Any], standing: Standing, *, is_finished: bool) -> dict[str, Any]:
     """The report as plain data.
 
     Args:
         header: what the run was begun with.
         standing: how far it is.
-        fleet: the broker's report, if there is one.
         is_finished: whether all rows of the input are written.
     """
     llms = {llm: _made(made, standing.seconds) for llm, made in standing.made.items()}
@@ -44,7 +42,7 @@ def report_of(
         "reasons": dict(by_number(standing.reasons)),
         "llms": llms,
         "shares_run_twice": standing.repeated,
-        "workers_lost": workers_lost(fleet, header["pool"], standing.seconds),
+        "workers_lost": [asdict(one) for one in standing.lost],
         **{name: header[name] for name in ("run", "pool", "drawn", "settings", "errors")},
         "standing": {**standing_fields(standing), "chain": standing.chain.hex()},
     }
@@ -65,10 +63,10 @@ def _rate(count: float, seconds: float) -> float:
     return round(count / seconds, 2) if seconds else 0.0
 
 
-def workers_lost(fleet: Mapping[str, Any] | None, llms: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """The workers of ``llms`` that the broker lost in the last ``seconds``, as it tells of them."""
-    found = (fleet or {}).get("lost", [])
-    return [one for one in found if one["llm"] in llms and one["ago_s"] <= seconds]
+def workers_lost(fleet: Mapping[str, Any] | None, llms: Sequence[str], seconds: float) -> list[LostWorker]:
+    """The workers of ``llms`` that were lost in the last ``seconds``, by the broker's report ``fleet``, if it came."""
+    found = [one for one in (fleet or {}).get("lost", []) if one["llm"] in llms and one["ago_s"] <= seconds]
+    return [LostWorker(**{field.name: one[field.name] for field in fields(LostWorker)}) for one in found]
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:

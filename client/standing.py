@@ -37,6 +37,18 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class LostWorker:
+    """A worker that the broker lost, as it tells of it; ``ago_s`` counts the seconds that the run has worked since."""
+
+    llm: str
+    host: str
+    pid: int
+    ago_s: float
+    why: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What is written by now.
 
@@ -50,6 +62,7 @@ class Standing:
         made: the name of an LLM -> what it made for the rows that are written.
         repeated: shares that took more than one attempt.
         seconds: how long the run worked, over all times that it was started.
+        lost: the workers that were lost meanwhile.
     """
 
     rows: int = 0
@@ -62,6 +75,7 @@ class Standing:
     made: Mapping[str, Made] = field(default_factory=dict[str, Made])
     repeated: int = 0
     seconds: float = 0.0
+    lost: Sequence[LostWorker] = field(default_factory=list[LostWorker])
 
     def after(self, block: Block) -> Standing:
         """When ``block`` is written."""

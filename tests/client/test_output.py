@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from genpool.client.journal import Journal
 from genpool.client.output import LineFile, ResumableOutput
 from genpool.client.record import Record
 from genpool.client.row import Ending
-from genpool.client.standing import Standing, trusted
+from genpool.client.standing import LostWorker, Standing, trusted
 from genpool.protocol.errors import ConfigurationError, GenpoolError, LLMLost
 
 
@@ -139,3 +140,23 @@ def test_rows_that_failed_or_were_copied_are_trusted_alike(folder: Path, journal
 def test_a_file_that_cannot_be_opened_is_told_of(folder: Path, journal: Journal) -> None:
     with pytest.raises(ConfigurationError, match="none/errors cannot be written: No such file or directory"):
         ResumableOutput(folder / "out", folder / "none" / "errors", journal, Standing())
+
+
+def test_a_worker_that_was_lost_is_told_of_when_the_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    early = LostWorker("a", "gpu1", 12, 3.0, "its connection broke", 3)
+    late = LostWorker("a", "gpu2", 7, 1.0, "it fell silent", 1)
+    found = Standing()
+    for lost, seconds in (([early], 10.0), ([], 5.0), ([late], 20.0)):
+        journal = Journal(folder / "journal")
+        if journal.header is None:
+            journal.begin({"run": "7"}, found)
+        with ResumableOutput(folder / "out", None, journal, journal.found.standing) as output:
+            clock[0] += seconds
+            assert output.seconds == seconds
+            output.note_lost(lost)
+            found = output.summary()
+        journal.close()
+        clock[0] += 3600.0
+    assert (found.seconds, found.lost) == (35.0, [replace(early, ago_s=28.0), late])

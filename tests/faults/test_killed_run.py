@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -165,20 +166,32 @@ def test_a_full_disk_is_one_sentence_and_with_room_it_goes_on(
     assert target.read_bytes().startswith(written)
 
 
-def test_the_report_tells_of_a_worker_that_was_lost(slow_fleet: Fleet, tmp_path: Path) -> None:
+def test_the_report_tells_of_workers_that_were_lost_also_before_the_run_went_on(
+    slow_fleet: Fleet, tmp_path: Path
+) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text("".join(json.dumps({"input": f"row {number}"}) + "\n" for number in range(400)))
+    source.write_text("".join(json.dumps({"input": f"row {number}"}) + "\n" for number in range(600)))
     given = {"MODEL": "a", "NOTED": str(tmp_path / "noted"), "PYTHONPATH": str(tmp_path)}
-    lost = slow_fleet.start_worker("a", "--load", "slow_llm:load", environment=given)
-    slow_fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == 12)
-    process = slow_fleet.start(
-        "generate", "-i", str(source), "-o", str(target), "--llm", "a", "--broker", slow_fleet.address
-    )
-    until(lambda: len(whole_lines(target)) > 20, "some rows")
-    lost.kill()
-    assert process.wait(PATIENCE_S) == 0
-    assert len(whole_lines(target)) == 400
-    (told,) = json.loads(target.with_name("out.jsonl.report.json").read_text())["workers_lost"]
-    assert (told["pid"], told["llm"]) == (lost.pid, "a")
+    lost = [slow_fleet.start_worker("a", "--load", "slow_llm:load", environment=given) for _ in range(2)]
+    slow_fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == 16)
+    command = ["generate", "-i", str(source), "-o", str(target), "--llm", "a", "--broker", slow_fleet.address]
+
+    def lose(number: int) -> subprocess.Popen[bytes]:
+        """Have the run begin or go on, and lose a worker."""
+        process = slow_fleet.start(*command)
+        until(lambda: len(whole_lines(target)) > 100 + 200 * number, "some rows")
+        lost[number].kill()
+        slow_fleet.wait_for(lambda report: len(report["lost"]) == number + 1)
+        return process
+
+    process = lose(0)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    # Longer than the run will have worked.
+    slow_fleet.wait_for(lambda report: report["lost"][0]["ago_s"] > 3)
+    assert lose(1).wait(PATIENCE_S) == 0
+    assert len(whole_lines(target)) == 600
+    told = json.loads(target.with_name("out.jsonl.report.json").read_text())["workers_lost"]
+    assert [(one["pid"], one["llm"]) for one in told] == [(one.pid, "a") for one in lost]
     said = max(tmp_path.glob("*-generate.log")).read_text()
-    assert f":{lost.pid} of 'a', " in said
+    assert all(f":{one.pid} of 'a', " in said for one in lost)
