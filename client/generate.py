@@ -186,7 +186,7 @@ def generate(
             num_generations=num_generations,
             source_format=input_format,
             target_format=output_format,
-            generation_kwargs={name: _value(text) for name, text in _pairs("--set", pairs).items()} or None,
+            generation_kwargs={name: _value(name, text) for name, text in _pairs("--set", pairs).items()} or None,
             mapping=_pairs("--map", mapping),
             id_column=id_column,
             overwrite=overwrite,
@@ -234,9 +234,11 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _value(text: str) -> Any:
-    """What ``text`` is in JSON; itself where it is none."""
+def _value(name: str, text: str) -> Any:
+    """What ``text``, the option ``name``, is in JSON; itself where it is none."""
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ConfigurationError(f"--set {name} is nested too deeply") from None
     except ValueError:
         return text

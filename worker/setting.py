@@ -49,6 +49,8 @@ def typed(key: str, text: str, hint: Any) -> Any:
             return read(text)
         except ConfigurationError as error:
             raise ConfigurationError(f"the setting {key}: {error}") from error
+        except RecursionError:
+            raise ConfigurationError(f"the setting {key} is nested too deeply") from None
         except ValueError:
             continue
     needed = " or ".join(dict.fromkeys(kind for kind, _ in readers))

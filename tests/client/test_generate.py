@@ -112,6 +112,7 @@ def test_a_path_that_cannot_be_looked_at_is_one_sentence(
         (["--map", "input"], 2, "--map takes NAME=VALUE, and not 'input'"),
         (["--map", "input=a", "--map", "input=b"], 2, "--map says 'input' more than once: leave one"),
         (["--set", "top_k=3", "--set", "top_k=4"], 2, "--set says 'top_k' more than once: leave one"),
+        pytest.param(["--set", "x=" + "[" * 50_000], 2, "--set x is nested too deeply", id="deep-2-nested"),
         (["--set", "top_k=3", "--llm", "a"], 2, "'a' knows no option 'top_k'"),
         (["--only-failed"], 2, "out.jsonl is not the output of a finished run"),
         (["--only-failed", "--overwrite"], 2, "--only-failed keeps what --overwrite would throw away"),

@@ -115,6 +115,8 @@ def test_a_function_is_found_by_its_path() -> None:
         ("numbers=1,x", "the setting numbers must be a list"),
         ("extra=[1]", "the setting extra must be a JSON object"),
         ("extra=top_k", "the setting extra must be a JSON object"),
+        pytest.param("extra=" + "[" * 50_000, "the setting extra is nested too deeply$", id="extra=[[["),
+        pytest.param("stop=" + "[" * 50_000, "the setting stop is nested too deeply$", id="stop=[[["),
         ("prompt_format=html", "the setting prompt_format must be one of default, openai, got 'html'"),
         ("function=dumps", "the setting function: a function or task is named as package.module:name"),
         ("colour=red", "Engine has no setting 'colour': it has count, eager, extra, function, label, model, numbers"),
