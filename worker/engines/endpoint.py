@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import openai
 from openai.types.chat import ChatCompletionMessage
@@ -201,6 +202,9 @@ def _http_client(concurrency: int) -> Any:
     Raises:
         ConfigurationError: what the environment says of proxies and certificates cannot be used.
     """
+    if not all(_has_host(url if "://" in url else f"http://{url}") for url in _proxies()):
+        # Which one is not repeated, for it may hold a password.
+        raise ConfigurationError("a proxy that the environment names is no address: it must be http://HOST:PORT")
     limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
         max_connections=None, max_keepalive_connections=concurrency, keepalive_expiry=5.0
     )
@@ -210,6 +214,12 @@ def _http_client(concurrency: int) -> Any:
         raise ConfigurationError(
             f"a proxy or a file of certificates that the environment names cannot be used: {error}"
         ) from error
+
+
+def _proxies() -> list[str]:
+    """The proxies that the client library takes from the environment; of a bad port it learns only in a request."""
+    named = getproxies()
+    return [named[scheme] for scheme in ("http", "https", "all") if named.get(scheme)]
 
 
 def _base_url(given: str | None) -> str | None:

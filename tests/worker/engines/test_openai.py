@@ -623,6 +623,17 @@ class TestConnecting:
         with pytest.raises(ConfigurationError, match="a proxy or a file of certificates that the environment names"):
             OpenAILLM("m", base_url="http://127.0.0.1:9/v1")
 
+    @pytest.mark.parametrize(
+        "proxy", ["http://me:word@127.0.0.1:99999", "me:word@127.0.0.1:99999", "http://me:word@h:x"]
+    )
+    def test_a_proxy_that_is_no_address_is_refused_and_not_repeated(
+        self, monkeypatch: pytest.MonkeyPatch, proxy: str
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(ConfigurationError, match="a proxy that the environment names is no address") as raised:
+            OpenAILLM("m", base_url="http://127.0.0.1:9/v1")
+        assert "word" not in str(raised.value)
+
     def test_a_password_in_an_address_that_is_refused_is_not_repeated(self) -> None:
         with pytest.raises(ConfigurationError, match="base_url must be http://HOST:PORT/v1") as raised:
             OpenAILLM("m", base_url="http://me:pass[word@gpu1/v1")
