@@ -100,7 +100,7 @@ class Endpoint:
             raise EngineUnwell(f"{self.address} does not list its models: {sentence_of(error)}{hint}") from error
         except openai.OpenAIError as error:
             raise EngineUnwell(f"{self.address} cannot be reached: {sentence_of(error)}") from error
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, RecursionError):
             names = [None]
         if model is not None:
             self.model = model  # which needs no list, and some servers have one of another form
@@ -154,10 +154,13 @@ class Endpoint:
 
     async def _create(self, client: openai.AsyncOpenAI, prompt: Any, fields: Mapping[str, Any]) -> Answer:
         # As extra fields, because the client library refuses those that only other servers know.
-        if self._api == "chat":
-            found = await client.chat.completions.create(model=self.model, messages=prompt, extra_body=fields)
-        else:
-            found = await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
+        try:
+            if self._api == "chat":
+                found = await client.chat.completions.create(model=self.model, messages=prompt, extra_body=fields)
+            else:
+                found = await client.completions.create(model=self.model, prompt=prompt, extra_body=fields)
+        except RecursionError:
+            raise ValueError("answered with something that is no completion: JSON that is nested too deeply") from None
         answer = read_answer(found)
         if answer is None:
             raise ValueError(f"answered with something that is no completion: {_without_completion(found)}")

@@ -534,8 +534,9 @@ class TestFaults:
             (Reply("<html>Welcome to nginx</html>", type="text/html"), "<html>Welcome to nginx"),
             (Reply(""), "a text that is no JSON"),
             (Reply('{"choices": [{"message": {"content": "a dream'), "a text that is no JSON"),
+            (Reply("[" * 50_000), "JSON that is nested too deeply"),
         ],
-        ids=["a list of parts", "a stream", "a list", "an error", "a page", "nothing", "a part"],
+        ids=["a list of parts", "a stream", "a list", "an error", "a page", "nothing", "a part", "brackets"],
     )
     def test_what_may_be_a_completion_in_another_form_is_not_repeated(
         self, scripted: Scripted, connect: Connect, reply: Reply, sentence: str
@@ -552,6 +553,7 @@ class TestFaults:
             (Reply({"detail": "Not Found"}, 404), "404 Not Found"),
             (Reply("<html>\n  <b>Bad</b>\n</html>", 502, "text/html"), "502 <html> <b>Bad</b> </html>"),
             (Reply("", 503), "503 Service Unavailable"),
+            pytest.param(Reply("[" * 50_000, 503), r"503 \[\[\[", id="brackets"),
         ],
     )
     def test_the_sentence_is_the_servers(
@@ -654,6 +656,7 @@ class TestConnecting:
             (Reply([{"id": "m"}]), "no OpenAI server"),
             (Reply("<html></html>", type="text/html"), "no OpenAI server"),
             (Reply("{"), "no OpenAI server"),
+            pytest.param(Reply("[" * 50_000), "no OpenAI server", id="brackets"),
         ],
         ids=str,
     )
