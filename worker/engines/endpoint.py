@@ -194,9 +194,15 @@ def _read_choice(part: object) -> Choice | None:
     message = getattr(part, "message", None)
     # A message may have no content (a call of a tool, say); a choice of plain completions always has its text.
     is_message = isinstance(message, ChatCompletionMessage)
-    text: object = message.content or "" if is_message else getattr(part, "text", None)
+    text: object = message.content or _refusal(message) if is_message else getattr(part, "text", None)
     reason: object = getattr(part, "finish_reason", None)
     return Choice(text, reason if isinstance(reason, str) else None) if isinstance(text, str) else None
+
+
+def _refusal(message: ChatCompletionMessage) -> str:
+    """What a model that was asked for JSON says in place of it, where OpenAI keeps that apart."""
+    refusal: object = getattr(message, "refusal", None)
+    return refusal if isinstance(refusal, str) else ""
 
 
 def _http_client(concurrency: int) -> Any:

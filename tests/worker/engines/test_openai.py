@@ -256,6 +256,14 @@ class TestRequests:
         scripted.answer = lambda body: completion(None)
         assert texts(connect().generate_row(row())) == [""]
 
+    @pytest.mark.parametrize(("refusal", "text"), [("I will not.", "I will not."), (None, ""), (["no"], "")], ids=str)
+    def test_a_refusal_that_stands_apart_is_the_text(
+        self, scripted: Scripted, connect: Connect, refusal: object, text: str
+    ) -> None:
+        message = {"role": "assistant", "content": None, "refusal": refusal}
+        scripted.answer = lambda body: Reply({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        assert texts(connect().generate_row(row())) == [text]
+
     def test_no_more_requests_than_concurrency_run_at_once(self, scripted: Scripted, connect: Connect) -> None:
         llm, flag = connect(concurrency=2), threading.Event()
         with ThreadPoolExecutor(3) as executor:
