@@ -9,7 +9,7 @@ from typing import Any
 
 from .peer import LLM, Client, Worker
 from .row import Execution
-from .tally import LoopTally
+from .tally import LoopTally, Tally
 
 # Of all executions, the oldest so many are looked at for the slowest, and of these so many are told. More would take
 # the loop's time; fewer would find none behind the answered rows of a client that does not read.
@@ -100,7 +100,7 @@ def _llm(llm: LLM, now: float, has_row_times: bool) -> dict[str, Any]:
         "oldest_s": None if waiting_since is None else round(now - waiting_since, 3),
         "running": sum(worker.running for worker in llm.workers),
         "capacity": info.capacity,
-        **_rates(tally.rate.per_s(now, tally.done, tally.tokens)),
+        **_rates(tally, now),
         "done": tally.done,
         "failed": tally.failed,
         "expired": tally.expired,
@@ -115,9 +115,11 @@ def _llm(llm: LLM, now: float, has_row_times: bool) -> dict[str, Any]:
     }
 
 
-def _rates(per_s: tuple[float, float] | None) -> dict[str, Any]:
+def _rates(one: Tally | Worker, now: float) -> dict[str, Any]:
+    per_s = one.rate.per_s(now, one.done, one.tokens)
     rows, tokens = (None, None) if per_s is None else (round(rate, 3) for rate in per_s)
-    return {"rows_per_s": rows, "tokens_per_s": tokens}
+    # Many engines never tell counts of tokens.
+    return {"rows_per_s": rows, "tokens_per_s": tokens if one.tokens else None}
 
 
 def _worker(worker: Worker, now: float) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "credit": worker.free_calls,
         "running": worker.running,
         "unsettled": len(worker.executions) - worker.running,
-        **_rates(worker.rate.per_s(now, worker.done, worker.tokens)),
+        **_rates(worker, now),
         "done": worker.done,
         "failed": worker.failed,
         "outrun": worker.outrun,
