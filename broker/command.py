@@ -12,6 +12,7 @@ from ..protocol.address import check
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import Limits
 from ..protocol.number import COUNT, SECONDS, FiniteRange
+from ..protocol.option import UserPath
 from .settings import BrokerSettings
 from .shell import ShellSettings, is_open_to_others, run
 
@@ -33,12 +34,12 @@ log = logging.getLogger("genpool.broker")
 )
 @click.option(
     "--connection-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False),
     help="Write the address to this file, for GENPOOL_BROKER and --broker; it is removed at the end.",
 )
 @click.option(
     "--keys",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     help="Encrypt, and let in only who is allowed: the folder that `genpool keys new DIR` made.",
 )

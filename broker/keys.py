@@ -12,11 +12,12 @@ from ..protocol.errors import ConfigurationError
 from ..protocol.keys import is_key, read_pair
 from ..protocol.logs import say
 from ..protocol.messages import Role
+from ..protocol.option import UserPath
 from .access import ROLES, Permission
 from .allowed import add_access, read_access
 from .keyring import ALLOWED, BROKER_KEY, key_files, new_keyring, new_peers, peer_file
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FOLDER = UserPath(file_okay=False)
 
 
 @click.group()
@@ -55,7 +56,7 @@ def new(folder: Path, names: tuple[str, ...]) -> int:
 
 
 @keys.command(short_help="Show public keys, and what they may be.")
-@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|FILE")
+@click.argument("path", type=UserPath(), metavar="DIR|FILE")
 def show(path: Path) -> int:
     """Show the public keys in DIR or FILE, and what they may be. Secrets are never shown."""
     files = key_files(path) if path.is_dir() else [path]

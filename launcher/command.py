@@ -17,6 +17,7 @@ import click
 from ..protocol.errors import ConfigurationError
 from ..protocol.logs import JSON, TEXT, is_json, say
 from ..protocol.number import SECONDS
+from ..protocol.option import UserPath
 from . import slurm
 from .fleet_file import read_fleet
 from .gpu import visible_gpus
@@ -31,10 +32,10 @@ _LOOK_S = 0.05
 # How much longer than it was given a launcher may take to end, before it is ended by force.
 _GRACE_S = 10.0
 
-_FILE = click.argument("file", metavar="FLEET.toml", type=click.Path(dir_okay=False, path_type=Path))
+_FILE = click.argument("file", metavar="FLEET.toml", type=UserPath(dir_okay=False))
 _LOGS = click.option(
     "--logs",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     help="The folder of the logs, a file for each process, and of what `up` notes for `down`.  "
     "[default: FLEET.run/HOST beside the file]",

@@ -1,4 +1,4 @@
-"""Options of a command that stand in a TOML file: their names, and values with the types of the file."""
+"""Options of commands: paths, and what of them stands in a TOML file, with the types of the file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from typing import Any
 import click
 
 from .errors import ConfigurationError
+
+
+class UserPath(click.Path):
+    """The path of a file or a folder, and not empty: `Path` takes that for the folder that it was started in."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty: name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def parse_file(path: Path, what: str) -> tuple[dict[str, Any], str]:

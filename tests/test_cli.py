@@ -42,3 +42,23 @@ def test_a_path_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, argume
     (line,) = done.stderr.splitlines()
     # Some Pythons say of such a path that nothing is there.
     assert "File name too long" in line or line == "nothing of fleet.toml runs on this host"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "keys new",
+        "keys show",
+        "broker --connection-file",
+        "broker --keys",
+        "worker --config",
+        "up",
+        "down f.toml --logs",
+    ],
+)
+def test_an_empty_path_is_refused_in_a_sentence(tmp_path: Path, line: str) -> None:
+    done = subprocess.run(
+        command(*line.split(), ""), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.stderr.splitlines()[-1].endswith(": it is empty: name a file or a folder.")
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.number import COUNT, POSITIVE_SECONDS, SECONDS, FiniteRange
+from ..protocol.option import UserPath
 from ..protocol.telemetry import exporting
 from ..tasks.named import TASKS
 from .config import read_config
@@ -26,7 +26,7 @@ from .shell import WorkerSettings, run
 @click.command()
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     is_eager=True,
     callback=read_config,
     metavar="FILE",

@@ -47,6 +47,8 @@ def check_errors(path: str, source: Source, others: Sequence[Path]) -> None:
     Raises:
         ConfigurationError: says why not.
     """
+    if not path:
+        raise ConfigurationError("the name of the file of errors is empty: name a file")
     check_path(path)
     found = _stat(path)
     if found is not None and source.is_at(found):

@@ -99,6 +99,7 @@ def test_a_path_that_cannot_be_looked_at_is_one_sentence(
     [
         (["-i", "none.jsonl"], 2, "the input none.jsonl cannot be read: No such file or directory"),
         (["-i", ""], 2, "the name of the input or the output is empty: name a file"),
+        (["--errors", ""], 2, "the name of the file of errors is empty: name a file"),
         (["-o", "/none/out.jsonl"], 2, "there is no directory /none"),
         (["-o", ""], 2, "the name of the input or the output is empty: name a file"),
         (["-n", "0"], 2, "Invalid value for '-n' / '--num-generations': 0 is not in the range x>=1"),
