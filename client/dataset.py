@@ -173,8 +173,7 @@ class Progress:
         done = self.standing
         text = "no row was written"
         if done.rows:
-            failed = f"{done.failed} of them failed"
-            text = f"{_rows_are(done.rows)} written whole, up to line {done.line} of the input ({failed})"
+            text = f"{_rows_are(done.rows)} written whole, up to line {done.line} of the input{_failed(done)}"
         # Shares of rows that are not written are kept too, from when there is an output.
         if self.claim is not None and (done.rows or self.output is not None):
             but = " without --overwrite" if self.settings.overwrite else ""
@@ -502,15 +501,21 @@ def _finish(held: Claim, format: Format, report: Mapping[str, Any]) -> None:
 
 
 def _written(done: Standing) -> str:
-    failed = f", {done.failed} of them failed" if done.failed else ""
-    return f"{_rows_are(done.rows)} written{failed}; it took {done.seconds:.1f} s"
+    return f"{_rows_are(done.rows)} written{_failed(done)}; it took {done.seconds:.1f} s"
 
 
 def _all_done(held: Claim) -> str:
     done, target = held.standing, held.places.target
     rows = "the only row is" if done.rows == 1 else f"all {done.rows} rows are"
-    failed = f", {done.failed} of them failed: --only-failed does those again" if done.failed else ""
-    return f"{rows} in {target}{failed}"
+    again = f": --only-failed does {'it' if done.failed == 1 else 'those'} again" if done.failed else ""
+    return f"{rows} in {target}{_failed(done)}{again}"
+
+
+def _failed(done: Standing) -> str:
+    """How many of the rows that were told have failed, if some have."""
+    if done.rows == done.failed == 1:
+        return ", and it failed"
+    return f", {done.failed} of them failed" if done.failed else ""
 
 
 def _rows_are(count: int) -> str:

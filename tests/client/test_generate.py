@@ -48,7 +48,7 @@ def test_columns_errors_and_formats_on_the_command_line(genpool: Genpool, source
     assert "genpool: 1 failed: RowError: this row is bad" in done.stderr
     assert target.read_text().startswith("question,generations,")
     assert [row["question"] for row in rows(errors.read_text())] == ["fail"]
-    assert "1 of them failed: --only-failed does those again" in genpool(*command, "--llm", "a").stderr
+    assert "1 of them failed: --only-failed does it again" in genpool(*command, "--llm", "a").stderr
     refused = genpool(*command, "--llm", "b")
     assert (refused.returncode, '--llm was ["a"] and is ["b"]' in refused.stderr) == (2, True)
 

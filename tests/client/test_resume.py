@@ -129,14 +129,35 @@ def test_a_run_that_began_afresh_tells_to_go_on_without_that(
     assert [row["generations"] for row in rows(target)] == [[text.upper()] for text in TEXTS]
 
 
+@pytest.mark.parametrize(
+    ("texts", "written", "all_done"),
+    [
+        (
+            ["fail"],
+            "1 row is written, and it failed; it",
+            "the only row is in {}, and it failed: --only-failed does it",
+        ),
+        (["one", "fail"], "2 rows are written, 1 of them failed; it", "all 2 rows are in {}, 1 of them failed: "),
+        (["fail", "fail"], "2 rows are written, 2 of them failed; it", "2 of them failed: --only-failed does those"),
+    ],
+    ids=["one", "one of two", "two"],
+)
 def test_a_finished_run_says_so_and_needs_no_broker(
-    generate: Run, target: Path, source: Path, echo_fleet: Fleet, capsys: pytest.CaptureFixture[str]
+    generate: Run,
+    target: Path,
+    source: Path,
+    echo_fleet: Fleet,
+    capsys: pytest.CaptureFixture[str],
+    texts: list[str],
+    written: str,
+    all_done: str,
 ) -> None:
-    assert generate("one", "fail") == 1
+    assert generate(*texts) == 1
+    assert f"genpool: {written} took" in capsys.readouterr().err
     content = target.read_bytes()
     nowhere = Choice(f"ipc://{target}.socket", ("a",), wait_s=0.1)
     assert run(GenerateSettings(str(source), str(target), nowhere)) == 1
-    assert f"all 2 rows are in {target}, 1 of them failed: --only-failed does those again" in capsys.readouterr().err
+    assert all_done.format(target) in capsys.readouterr().err
     assert target.read_bytes() == content
     assert names(target) == ["out.jsonl", "out.jsonl.report.json"]
 
