@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any, Literal, TypedDict, Unpack, cast
 
 from ..protocol.errors import ConfigurationError, RemoteError, generation_error
-from ..protocol.limits import MAX_COUNT
+from ..protocol.limits import MAX_COUNT, MAX_GENERATIONS
 from ..tasks.output import LLMOutput
 from .call import HEDGE_FACTOR, LOST_AFTER_S, Call, CallSettings, deadline_of
 from .future import CallFuture
@@ -255,8 +255,8 @@ def _settings(voices: Sequence[Voice], num_generations: Any, options: CallOption
         )
     if isinstance(num_generations, bool) or not isinstance(num_generations, int) or num_generations < 1:
         raise ConfigurationError(f"`num_generations` must be a whole number of at least 1, and is {num_generations!r}")
-    if num_generations > MAX_COUNT:
-        raise ConfigurationError(f"`num_generations` may be at most {MAX_COUNT}, and is {num_generations}")
+    if num_generations > MAX_GENERATIONS:
+        raise ConfigurationError(f"`num_generations` may be at most {MAX_GENERATIONS}, and is {num_generations}")
     return CallSettings(
         num_generations=num_generations,
         weights=check_weights(options.get("weights"), len(voices)),

@@ -23,6 +23,7 @@ from .errors import DecodeError
 from .frames import LARGE_BYTES, Frame, Frames, Payload
 from .limits import (
     MAX_COUNT,
+    MAX_GENERATIONS,
     MAX_HELLO_BYTES,
     MAX_NAME_BYTES,
     MAX_OPTIONS_BYTES,
@@ -130,6 +131,12 @@ def _first_of_run(value: Any) -> int:
 def _positive(value: Any) -> int:
     if _count(value) < 1:
         raise DecodeError("is below 1")
+    return value
+
+
+def _generations(value: Any) -> int:
+    if _positive(value) > MAX_GENERATIONS:
+        raise DecodeError(f"is above {MAX_GENERATIONS}")
     return value
 
 
@@ -307,7 +314,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     SubmitRun: {
         "llm": _name,
         "kind": _one_of(RowKind),
-        "num_generations": _positive,
+        "num_generations": _generations,
         "options": _options,
         "seconds_left": _optional(_seconds),
         "again": _flag,
@@ -341,7 +348,7 @@ _FIELDS: dict[type[Any], dict[str, Check]] = {
     Assign: {"runs": _list_of(_record(AssignRun))},
     AssignRun: {
         "kind": _one_of(RowKind),
-        "num_generations": _positive,
+        "num_generations": _generations,
         "options": _options,
         "seconds_left": _optional(_seconds),
         "charged": _count,

@@ -12,6 +12,9 @@ ROW_ID_BYTES = 16
 # The largest number that is carried for a count.
 MAX_COUNT = 2**63 - 1
 
+# The most outputs that one row may be asked for. With more, short as they may be, a worker would be busy with lists.
+MAX_GENERATIONS = 100_000
+
 # The head is never split over frames, so it bounds how many rows one message may name. 4096 ids are 64 KiB.
 MAX_ROWS_PER_MESSAGE = 4096
 

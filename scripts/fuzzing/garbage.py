@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genpool.protocol.codec import decode, encode
-from genpool.protocol.limits import MAX_COUNT, MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
+from genpool.protocol.limits import MAX_COUNT, MAX_GENERATIONS, MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -137,7 +137,7 @@ def _submit_run(choices: Choices, words: Vocabulary) -> SubmitRun:
     return SubmitRun(
         choices.one_of((*LLMS, *LLMS, "", "c")),
         choices.one_of(tuple(RowKind)),
-        choices.one_of((1, 2, _positive(choices))),
+        choices.one_of((1, 2, min(MAX_GENERATIONS, _positive(choices)))),
         choices.one_of(_OPTIONS),
         _left(choices),
         choices.flag(),
@@ -152,7 +152,7 @@ def _assign_run(choices: Choices, words: Vocabulary) -> AssignRun:
     ids = choices.some_of(words.ids, _MOST_ROWS)
     return AssignRun(
         choices.one_of(tuple(RowKind)),
-        choices.one_of((1, 2, _positive(choices))),
+        choices.one_of((1, 2, min(MAX_GENERATIONS, _positive(choices)))),
         choices.one_of(_OPTIONS),
         _left(choices),
         choices.count(),

@@ -103,6 +103,7 @@ def test_a_path_that_cannot_be_looked_at_is_one_sentence(
         (["-o", "/none/out.jsonl"], 2, "there is no directory /none"),
         (["-o", ""], 2, "the name of the input or the output is empty: name a file"),
         (["-n", "0"], 2, "Invalid value for '-n' / '--num-generations': 0 is not in the range x>=1"),
+        (["-n", "1000000000"], 2, "`num_generations` may be at most 100000, and is 1000000000"),
         (["--llm", "c", "--wait", "0.3"], 2, "no worker has announced an LLM named 'c' at"),
         (["--task", "nothing"], 2, "there is no task 'nothing'"),
         (["--weights", "1,x"], 2, "--weights are numbers with commas between them, and not '1,x'"),

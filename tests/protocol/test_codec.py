@@ -19,7 +19,7 @@ from genpool.protocol import codec
 from genpool.protocol.codec import MAX_HEAD_BYTES, decode
 from genpool.protocol.errors import DecodeError
 from genpool.protocol.frames import LARGE_BYTES, Frames, Payload
-from genpool.protocol.limits import MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
+from genpool.protocol.limits import MAX_GENERATIONS, MAX_HELLO_BYTES, MAX_ROWS_PER_MESSAGE, ROW_ID_BYTES, Limits
 from genpool.protocol.messages import (
     Answer,
     Ask,
@@ -92,7 +92,7 @@ def rows_of(make: Callable[..., Any], shared: dict[str, Any], **columns: SearchS
 traces = st.sampled_from(["", TRACE, TRACE[:-2] + "00"])
 run_fields: dict[str, SearchStrategy[Any]] = {
     "kind": st.sampled_from(RowKind),
-    "num_generations": positives,
+    "num_generations": st.integers(1, MAX_GENERATIONS),
     "options": payloads,
     "seconds_left": st.none() | seconds,
     "trace": traces,
@@ -509,6 +509,10 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a run without its llm": (raw("Submit", msgpack.packb({"runs": [{"ids": b""}]})), "Submit: runs lacks some of llm"),
     "runs that are a map": (spoiled("Submit", runs={}), "Submit: runs is no list"),
     "a run that is a number": (spoiled("Submit", runs=[1]), "Submit: runs is no map of names"),
+    "more generations than a worker could list": (
+        spoiled_run("Submit", num_generations=MAX_GENERATIONS + 1),
+        "Submit: runs num_generations is above 100000",
+    ),
     "an execution that the next cannot follow": (
         spoiled_run("Assign", first_execution=2**63 - 1),
         "Assign: runs first_execution is no count that others can follow",
