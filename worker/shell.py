@@ -47,6 +47,9 @@ _CLOSE_S = 10.0
 
 _STDERR = 2
 
+# Each call has a thread. So many take three seconds to start; ten times as many, no system's usual limits let it have.
+_MOST_CALLS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -282,6 +285,10 @@ class _Shell:
             raise ConfigurationError(
                 f"{type(llm).__name__} does not say of itself what a broker can use: {error}"
             ) from error
+        if identity.concurrency > _MOST_CALLS:
+            raise ConfigurationError(
+                f"a worker makes {_MOST_CALLS} calls at once at most, and not {identity.concurrency}"
+            )
         return identity
 
     def _loaded(self, identity: Hello, now: float) -> None:

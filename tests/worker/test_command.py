@@ -371,6 +371,7 @@ def test_a_setting_in_a_file_that_cannot_be_used_is_named(fleet: Fleet) -> None:
             ["--load", "scripted_llm:endless"],
             "Endless does not say of itself what a broker can use: Integer value out of",
         ),
+        (["--load", "scripted_llm:load", "--concurrency", "1000000"], "10000 calls at once at most, and not 1000000"),
         (["--load", "scripted_llm:nameless"], "Nameless does not say of itself what a broker can use"),
         (["--load", "scripted_llm:load", "--task", "scripted_llm:absent"], "has no 'absent'"),
         (
