@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,7 @@ from genpool.broker.row import Execution, RowState
 from genpool.broker.settings import BrokerSettings
 from genpool.protocol.codec import decode, encode
 from genpool.protocol.frames import Payload
+from genpool.protocol.limits import Limits
 from genpool.protocol.messages import (
     Answer,
     Assign,
@@ -24,12 +26,14 @@ from genpool.protocol.messages import (
     Message,
     Outcome,
     Ping,
+    Refuse,
     Resend,
     Result,
     Role,
     Settle,
     Submit,
     SubmitRun,
+    Welcome,
     WorkerState,
 )
 
@@ -285,3 +289,37 @@ def assigned(sent: list[Sent]) -> dict[str, list[str]]:
 
 def answers(sent: list[Sent]) -> list[Answer]:
     return [message for _, message in sent if isinstance(message, Answer)]
+
+
+def reasons(sent: list[Sent]) -> list[str]:
+    """Why peers are turned away."""
+    return [message.reason for _, message in sent if isinstance(message, Refuse)]
+
+
+def welcomed(sent: list[Sent]) -> bool:
+    assert bool(reasons(sent)) is not any(isinstance(message, Welcome) for _, message in sent)
+    return not reasons(sent)
+
+
+def limited(**said: Any) -> Bench:
+    limits = {name: value for name, value in said.items() if name.startswith("max_client")}
+    rest = {name: value for name, value in said.items() if name not in limits}
+    bench = Bench(replace(SETTINGS, limits=Limits(**limits), **rest))
+    bench.client("one")
+    bench.client("two")
+    return bench
+
+
+def last_attempt(bench: Bench, survivor: str, **said: Any) -> None:
+    """Row ``row`` has one attempt left, and ``survivor``, which came before, has a row that does not end."""
+    bench.client()
+    bench.worker(survivor, credit=8, concurrency=8)
+    bench.tell("client", submit("endless"))
+    bench.tell(survivor, grant(1, **said))
+    bench.tell("client", submit("row"))
+    for life in ("bad1", "bad2"):
+        bench.worker(life)
+        assert bench.state_of("row") is RowState.RUNNING
+        bench.end(life)
+        bench.tick(1.0)
+    assert bench.state_of("row") is RowState.SUSPECTED
