@@ -78,10 +78,6 @@ MAX_HEAD_BYTES = 4 * 1024 * 1024
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 # Of a message without options; the longest has some 30 bytes for each of its rows.
 _MAX_PLAIN_BYTES = 256 * 1024
-# In a longer head than this, lists, maps and extensions are counted: one with four million empty lists took 0.6 s to
-# read. A run of rows has two.
-_UNCOUNTED_BYTES = 64 * 1024
-_MOST_NESTED = 3 * MAX_ROWS_PER_MESSAGE
 _ID = Struct(f"{ROW_ID_BYTES}s")
 _MOST_LLMS = 100_000
 _MOST_PEERS = 100_000
@@ -524,29 +520,12 @@ def _foreign_refusal(plain: dict[str, Any]) -> Refuse:
     return Refuse(_field("reason", _text, plain) if "reason" in plain else "", plain["version"])
 
 
-def _counting() -> dict[str, Any]:
-    """Hooks for msgpack that count the lists, maps and extensions of a head, and raise where there are too many."""
-    numbers = iter(range(_MOST_NESTED))
-
-    def count(value: Any) -> Any:
-        if next(numbers, None) is None:
-            raise DecodeError(f"its head has more than {_MOST_NESTED} lists, maps and extensions")
-        return value
-
-    def count_extension(code: int, data: bytes) -> Any:
-        return count(msgpack.ExtType(code, data))
-
-    return {"list_hook": count, "object_hook": count, "ext_hook": count_extension}
-
-
 def _unpack(head: bytes, longest: int) -> dict[str, Any]:
-    is_counted = longest == MAX_ROWS_PER_MESSAGE and len(head) > _UNCOUNTED_BYTES
-    hooks = _counting() if is_counted else {}
     try:
         # The length that a list announces is allocated before its items are seen, at every level of nesting. An item
         # takes a byte at least.
         most = min(longest, len(head))
-        plain: dict[str, Any] = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=most, **hooks)
+        plain: dict[str, Any] = msgpack.unpackb(head, unicode_errors="surrogatepass", max_array_len=most)
     # msgpack raises ValueError and its own subclasses for bad bytes, and others for odd but valid ones (a list as key).
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DecodeError(f"its head is no msgpack: {str(error) or type(error).__name__}") from None

@@ -562,14 +562,6 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "a body without rows": (spoiled("Ping", b"body"), "Ping: has a body and no rows"),
     "a body without runs": (spoiled("Submit", b"body", runs=[]), "Submit: has a body and no rows"),
     "a state that is not known": (spoiled("Grant", state="asleep"), "Grant: state is none of loading, ready"),
-    "a head of very many lists": (
-        [b"S" + msgpack.packb({"runs": [], "other": [[[]] * 4000] * 500})],
-        "Submit: its head has more than 12288 lists, maps and extensions",
-    ),
-    "a head of very many extensions": (
-        [b"S" + msgpack.packb({"runs": [], "other": [[msgpack.ExtType(5, b"a")] * 4000] * 300})],
-        "Submit: its head has more than 12288 lists, maps and extensions",
-    ),
     "a long head without options": ([b"P" + bytes(300_000)], "Ping: its head has 300001 bytes, more than 262144"),
     "a huge head": ([b"G" + bytes(MAX_HEAD_BYTES)], f"Goodbye: its head has {MAX_HEAD_BYTES + 1} bytes, more than"),
 }
