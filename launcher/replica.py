@@ -23,7 +23,7 @@ from ..protocol.backoff import FINAL, Backoff
 from ..protocol.lifeline import Lifeline, describe_exit, kill_session
 from ..protocol.notify import VARIABLES
 from ..protocol.printable import printable
-from .ear import ear_folder
+from .ear import EXIT_CANNOT_START, ear_folder, hear
 
 log = logging.getLogger("genpool.launcher")
 
@@ -32,8 +32,6 @@ _LOOK_S = 0.1
 
 # How long what is left in a pipe may take to be read once its process is gone.
 _READ_S = 2.0
-
-_EXIT_CANNOT_START = 71
 
 
 class Replica:
@@ -105,7 +103,7 @@ class Replica:
                 )
             except (OSError, ValueError) as error:  # the latter of what no process can be given
                 self._last_line = f"it cannot be started on {socket.gethostname()}: {error}"
-                return _EXIT_CANNOT_START
+                return EXIT_CANNOT_START
             assert popen.stdout is not None
             reader = threading.Thread(target=self._pass_on, args=[popen.stdout], name="genpool-log", daemon=True)
             reader.start()
@@ -122,16 +120,11 @@ class Replica:
                 is_asked = True
                 popen.terminate()
             if select.select([ear], [], [], _LOOK_S)[0]:
-                self._hear(ear.recv(4096).decode(errors="replace").splitlines())
+                is_ready, said = hear(ear)
+                self._said = self._said if said is None else said
+                if is_ready:
+                    self._ready_at = time.monotonic()
         return code
-
-    def _hear(self, lines: list[str]) -> None:
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key == "STATUS":
-                self._said = printable(value)
-        if "READY=1" in lines:
-            self._ready_at = time.monotonic()
 
     def _pass_on(self, stream: IO[bytes]) -> None:
         """What the process logs goes to the actor's log, which Ray keeps."""

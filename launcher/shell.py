@@ -27,7 +27,7 @@ from ..protocol.lifeline import Lifeline, kill_session
 from ..protocol.notify import VARIABLES, Notifier, Phase, notifier
 from ..protocol.printable import printable
 from ..protocol.signals import Signals
-from .ear import ear_folder
+from .ear import EXIT_CANNOT_START, ear_folder, hear
 from .gpu import VISIBLE
 from .machine import Drain, Kill, Machine, Note, Process, Start
 from .place import Place, Request, Status, parsed_request
@@ -48,8 +48,6 @@ _KEPT_ANSWERS = 100
 _TAIL_BYTES = 4096
 
 _STDERR = 2
-
-EXIT_CANNOT_START = 71
 
 
 @dataclass(slots=True, eq=False)
@@ -169,14 +167,11 @@ class Launcher:
         if self._running.get(running.process) is not running:
             return  # its end was heard in the same moment, before this
         try:
-            lines = running.ear.recv(4096).decode(errors="replace").splitlines()
+            is_ready, said = hear(running.ear)
         except BlockingIOError:
             return
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key == "STATUS":
-                running.said = printable(value)
-        if "READY=1" in lines:
+        running.said = running.said if said is None else said
+        if is_ready:
             self._machine.came_up(running.process, time.monotonic())
 
     def _on_requests(self) -> None:
