@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ..protocol.backoff import Backoff
 from ..protocol.lifeline import describe_exit, kill_session
 from ..protocol.notify import VARIABLES
 
@@ -26,8 +27,7 @@ log = logging.getLogger("genpool.client")
 
 _LENGTH = struct.Struct("!Q")
 
-# A restart is delayed by the first, doubling up to the longest. A process that ran for the longest since it came up
-# starts afresh: one that comes up and ends at once, over and over, must not.
+# Shorter than for a fleet's processes: somebody waits for this one.
 _FIRST_BACKOFF_S = 0.2
 _LONGEST_BACKOFF_S = 10.0
 
@@ -69,7 +69,7 @@ class Child:
         self._directory = Path.cwd()
         self._path = [str(one) for one in sys.path]
         self._stopping = threading.Event()
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._backoff = Backoff(lambda: 0.0, _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S)  # alone, it needs no jitter
         with _starting:
             self._process, self._ours = self._start()
             _children.add(self)
@@ -142,23 +142,22 @@ class Child:
             self._ours.close()
             if self._stopping.is_set() or not self._ended(code):
                 return
-            if time.monotonic() - self._started > _LONGEST_BACKOFF_S:
-                self._backoff_s = _FIRST_BACKOFF_S
             log.warning("%s ended (%s); it is started again", self._name, describe_exit(code))
             if not self._start_again():
                 return
 
     def _start_again(self) -> bool:
         """Whether it was: not when it was stopped meanwhile."""
-        while not self._stopping.wait(self._backoff_s):
-            self._backoff_s = min(_LONGEST_BACKOFF_S, 2 * self._backoff_s)
+        pause_s = self._backoff.pause_s(time.monotonic() - self._started)
+        while not self._stopping.wait(pause_s):
             try:
                 with _starting:
                     if self._stopping.is_set():
                         return False
                     self._process, self._ours = self._start()
             except OSError as error:
-                log.warning("%s cannot be started (%s); trying again in %.1f s", self._name, error, self._backoff_s)
+                pause_s = self._backoff.pause_s(0.0)
+                log.warning("%s cannot be started (%s); trying again in %.1f s", self._name, error, pause_s)
                 continue
             self._started = time.monotonic()
             return True

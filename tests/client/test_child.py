@@ -105,7 +105,7 @@ def test_restarts_are_delayed_ever_longer_whether_it_comes_up_or_not(
 
     def again(_: int) -> bool:
         assert made.wait(LIMIT_S)
-        ends.append(child._backoff_s)
+        ends.append(child._backoff._next_s)
         if comes_up:
             child.came_up()
         return len(ends) < 4
@@ -126,8 +126,8 @@ def test_a_child_that_ran_for_long_is_started_again_without_delay(
 
     def again(_: int) -> bool:
         assert made.wait(LIMIT_S)
-        child._backoff_s = 3600.0
-        ends.append(child._backoff_s)
+        child._backoff._next_s = 3600.0
+        ends.append(child._backoff._next_s)
         return len(ends) < 3
 
     child = family.start("os._exit(3)", restart=again)
