@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..protocol.address import check
+from ..protocol.address import DEFAULT_ADDRESS, check
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import Limits
 from ..protocol.number import COUNT, SECONDS, FiniteRange
@@ -27,7 +27,7 @@ log = logging.getLogger("genpool.broker")
 @click.command()
 @click.option(
     "--bind",
-    default="tcp://127.0.0.1:5555",
+    default=DEFAULT_ADDRESS,
     show_default=True,
     metavar="ADDRESS",
     help="Where clients and workers connect: tcp://HOST:PORT (port * takes a free one) or ipc://PATH.",

@@ -16,6 +16,7 @@ from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.logs import say
 from ..protocol.messages import Dismiss, PeerInfo, Role
 from ..protocol.number import POSITIVE_SECONDS
+from ..protocol.option import broker_option
 from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
 
@@ -35,8 +36,6 @@ _SAY_EVERY_S = 10.0
 
 _EXIT_LEFT = 1
 
-_BROKER = "tcp://HOST:PORT, HOST:PORT, or a connection file.  [default: 127.0.0.1:5555]"
-
 Report = Mapping[str, Any]
 
 
@@ -52,7 +51,7 @@ class DrainSettings:
 
 @click.command()
 @click.argument("name", metavar="WORKER|HOST")
-@click.option("--broker", envvar=["GENPOOL_DRAIN_BROKER", "GENPOOL_BROKER"], metavar="ADDRESS", help=_BROKER)
+@broker_option("drain", takes_several=False)
 @click.option("--llm", default="", metavar="NAME", help="Only workers of this LLM.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until they have gone.")
 @click.option(
@@ -75,7 +74,7 @@ def drain(name: str, broker: str | None, llm: str, no_wait: bool, timeout: float
 
 @click.command()
 @click.argument("name", metavar="CLIENT")
-@click.option("--broker", envvar=["GENPOOL_KICK_BROKER", "GENPOOL_BROKER"], metavar="ADDRESS", help=_BROKER)
+@broker_option("kick", takes_several=False)
 def kick(name: str, broker: str | None) -> int:
     """End a client's session for good: its rows are withdrawn, and its calls fail with Refused.
 

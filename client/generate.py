@@ -13,6 +13,7 @@ from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.logs import is_json
 from ..protocol.number import COUNT, POSITIVE_SECONDS, FiniteRange
+from ..protocol.option import broker_option
 from ..tasks.named import TASKS
 from .call import HEDGE_FACTOR, LOST_AFTER_S
 from .dataset import GenerateSettings, run
@@ -41,12 +42,7 @@ from .task import client_task
 @click.option(
     "--llm", "llms", multiple=True, metavar="NAME", help="Repeat for several.  [default: all that share the task]"
 )
-@click.option(
-    "--broker",
-    envvar=["GENPOOL_GENERATE_BROKER", "GENPOOL_BROKER"],
-    metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
-)
+@broker_option("generate")
 @click.option(
     "--task",
     metavar="TASK",

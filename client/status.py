@@ -21,6 +21,7 @@ from rich.text import Text
 from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError, GenpoolError, NoBroker
 from ..protocol.number import POSITIVE_SECONDS
+from ..protocol.option import broker_option
 from ..protocol.printable import plural, printable
 from .link import Link, leave, link_to
 
@@ -46,12 +47,7 @@ class StatusSettings:
 
 
 @click.command()
-@click.option(
-    "--broker",
-    envvar=["GENPOOL_STATUS_BROKER", "GENPOOL_BROKER"],
-    metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
-)
+@broker_option("status")
 @click.option("--json", "as_json", is_flag=True, help="The broker's report as JSON; with --watch, one a line.")
 @click.option("--watch", is_flag=True, help="Draw it anew every second, until Ctrl-C.")
 @click.option(

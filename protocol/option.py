@@ -1,13 +1,15 @@
-"""Options of commands: paths, and what of them stands in a TOML file, with the types of the file."""
+"""Options of commands: paths, the broker's address, and what of them stands in a TOML file, with its types."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .address import DEFAULT_ADDRESS, ENVIRONMENT_VARIABLE
 from .errors import ConfigurationError
 
 
@@ -21,6 +23,18 @@ class UserPath(click.Path):
         if value == "":
             self.fail("it is empty: name a file or a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def broker_option(command: str, *, takes_several: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--broker`` of the ``genpool`` command of this name: what ``address.resolve`` takes."""
+    several = "; several with commas" if takes_several else ""
+    return click.option(
+        "--broker",
+        envvar=[f"GENPOOL_{command.upper()}_BROKER", ENVIRONMENT_VARIABLE],
+        metavar="ADDRESS",
+        help=f"tcp://HOST:PORT, HOST:PORT, or a connection file{several}.  "
+        f"[default: {DEFAULT_ADDRESS.removeprefix('tcp://')}]",
+    )
 
 
 def parse_file(path: Path, what: str) -> tuple[dict[str, Any], str]:

@@ -13,7 +13,7 @@ from ..protocol.address import resolve
 from ..protocol.errors import ConfigurationError
 from ..protocol.limits import MAX_NAME_BYTES
 from ..protocol.number import COUNT, POSITIVE_SECONDS, SECONDS, FiniteRange
-from ..protocol.option import UserPath
+from ..protocol.option import UserPath, broker_option
 from ..protocol.telemetry import exporting
 from ..tasks.named import TASKS
 from .config import read_config
@@ -34,12 +34,7 @@ from .shell import WorkerSettings, run
     "The command line and the environment go before it.",
 )
 @click.option("--llm", required=True, metavar="NAME", help="The name under which clients find it; replicas share one.")
-@click.option(
-    "--broker",
-    envvar=["GENPOOL_WORKER_BROKER", "GENPOOL_BROKER"],
-    metavar="ADDRESS",
-    help="tcp://HOST:PORT, HOST:PORT, or a connection file; several with commas.  [default: 127.0.0.1:5555]",
-)
+@broker_option("worker")
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), help="A ready-made engine.")
 @click.option("--model", metavar="NAME|FILE", help="The engine's model: a GGUF file, or a name that the server knows.")
 @click.option(
