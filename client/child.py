@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -20,12 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..protocol.backoff import Backoff
+from ..protocol.framed import framed, whole_contents
 from ..protocol.lifeline import describe_exit, kill_session
 from ..protocol.notify import VARIABLES
 
 log = logging.getLogger("genpool.client")
-
-_LENGTH = struct.Struct("!Q")
 
 # Shorter than for a fleet's processes: somebody waits for this one.
 _FIRST_BACKOFF_S = 0.2
@@ -168,7 +166,7 @@ class Child:
         sock, process = self._ours, self._process
         heard = bytearray()
         with suppress(OSError):  # it has ended already; what it said before is still to be read
-            sock.sendall(b"".join(_LENGTH.pack(len(one)) + one for one in self._greeting))
+            sock.sendall(b"".join(map(framed, self._greeting)))
         try:
             # A process of the engine's may hold a copy of the socket, so its end is not the child's end.
             sock.settimeout(0.2)
@@ -188,13 +186,7 @@ class Child:
             pass  # it went away in the middle; the exit code tells
 
     def _pass_on(self, heard: bytearray) -> None:
-        while len(heard) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(heard)
-            end = _LENGTH.size + length
-            if len(heard) < end:
-                return
-            content = bytes(heard[_LENGTH.size : end])
-            del heard[:end]
+        for content in whole_contents(heard):
             self._heard(content)
 
 

@@ -22,6 +22,7 @@ import cloudpickle
 
 from ..protocol.content import Failure, pack, unpack_failure
 from ..protocol.errors import Closed, ConfigurationError, GenpoolError, RemoteError, WorkerLost, known_error
+from ..protocol.framed import FAILED, READY
 from ..protocol.lifeline import describe_exit
 from .child import Child
 from .link import Link, leave, link_to
@@ -183,11 +184,11 @@ class LocalWorker:
             child = self._child
             if child is None:
                 return  # stopped meanwhile
-            if content[:1] == b"R":
+            if content == READY:
                 self._loaded = True
                 child.came_up()
                 return
-            self.failure = self._remote_error(unpack_failure(content[1:]))
+            self.failure = self._remote_error(unpack_failure(content.removeprefix(FAILED)))
             # Threads that the loader has started could hold up the process's end, and its rows, for ever.
             child.kill()
 

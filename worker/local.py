@@ -2,8 +2,7 @@
 
 The client starts ``main`` in a new session and speaks first: a head (the broker, the LLM's name), then the pickled
 task and loader. Afterwards the socket is the lifeline: when it closes, the client is gone and this process ends,
-with every process that its engine has started. The worker answers ``R`` when the LLM is loaded, or ``F`` and the
-failure when it could not be.
+with every process that its engine has started.
 """
 
 from __future__ import annotations
@@ -11,21 +10,17 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import struct
 import sys
 from contextlib import suppress
 
 from .. import __version__
 from ..protocol.content import Failure, pack_failure, unpack
+from ..protocol.framed import FAILED, LENGTH, READY, framed
 from ..protocol.logs import TEXT, configure, open_standard_streams
 from .call import builtin_name, message_of, traceback_of
 from .llm import LLM
 from .loader import load_user_llm
 from .shell import WorkerSettings, run
-
-READY = b"R"
-FAILED = b"F"
-_LENGTH = struct.Struct("!Q")
 
 
 def main(descriptor: int) -> None:
@@ -56,7 +51,7 @@ def _tell(owner: socket.socket, error: BaseException | None) -> None:
     """How loading ended. After a failure the owner ends this process by force."""
     with suppress(Exception):  # it may be closed or full, or there is none; and a loader may have put anything there
         sys.stdout.flush()
-    owner.sendall(frame(READY if error is None else FAILED + pack_failure(_failure(error))))
+    owner.sendall(framed(READY if error is None else FAILED + pack_failure(_failure(error))))
 
 
 def _failure(error: BaseException) -> Failure:
@@ -64,14 +59,9 @@ def _failure(error: BaseException) -> Failure:
     return Failure(kind, message_of(error), builtin_name(error), trace, str(os.getpid()), socket.gethostname())
 
 
-def frame(content: bytes) -> bytes:
-    """``content`` with its length before it, as both ends of the private socket send it."""
-    return _LENGTH.pack(len(content)) + content
-
-
 def _read(owner: socket.socket) -> bytes:
     """One framed content. Ends the process when the client went away in the middle of it."""
-    (length,) = _LENGTH.unpack(_read_exactly(owner, _LENGTH.size))
+    (length,) = LENGTH.unpack(_read_exactly(owner, LENGTH.size))
     return _read_exactly(owner, length)
 
 
