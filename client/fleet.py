@@ -14,7 +14,7 @@ from ..protocol.printable import printable
 from ..tasks.base import TaskLike
 from .column import Columns
 from .link import Link, leave, link_to
-from .pool import LLMPool
+from .pool import LLMPool, begun_llms
 from .process_llm import ProcessLLM
 
 log = logging.getLogger("genpool.generate")
@@ -76,7 +76,7 @@ def connected(choice: Choice) -> Generator[Connected]:
 
 def _connect(link: Link, choice: Choice) -> LLMPool | ProcessLLM:
     fleet = _wait(link, choice)
-    names = choice.llms or [name for name, info in fleet.items() if _is_served(info)]
+    names = choice.llms or [info.name for info in begun_llms(fleet)]
     if len(names) == 1:
         return ProcessLLM.connect(names[0], choice.broker, choice.task, wait_s=choice.wait_s)
     return LLMPool.connect(choice.llms or None, choice.broker, choice.task, wait_s=choice.wait_s)
@@ -98,14 +98,7 @@ def _wait(link: Link, choice: Choice) -> dict[str, LLMInfo]:
 
 def _is_there(fleet: dict[str, LLMInfo], llms: Sequence[str]) -> bool:
     """Whether all of ``llms`` are announced; without names, whether some are served and none loads its first worker."""
-    if llms:
-        return fleet.keys() >= set(llms)
-    served = [info for info in fleet.values() if _is_served(info)]
-    return bool(served) and all(info.ready or not info.loading for info in served)
-
-
-def _is_served(info: LLMInfo) -> bool:
-    return info.ready + info.loading + info.unwell > 0
+    return fleet.keys() >= set(llms) if llms else bool(begun_llms(fleet))
 
 
 def _tell_wait(link: Link, choice: Choice) -> None:

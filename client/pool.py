@@ -171,7 +171,7 @@ class LLMPool(Generator):
         address, task, wait_s = self._fleet
         link = link_to(address)
         try:
-            named = link.wait_for(_served, wait_s)
+            named = link.wait_for(lambda fleet: found if len(found := begun_llms(fleet)) >= 2 else None, wait_s)
         finally:
             leave(link)
         if named is None:
@@ -189,10 +189,10 @@ class LLMPool(Generator):
         return [ProcessLLM.connect(name, address, task, wait_s=wait_s) for name in names]
 
 
-def _served(fleet: dict[str, LLMInfo]) -> list[LLMInfo] | None:
-    """The LLMs that have a worker, once there are two and none of them is still loading for the first time."""
-    served = [info for info in fleet.values() if info.ready + info.loading + info.unwell]
-    return served if len(served) >= 2 and all(info.ready or not info.loading for info in served) else None
+def begun_llms(fleet: dict[str, LLMInfo]) -> list[LLMInfo]:
+    """The LLMs that have a worker; none as long as one of them is still loading for the first time."""
+    begun = [info for info in fleet.values() if info.ready + info.loading + info.unwell]
+    return begun if all(info.ready or not info.loading for info in begun) else []
 
 
 def _check(llms: Any) -> None:
