@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .overview import state_of
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Report = Mapping[str, Any]
@@ -83,7 +85,7 @@ def _rows(llms: Mapping[str, Report]) -> Metric:
 def _workers(llms: Mapping[str, Report]) -> Metric:
     workers = GaugeMetricFamily("genpool_workers", "Connected workers, by their state.", labels=["llm", "state"])
     for label, llm in llms.items():
-        states = ["busy" if worker["busy"] else worker["state"] for worker in llm["workers"]]
+        states = [state_of(worker) for worker in llm["workers"]]
         for state in _STATES:
             workers.add_metric([label, state], states.count(state))
     return workers

@@ -81,7 +81,7 @@ def _weight(llm: Mapping[str, Any]) -> tuple[bool, int, int, int]:
 
 
 def _llm(llm: Mapping[str, Any]) -> dict[str, Any]:
-    states = [_state(worker) for worker in llm["workers"]]
+    states = [state_of(worker) for worker in llm["workers"]]
     return {
         "name": short(llm["name"], NAME),
         "model": short(", ".join(llm["model_names"]), NAME),
@@ -97,13 +97,14 @@ def _workers(llms: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {
                 "llm": short(llm["name"], NAME),
                 "host": short(worker["host"], NAME),
-                "state": _state(worker),
+                "state": state_of(worker),
                 "reason": short(worker["reason"]),
                 **{key: worker[key] for key in _WORKER_KEYS},
             }
 
 
-def _state(worker: Mapping[str, Any]) -> str:
+def state_of(worker: Mapping[str, Any]) -> str:
+    """Its state, for people: who is ready and has no room is busy."""
     return "busy" if worker["busy"] else worker["state"]
 
 
