@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from inputs import inputs
 from voices import Asked, FakeLink, FakeVoice, done, echo, failed, info
 
 from genpool.client.call import Call, CallSettings
@@ -31,10 +32,6 @@ def settings(num_generations: int = 1, **said: Any) -> CallSettings:
         "fill_errors": False,
     }
     return CallSettings(num_generations, **{**usual, **said})
-
-
-def inputs(*texts: str) -> list[dict[str, Any]]:
-    return [{"input": text} for text in texts]
 
 
 def shares(record: Record) -> list[int]:

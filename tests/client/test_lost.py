@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from inputs import inputs
 from voices import Asked, FakeLink, FakeVoice, echo, info
 
 from genpool import LLMPool, ProcessLLM, TextGenerationTask
@@ -70,10 +71,6 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
 @pytest.fixture
 def pool(fleet: Fleet) -> LLMPool:
     return LLMPool.connect(["a", "b", "c"])
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 def makers(row: list[Any]) -> list[str]:

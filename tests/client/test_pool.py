@@ -12,6 +12,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
+from inputs import inputs
 from voices import Asked, FakeLink, echo, failed, info
 
 from genpool import LLMPool, ProcessLLM, Task, TextGenerationTask
@@ -55,10 +56,6 @@ def link(monkeypatch: pytest.MonkeyPatch) -> FakeLink:
 @pytest.fixture
 def pool(link: FakeLink) -> LLMPool:
     return LLMPool.connect(["a", "b"])
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 def texts(outputs: list[Any]) -> list[list[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from inputs import inputs
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from spans import Spans, said
@@ -34,10 +35,6 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     spans = Spans()
     monkeypatch.setattr(span, "tracer", lambda: spans.tracer)
     return spans
-
-
-def inputs(*texts: str) -> list[dict[str, Any]]:
-    return [{"input": text} for text in texts]
 
 
 def refuse_secrets(asked: Asked) -> Ending:

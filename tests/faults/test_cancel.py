@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from chat import ChatServer
 from fleet import PATIENCE_S, Fleet, until
+from inputs import inputs
 from noted import began, ended, environment
 
 from genpool import LLMPool, ProcessLLM
@@ -22,10 +23,6 @@ def start_workers(fleet: Fleet, *names: str) -> None:
         given = environment(fleet.folder, concurrency=CONCURRENCY)
         fleet.start_worker(name, "--load", "noted:load", environment=given)
     fleet.wait_for(lambda report: sum(llm["capacity"] for llm in report["llms"]) == CONCURRENCY * len(names))
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 def wait_until_nothing_is_left(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from chat import NO_MODEL, QUOTA, WRONG_KEY, ChatServer
 from fleet import PATIENCE_S, Fleet, until
+from inputs import inputs
 from noted import environment
 from written import written
 
@@ -52,10 +53,6 @@ def start_worker(fleet: Fleet, server: ChatServer, *settings: str) -> None:
     pairs = [f"base_url={server.url}", "concurrency=4", *settings]
     arguments = [part for pair in pairs for part in ("--set", pair)]
     fleet.start_worker("served", "--engine", "openai", *arguments)
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 def answers(outputs: list[list[LLMOutput]]) -> list[str | None]:

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
+from inputs import inputs
 
 from genpool.protocol.content import pack, pack_row, unpack_failure, unpack_outputs
 from genpool.protocol.errors import EngineDead, EngineUnwell, RowError
@@ -112,10 +113,6 @@ class Bench:
         told: list[RowResult] = []
         last = self.caller.run(call, flags, told.extend)
         return told + last
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 def raw(result: RowResult) -> list[Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from inputs import inputs
 
 from genpool.protocol.errors import Closed, ConfigurationError, RowError
 from genpool.tasks.output import LLMOutput, empty_output, parsed_output
@@ -69,10 +70,6 @@ def gate() -> Iterator[Gate]:
     gate = Gate(threading.Event(), threading.Event())
     yield gate
     gate.opened.set()
-
-
-def inputs(*texts: str) -> list[dict[str, Any]]:
-    return [{"input": text} for text in texts]
 
 
 def raws(generations: list[list[LLMOutput]]) -> list[list[str]]:

@@ -16,6 +16,7 @@ require("transformers")
 
 import pytest
 from fleet import PATIENCE_S, Fleet, until
+from inputs import inputs
 from tiny_model import CONTEXT
 
 from genpool import LLMPool, ProcessLLM, TextGenerationTask
@@ -46,10 +47,6 @@ def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             assert process.wait(PATIENCE_S) == 0, f"the drain of {name}"
         for log in fleet.folder.glob("*-worker.log"):
             assert not re.findall(r".*(?:it/s|Warning|Traceback).*", log.read_text())
-
-
-def inputs(*texts: str) -> list[dict[str, str]]:
-    return [{"input": text} for text in texts]
 
 
 @pytest.mark.timeout(180)
