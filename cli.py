@@ -96,7 +96,10 @@ def main() -> Any:
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
             _name_variable(error)
-        say(error.format_message(), logging.ERROR) if is_json() else error.show()
+        if is_json():
+            say(error.format_message(), logging.ERROR)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)

@@ -14,7 +14,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Self, cast
@@ -250,7 +250,7 @@ def _is_whole(report: Mapping[str, Any]) -> bool:
     counts = [standing.rows, standing.size, standing.line, standing.errors_size, standing.failed, standing.repeated]
     counts += [*standing.reasons.values(), *of_llms, *(drawn or ())]
     counts += [number for one in standing.lost for number in (one.pid, one.rows)]
-    texts = [asdict(one)[name] for one in standing.lost for name in ("llm", "host", "why")]
+    texts = [text for one in standing.lost for text in (one.llm, one.host, one.why)]
     numbers = [*counts, standing.seconds, *(made.cost for made in standing.made.values())]
     numbers += [one.ago_s for one in standing.lost]
     return (

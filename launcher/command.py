@@ -217,7 +217,10 @@ class Follower:
         self._shown += len(news)
         for line in news.decode(errors="replace").split("\n")[:-1]:
             # What another `genpool up` has started may log in the other form.
-            click.echo(line, err=True) if line.startswith("{") or not is_json() else _say(line)
+            if is_json() and not line.startswith("{"):
+                _say(line)
+            else:
+                click.echo(line, err=True)
 
 
 def _occupied(file: Path, place: Place) -> int:

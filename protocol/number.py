@@ -28,6 +28,9 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+# What the next two take at the most is no ``max`` of theirs, which would stand in the help of every such option.
+
+
 class _Seconds(FiniteRange):
     """A time that every timer takes."""
 

@@ -1,7 +1,9 @@
-"""Whether a worker's LLM is well, and when one that is not is tried again. No I/O, no clock.
+"""Whether a worker's LLM is well, and when one that is not is tried again.
 
-LOADING ──▶ READY ◀──▶ UNWELL        and from each of them ──▶ DRAINING, for good
-└────────────────────▲
+    LOADING ──▶ READY ◀──▶ UNWELL       and from each of them ──▶ DRAINING, for good
+       └──────────────────────▲
+
+No I/O, no clock.
 """
 
 from __future__ import annotations
